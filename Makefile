@@ -1,0 +1,68 @@
+# make demo    the job on software tokens, as a story
+# make test    all tests, with a real pcscd, OpenSC and OpenSSH
+# make check   format, vet, staticcheck, go.mod, race detector, cross builds
+# make bench   benchmarks
+# make build   bin/hsmbackup
+# make deps    what the tests need, by apt-get; the others call it by themselves
+
+GO ?= go
+PREFIX ?= /usr/local
+
+# The systems that a build without cgo must serve.
+CROSS = linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64
+
+.PHONY: all build demo deps test check format vet staticcheck tidy race cross bench install clean
+all: build
+
+build:
+	@packaging/deps.sh build
+	$(GO) build -o bin/hsmbackup ./cmd/hsmbackup
+
+demo: build
+	@packaging/demo.sh
+
+deps:
+	@packaging/deps.sh test
+
+test: deps
+	$(GO) test -timeout 10m ./...
+
+check: deps format vet staticcheck tidy cross race
+
+format:
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+# The exceptions from staticcheck are lint:file-ignore lines, and they stand in
+# internal/curve only: arithmetic on curves needs what crypto/elliptic advises
+# against.
+staticcheck:
+	$(GO) tool staticcheck ./...
+	@bad=$$(grep -rnE --include='*.go' '^[[:space:]]*//(lint:|nolint)' . | grep -v '^\./internal/curve/' || true); \
+	if [ -n "$$bad" ]; then echo "exceptions from staticcheck outside internal/curve:"; echo "$$bad"; exit 1; fi
+
+tidy:
+	$(GO) mod tidy -diff
+
+# -short leaves out repetitions, not tests: the detector makes each share's key
+# derivation many times slower.
+race:
+	$(GO) test -race -short -timeout 15m ./...
+
+cross:
+	@for target in $(CROSS); do \
+		echo "CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./..."; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; \
+	done
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) vet ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+install: build
+	install -D -m 755 bin/hsmbackup $(DESTDIR)$(PREFIX)/bin/hsmbackup
+
+clean:
+	rm -rf bin dist

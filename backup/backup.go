@@ -1,0 +1,275 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// Options are what Run and the proofs are told.
+type Options struct {
+	// NoProof leaves the round trip out.
+	NoProof bool
+	// SpendUse is asked before a proof spends one use of a key that has a use
+	// counter; nil is no.
+	SpendUse func(Key) bool
+	// Progress is told what is being done; nil is silence.
+	Progress func(what string, done, total int)
+	// Program is recorded with the snapshot.
+	Program string
+}
+
+func (o Options) progress(what string, done, total int) {
+	if o.Progress != nil {
+		o.Progress(what, done, total)
+	}
+}
+
+// Report is what a backup did.
+type Report struct {
+	Snapshot *store.Snapshot
+	// Keys are judged after the proofs.
+	Keys []KeyCoverage
+	// Head is the last log entry; its hash as words is an anchor.
+	Head store.Entry
+	// Cleaned names the copies that an interrupted proof had left behind.
+	Cleaned []string
+}
+
+// Complete tells whether every key is covered or accepted and nothing was left
+// out of the snapshot.
+func (r *Report) Complete() bool { return Complete(r.Keys) && len(r.Snapshot.Missing) == 0 }
+
+// Run takes a snapshot of a token that is logged in, and proves each new blob
+// by round trip. A blob of an earlier snapshot is kept when the key and all
+// that belongs to it are the same and the blob was proven. On an error of class
+// Failed nothing was recorded; Changed means that a snapshot was, or that a
+// copy is left on the token, and that the next run goes on from there.
+func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (*Report, error) {
+	inv, err := Take(ctx, card)
+	if err != nil {
+		return nil, err
+	}
+	if err := backable(inv); err != nil {
+		return nil, err
+	}
+	h, err := readHistory(cat)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{}
+	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
+	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
+		return nil, err
+	}
+	if len(r.Cleaned) > 0 {
+		if inv, err = Take(ctx, card); err != nil {
+			return nil, changed(err)
+		}
+	}
+	if r.Snapshot, err = photograph(ctx, card, inv, h, o); err != nil {
+		return nil, err
+	}
+	// The token must be now what it was when it was read.
+	if again, err := Take(ctx, card); err != nil {
+		return nil, err
+	} else if !inv.same(again) {
+		return nil, failf("token-changed", "let the other program finish and run `hsmbackup backup` again", "the token's contents changed while they were read")
+	}
+	if err := cat.AddSnapshot(ctx, r.Snapshot); err != nil {
+		return nil, err
+	}
+	if !o.NoProof {
+		if err := proveSnapshot(ctx, trip, cat, inv, r.Snapshot, h, o); err != nil {
+			return nil, changed(err)
+		}
+	}
+	if r.Keys, err = Cover(inv, cat); err != nil {
+		return nil, changed(err)
+	}
+	r.Head, err = cat.Head()
+	if err != nil {
+		return nil, changed(err)
+	}
+	return r, nil
+}
+
+// backable refuses tokens of which a snapshot would be worth nothing.
+func backable(inv *Inventory) error {
+	switch {
+	case !inv.Initialised:
+		return failf("not-initialised", "`hsmbackup init` sets it up; `hsmbackup restore --init` does so and restores", "the token is not initialised, there is nothing to back up")
+	case inv.Serial == "":
+		return failf("no-serial", "it cannot be told from another; only tokens with a device certificate can be backed up", "the token shows no device certificate to read a serial number from")
+	}
+	return nil
+}
+
+// photograph exports every key and puts the snapshot together.
+func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, o Options) (*store.Snapshot, error) {
+	s := &store.Snapshot{Taken: time.Now().UTC().Truncate(time.Second), Program: o.Program, Token: inv.token()}
+	var err error
+	if s.Token.PINTries, err = card.PINSetUp(ctx); err != nil {
+		return nil, err
+	}
+	for i, k := range inv.Keys {
+		o.progress("exporting "+k.Name(), i, len(inv.Keys))
+		stored, err := export(ctx, card, inv, h, k)
+		if err != nil {
+			return nil, err
+		}
+		s.Keys = append(s.Keys, *stored)
+	}
+	o.progress("exported", len(inv.Keys), len(inv.Keys))
+	for _, f := range inv.Files {
+		s.Files = append(s.Files, store.File{FID: fmt.Sprintf("%04x", uint16(f.FID)), Content: f.Content})
+	}
+	for _, f := range inv.Unread {
+		s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(), Reason: "protected by the PIN: its content would lie open in the catalog"})
+	}
+	return s, nil
+}
+
+// export gives the record of one key, with its blob if it can be had.
+func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k Key) (*store.Key, error) {
+	stored := &store.Key{
+		Reference: int(k.Reference), ID: k.ID, Label: k.Label, Type: k.Type, Usage: uint32(k.Usage),
+		Algorithms: k.Info.Algorithms, Counter: k.Info.Counter, Domain: k.Info.Domain, KCV: k.KCV,
+		Description: k.Description, Certificate: k.Certificate, Reason: k.NotExportable,
+	}
+	if k.Public != nil {
+		stored.PublicKey, stored.PublicFrom = k.Public.SPKI(), k.PublicFrom
+	}
+	if stored.Reason != "" {
+		return stored, nil
+	}
+	if blob := h.reusable(inv.Serial, k); blob != nil {
+		stored.Blob = blob.Blob
+		stored.CheckValue = blob.CheckValue
+		return stored, nil
+	}
+	blob, err := card.Wrap(ctx, k.Reference)
+	if isTransport(err) {
+		return nil, err
+	}
+	if err != nil {
+		stored.Reason = refusal(err)
+		return stored, nil
+	}
+	if err := checkBlob(blob, k); err != nil {
+		return nil, failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
+	}
+	stored.Blob = blob
+	if k.Public == nil && k.Info.Counter == nil {
+		s := k.subject()
+		s.kind = kindOf(blob)
+		if stored.CheckValue, err = checkValue(ctx, card, k.Reference, s); isTransport(err) {
+			return nil, err
+		}
+	}
+	return stored, nil
+}
+
+// refusal puts the status word of WRAP into a reason.
+func refusal(err error) string {
+	switch {
+	case errors.Is(err, apdu.ErrNotSelected):
+		return reasonNoDKEK
+	case errors.Is(err, apdu.ErrConditions), errors.Is(err, apdu.ErrNotFound), errors.Is(err, apdu.ErrNotAuthorised):
+		return "the token refuses to export it: made without a DKEK, or before the token had one"
+	}
+	return fmt.Sprintf("the token refuses to export it (%v)", err)
+}
+
+// checkBlob reads back what the token exported: a blob whose header parses,
+// under the key domain's KCV, of the key's kind and with its list.
+func checkBlob(blob []byte, k Key) error {
+	b, err := dkek.ParseBlob(blob)
+	switch {
+	case err != nil:
+		return err
+	case k.KCV != "" && b.KCV.String() != k.KCV:
+		return fmt.Errorf("it is under the recovery key %s, the token has %s", b.KCV, k.KCV)
+	case k.Kind != 0 && b.Type.Kind() != k.Kind:
+		return fmt.Errorf("it is %s, the key is %s", b.Type, k.Kind)
+	case !bytes.Equal(b.Algorithms, k.Info.Algorithms):
+		return errors.New("its list of allowed algorithms is another than the key's")
+	}
+	return nil
+}
+
+// reusable finds a proven blob of this very key, so that an unchanged key is
+// not exported anew each time. A key that has neither public key nor check
+// value to be recognised by is always exported.
+func (h *history) reusable(serial string, k Key) *store.Key {
+	if k.Public == nil || k.Kind == pkcs15.AES {
+		return nil
+	}
+	stored, _ := h.find(serial, k)
+	if stored == nil || len(stored.Blob) == 0 || stored.KCV != k.KCV || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
+		return nil
+	}
+	if p, ok := h.proofs[store.HashOf(stored.Blob)]; !ok || p.Token != serial {
+		return nil
+	}
+	return stored
+}
+
+// proveSnapshot proves the blobs of a snapshot that are not proven yet, and
+// records each result at once: an interrupt loses none.
+func proveSnapshot(ctx context.Context, trip *roundTrip, cat *store.Catalog, inv *Inventory, s *store.Snapshot, h *history, o Options) error {
+	for i := range s.Keys {
+		stored := &s.Keys[i]
+		if len(stored.Blob) == 0 {
+			continue
+		}
+		if _, ok := h.proofs[store.HashOf(stored.Blob)]; ok {
+			continue
+		}
+		o.progress("proving "+keyName(stored.Label, stored.Reference), i, len(s.Keys))
+		p, err := trip.proveStored(ctx, inv, s, stored)
+		if err != nil {
+			return err
+		}
+		if err := cat.RecordProofs([]store.Proof{p}); err != nil {
+			return err
+		}
+	}
+	o.progress("proven", len(s.Keys), len(s.Keys))
+	return nil
+}
+
+// proveStored proves one stored blob against the key it came from.
+func (r *roundTrip) proveStored(ctx context.Context, inv *Inventory, s *store.Snapshot, stored *store.Key) (store.Proof, error) {
+	p := store.Proof{Snapshot: s.ID, Reference: stored.Reference, Blob: store.HashOf(stored.Blob), Kind: store.ProofRoundTrip, Token: inv.Serial}
+	original, ok := inv.original(stored)
+	if !ok {
+		p.Reason = "the key is no longer on this token"
+		return p, nil
+	}
+	if original.Kind == 0 {
+		original.Kind = kindOf(stored.Blob)
+	}
+	var err error
+	p.Reason, err = r.prove(ctx, original, stored.Blob)
+	p.OK = err == nil && p.Reason == ""
+	return p, err
+}
+
+// original finds the key on the token that a stored one was made from.
+func (inv *Inventory) original(stored *store.Key) (Key, bool) {
+	for _, k := range inv.Keys {
+		if isSame(k, stored, int(k.Reference) == stored.Reference) {
+			return k, true
+		}
+	}
+	return Key{}, false
+}

@@ -1,0 +1,331 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/curve"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+)
+
+// challenge is one way to use a key whose answer shows which key it is.
+type challenge struct {
+	algorithm schsm.Algorithm
+	input     []byte
+	// use sends it.
+	use func(ctx context.Context, reference byte, a schsm.Algorithm, input []byte) ([]byte, error)
+	// normal brings an answer into a form that can be compared; nil where two
+	// answers of one key differ (ECDSA).
+	normal func(answer []byte) ([]byte, error)
+	// check compares an answer with the public key; nil where that is not
+	// known or there is none.
+	check func(answer []byte) error
+}
+
+// errAnswer: a key answered, but not as the one it should be.
+var errAnswer = errors.New("it answers like another key")
+
+// errNoWay: the list of allowed algorithms leaves no use that tells keys apart.
+var errNoWay = errors.New("its list of allowed algorithms leaves no way to use it for a proof")
+
+// subject is what is known of a key that is to be challenged.
+type subject struct {
+	kind   pkcs15.Kind
+	bits   int         // of RSA; 0 not known
+	public *pubkey.Key // nil not known
+	allows func(schsm.Algorithm) bool
+}
+
+func (k Key) subject() subject {
+	return subject{kind: k.Kind, bits: k.Bits, public: k.Public, allows: k.Info.Allows}
+}
+
+// challenges lists the ways to use a key, the best first. The random source
+// decides the inputs: a fixed one gives the same challenges again.
+func challenges(card *schsm.Card, s subject, random func(n int) []byte) []challenge {
+	var list []challenge
+	if s.kind == pkcs15.RSA || s.kind == 0 {
+		for _, bits := range sizes(s) {
+			list = append(list, rsaChallenges(card, s, bits, random)...)
+		}
+	}
+	if s.kind == pkcs15.EC || s.kind == 0 {
+		for _, c := range curves(s) {
+			list = append(list, ecChallenges(card, s, c, random)...)
+		}
+	}
+	if s.kind == pkcs15.AES || s.kind == 0 {
+		list = append(list, aesChallenges(card, s, random)...)
+	}
+	return list
+}
+
+// sizes gives the moduli to try: the one that is known, else all.
+func sizes(s subject) []int {
+	switch {
+	case s.public != nil && s.public.RSA != nil:
+		return []int{s.public.Bits()}
+	case s.bits > 0 && s.kind == pkcs15.RSA:
+		return []int{s.bits}
+	}
+	return []int{4096, 3072, 2048, 1024}
+}
+
+func curves(s subject) []*curve.Curve {
+	if s.public != nil && s.public.Curve != nil {
+		return []*curve.Curve{s.public.Curve}
+	}
+	return curve.All()
+}
+
+// identity is normal for answers that are already of one form.
+func identity(answer []byte) ([]byte, error) { return answer, nil }
+
+// rsaChallenges: raw RSA of a block below the modulus. Signing and deciphering
+// are the same operation; a list may allow only one.
+func rsaChallenges(card *schsm.Card, s subject, bits int, random func(int) []byte) []challenge {
+	block := random(bits / 8)
+	block[0] = 0 // below any modulus of this size
+	// A random block is no padded message, so the answer is no signature of
+	// anything.
+	check := func(answer []byte) error {
+		n, e := s.public.RSA.N, big.NewInt(int64(s.public.RSA.E))
+		back := new(big.Int).Exp(new(big.Int).SetBytes(answer), e, n)
+		if len(answer) != (n.BitLen()+7)/8 || back.Cmp(new(big.Int).SetBytes(block)) != 0 {
+			return errAnswer
+		}
+		return nil
+	}
+	if s.public == nil {
+		check = nil
+	}
+	var list []challenge
+	if s.allows(schsm.RSARaw) {
+		list = append(list, challenge{schsm.RSARaw, block, card.Sign, identity, check})
+	}
+	if s.allows(schsm.RSADecrypt) {
+		list = append(list, challenge{schsm.RSADecrypt, block, card.Decipher, identity, check})
+	}
+	// PKCS#1 v1.5 signatures are deterministic too. The input is a DigestInfo
+	// or a message that says what it is.
+	digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), random(32)...))
+	if s.allows(schsm.RSAPKCS1) {
+		input := append([]byte{0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest[:]...)
+		list = append(list, challenge{schsm.RSAPKCS1, input, card.Sign, identity, verifier(s, digest[:])})
+	}
+	if s.allows(schsm.RSAPKCS1SHA256) {
+		message := append([]byte("hsmbackup proof of a key: "), random(32)...)
+		digest := sha256.Sum256(message)
+		list = append(list, challenge{schsm.RSAPKCS1SHA256, message, card.Sign, identity, verifier(s, digest[:])})
+	}
+	return list
+}
+
+func verifier(s subject, digest []byte) func([]byte) error {
+	if s.public == nil {
+		return nil
+	}
+	return func(answer []byte) error {
+		if s.public.Verify(crypto.SHA256, digest, answer) != nil {
+			return errAnswer
+		}
+		return nil
+	}
+}
+
+// ecChallenges: ECDH with a point whose scalar is known, else ECDSA.
+func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, random func(int) []byte) []challenge {
+	var list []challenge
+	if s.allows(schsm.ECDH) {
+		d := scalar(c, random)
+		x, y := c.ScalarBaseMult(d)
+		// Real tokens answer 04 ‖ x ‖ y, the imitation 04 ‖ x.
+		normal := func(answer []byte) ([]byte, error) {
+			if n := c.FieldBytes(); len(answer) == 1+n || len(answer) == 1+2*n {
+				return answer[1 : 1+n], nil
+			}
+			return nil, fmt.Errorf("ECDH: answer of %d bytes", len(answer))
+		}
+		var check func([]byte) error
+		if s.public != nil {
+			check = func(answer []byte) error {
+				got, err := normal(answer)
+				if err != nil {
+					return err
+				}
+				want, _ := c.ScalarMult(s.public.X, s.public.Y, d)
+				if !bytes.Equal(got, want.FillBytes(make([]byte, c.FieldBytes()))) {
+					return errAnswer
+				}
+				return nil
+			}
+		}
+		list = append(list, challenge{schsm.ECDH, c.Marshal(x, y), card.Decipher, normal, check})
+	}
+	if s.allows(schsm.ECDSA) && s.public != nil {
+		// Cut to what fits the smallest field; the token would refuse more.
+		digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), random(32)...))
+		input := digest[:min(len(digest), c.FieldBytes())]
+		list = append(list, challenge{schsm.ECDSA, input, card.Sign, nil, verifier(s, input)})
+	}
+	return list
+}
+
+// scalar takes a valid private scalar from the source.
+func scalar(c *curve.Curve, random func(int) []byte) []byte {
+	for {
+		d := random(c.FieldBytes())
+		if excess := len(d)*8 - c.N.BitLen(); excess > 0 {
+			d[0] &= 0xFF >> excess
+		}
+		if c.ValidScalar(d) {
+			return d
+		}
+	}
+}
+
+// aesChallenges: one encrypted block, else a MAC of one.
+func aesChallenges(card *schsm.Card, s subject, random func(int) []byte) []challenge {
+	block := random(16)
+	var list []challenge
+	for _, a := range []schsm.Algorithm{schsm.AESEncrypt, schsm.AESDecrypt, schsm.AESCMAC} {
+		if s.allows(a) {
+			list = append(list, challenge{a, block, card.Symmetric, identity, nil})
+		}
+	}
+	return list
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+// fixedBytes is the source for check values: SHA-256 of a text and a counter,
+// so that the challenge is the same at every backup and restore. The format is
+// in docs/format.md.
+func fixedBytes() func(n int) []byte {
+	counter := byte(0)
+	return func(n int) []byte {
+		var out []byte
+		for len(out) < n {
+			block := sha256.Sum256(append([]byte("hsmbackup check value"), counter))
+			counter++
+			out = append(out, block[:]...)
+		}
+		return out[:n]
+	}
+}
+
+// notThisWay tells an answer that means "the key is of another size or kind,
+// or this use is not for it", so that the next way is tried.
+func notThisWay(err error) bool {
+	for _, e := range []error{apdu.ErrWrongLength, apdu.ErrAlgorithm, apdu.ErrWrongData, apdu.ErrParameters, apdu.ErrConditions, apdu.ErrInternal} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// proveUse uses a key and checks the answer against its public key.
+func proveUse(ctx context.Context, card *schsm.Card, reference byte, s subject) error {
+	var last error = errNoWay
+	for _, ch := range challenges(card, s, randomBytes) {
+		if ch.check == nil {
+			continue
+		}
+		answer, err := ch.use(ctx, reference, ch.algorithm, ch.input)
+		if notThisWay(err) {
+			last = err
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return ch.check(answer)
+	}
+	return last
+}
+
+// proveSame gives the same input to two keys and compares the answers: this
+// needs no public key, so it covers every type. Where one is known the answers
+// are checked against it as well.
+func proveSame(ctx context.Context, card *schsm.Card, original, copied byte, s subject) error {
+	var last error = errNoWay
+	for _, ch := range challenges(card, s, randomBytes) {
+		a, err := ch.use(ctx, original, ch.algorithm, ch.input)
+		if notThisWay(err) {
+			last = err
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, err := ch.use(ctx, copied, ch.algorithm, ch.input)
+		if notThisWay(err) {
+			return errAnswer // the original could, the copy cannot
+		}
+		if err != nil {
+			return err
+		}
+		if ch.check != nil {
+			if err := ch.check(a); err != nil {
+				return fmt.Errorf("the original does not fit its public key: %w", err)
+			}
+			if err := ch.check(b); err != nil {
+				return err
+			}
+		}
+		if ch.normal == nil {
+			return nil // check is not nil: both fit the public key
+		}
+		na, err := ch.normal(a)
+		if err != nil {
+			return err
+		}
+		nb, err := ch.normal(b)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(na, nb) {
+			return errAnswer
+		}
+		return nil
+	}
+	return last
+}
+
+// checkValue is what a key that has no public half, or whose public key is not
+// known, is recognised by after a restore: the algorithm byte and the answer to
+// the fixed challenge.
+func checkValue(ctx context.Context, card *schsm.Card, reference byte, s subject) ([]byte, error) {
+	for _, ch := range challenges(card, s, fixedBytes()) {
+		if ch.normal == nil {
+			continue
+		}
+		answer, err := ch.use(ctx, reference, ch.algorithm, ch.input)
+		if notThisWay(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		normal, err := ch.normal(answer)
+		if err != nil {
+			return nil, err
+		}
+		return append([]byte{byte(ch.algorithm)}, normal...), nil
+	}
+	return nil, errNoWay
+}

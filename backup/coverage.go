@@ -1,0 +1,218 @@
+package backup
+
+import (
+	"bytes"
+	"fmt"
+
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/store"
+)
+
+// Coverage says whether a key on a token can be restored today.
+type Coverage string
+
+// The values of cli.md.
+const (
+	// Covered: exported, the blob proven, shares of its KCV seen.
+	Covered Coverage = "covered"
+	// Unproven: exported, but nothing shows that it would come back.
+	Unproven Coverage = "unproven"
+	// NoShare: exported, but nobody has shown shares that give its KCV.
+	NoShare Coverage = "no-share"
+	// Stale: the key at this reference has changed since.
+	Stale Coverage = "stale"
+	// Missing: in no snapshot.
+	Missing Coverage = "missing"
+	// NotExportable: it cannot leave the token.
+	NotExportable Coverage = "not-exportable"
+	// Accepted: not exportable, and the admin said that it is meant to be so.
+	Accepted Coverage = "accepted"
+)
+
+// Done tells whether nothing is left to do for a key of this coverage.
+func (c Coverage) Done() bool { return c == Covered || c == Accepted }
+
+// KeyCoverage is the verdict on one key, with its reason.
+type KeyCoverage struct {
+	Key      Key
+	Coverage Coverage
+	Reason   string
+}
+
+// Complete tells whether every key is covered or accepted.
+func Complete(keys []KeyCoverage) bool {
+	for _, k := range keys {
+		if !k.Coverage.Done() {
+			return false
+		}
+	}
+	return true
+}
+
+// Cover compares what a token holds with a catalog; nil is an empty one. It
+// needs no PIN. A key is recognised by its public key wherever it was backed
+// up; one whose public key is not known, by its place and its descriptions.
+func Cover(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
+	h, err := readHistory(cat)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]KeyCoverage, 0, len(inv.Keys))
+	for _, k := range inv.Keys {
+		kc := KeyCoverage{Key: k}
+		kc.Coverage, kc.Reason = h.cover(inv.Serial, k)
+		list = append(list, kc)
+	}
+	return list, nil
+}
+
+// history is what a catalog knows, read once.
+type history struct {
+	snapshots []*store.Snapshot // oldest first
+	proofs    map[store.Hash]store.Proof
+	failed    map[store.Hash]store.Proof
+	shares    map[store.KCV]store.ShareSeen
+	accepted  []store.Accepted
+}
+
+func readHistory(cat *store.Catalog) (*history, error) {
+	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}}
+	if cat == nil {
+		return h, nil
+	}
+	var err error
+	if h.snapshots, err = cat.Snapshots(); err != nil {
+		return nil, err
+	}
+	proofs, err := cat.Proofs()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range proofs {
+		switch {
+		case p.Kind == store.ProofIntact: // says nothing of coming back
+		case p.OK:
+			h.proofs[p.Blob] = p
+			delete(h.failed, p.Blob)
+		default:
+			h.failed[p.Blob] = p
+		}
+	}
+	if h.shares, err = cat.SharesSeen(); err != nil {
+		return nil, err
+	}
+	h.accepted, err = cat.AcceptedKeys()
+	return h, err
+}
+
+// find gives the newest stored key that is this one, and the newest key that
+// was stored under its reference of this token.
+func (h *history) find(serial string, k Key) (same, there *store.Key) {
+	for i := len(h.snapshots) - 1; i >= 0; i-- {
+		s := h.snapshots[i]
+		for j := range s.Keys {
+			stored := &s.Keys[j]
+			here := s.Token.Serial == serial && stored.Reference == int(k.Reference)
+			if here && there == nil {
+				there = stored
+			}
+			if same == nil && isSame(k, stored, here) {
+				same = stored
+			}
+		}
+	}
+	return same, there
+}
+
+// isSame tells whether a stored key is the one on the token. Without a public
+// key to go by, place and description must agree.
+func isSame(k Key, stored *store.Key, here bool) bool {
+	if k.Public != nil && len(stored.PublicKey) > 0 {
+		return bytes.Equal(k.Public.SPKI(), stored.PublicKey)
+	}
+	if k.Public != nil || len(stored.PublicKey) > 0 {
+		return false
+	}
+	return here && bytes.Equal(k.Description, stored.Description)
+}
+
+func (h *history) cover(serial string, k Key) (Coverage, string) {
+	if k.NotExportable != "" {
+		return h.notExportable(serial, k, k.NotExportable)
+	}
+	same, there := h.find(serial, k)
+	switch {
+	case same == nil && there != nil:
+		return Stale, "another key was backed up from this reference"
+	case same == nil:
+		return Missing, "in no snapshot"
+	case same.Reason != "":
+		return h.notExportable(serial, k, same.Reason)
+	case !bytes.Equal(same.Description, k.Description):
+		return Stale, "its description (label, ID, usage) has changed since it was backed up"
+	case !bytes.Equal(same.Certificate, k.Certificate):
+		return Stale, "its certificate has changed since it was backed up"
+	case same.KCV != k.KCV:
+		return Stale, fmt.Sprintf("backed up under the recovery key %s, the token has %s now", same.KCV, orNone(k.KCV))
+	}
+	return h.coverStored(same)
+}
+
+// coverStored judges a stored key that is the one wanted.
+func (h *history) coverStored(stored *store.Key) (Coverage, string) {
+	if _, ok := h.proofs[store.HashOf(stored.Blob)]; !ok {
+		if p, ok := h.failed[store.HashOf(stored.Blob)]; ok {
+			return Unproven, p.Reason
+		}
+		return Unproven, "nothing shows yet that it would come back"
+	}
+	seen, ok := h.shares[stored.KCV]
+	switch {
+	case !ok:
+		return NoShare, fmt.Sprintf("nobody has shown shares that give the recovery key %s", stored.KCV)
+	case seen.Random:
+		return NoShare, fmt.Sprintf("the recovery key %s is random: the token made it up and nobody has shares", stored.KCV)
+	}
+	return Covered, ""
+}
+
+func (h *history) notExportable(serial string, k Key, reason string) (Coverage, string) {
+	for _, a := range h.accepted {
+		if a.Serial == serial && a.Reference == int(k.Reference) && a.PublicKey == publicHash(k.Public) {
+			return Accepted, a.Reason
+		}
+	}
+	return NotExportable, reason
+}
+
+// publicHash is the SHA-256 of the SPKI, zero for a key that is not known.
+func publicHash(k *pubkey.Key) store.Hash {
+	if k == nil {
+		return store.Hash{}
+	}
+	return store.Hash(k.Fingerprint())
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// Accept records that a key which cannot be exported is meant to stay where it
+// is. One that can be exported is refused.
+func Accept(inv *Inventory, cat *store.Catalog, which, reason string) (Key, error) {
+	k, err := inv.FindKey(which)
+	if err != nil {
+		return k, err
+	}
+	h, err := readHistory(cat)
+	if err != nil {
+		return k, err
+	}
+	if c, _ := h.cover(inv.Serial, k); c != NotExportable && c != Accepted {
+		return k, refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported (coverage: %s), so there is nothing to accept", k.Name(), c)
+	}
+	return k, cat.RecordAccepted(store.Accepted{Serial: inv.Serial, Reference: int(k.Reference), PublicKey: publicHash(k.Public), Label: k.Label, Reason: reason})
+}

@@ -1,0 +1,358 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// Action is what a restore would do with one key or file.
+type Action string
+
+// The actions.
+const (
+	// New: it is written to a free place.
+	New Action = "new"
+	// Same: it is there already.
+	Same Action = "same"
+	// Repair: part of it is there, from a restore that was cut off.
+	Repair Action = "repair"
+	// Conflict: something else is in its place, and is left there.
+	Conflict Action = "conflict"
+	// NotInBackup: the snapshot has no blob of it.
+	NotInBackup Action = "not-in-backup"
+	// DoesNotFit: this token cannot take it.
+	DoesNotFit Action = "does-not-fit"
+)
+
+// Done tells whether the action leads to a token that has the thing.
+func (a Action) Done() bool { return a == New || a == Same || a == Repair }
+
+// Item is the plan for one key.
+type Item struct {
+	Key store.Key
+	// Reference is where it goes; where it is, if it is there already.
+	Reference byte
+	Action    Action
+	Reason    string
+}
+
+// FileItem is the plan for one other file.
+type FileItem struct {
+	FID     schsm.FID
+	Content []byte
+	Action  Action
+	Reason  string
+}
+
+// Plan is what a restore would do to a token.
+type Plan struct {
+	Snapshot *store.Snapshot
+	// Serial is that of the token the plan was made for.
+	Serial string
+	Items  []Item
+	Files  []FileItem
+	// Problems stand in the way of all of it.
+	Problems []Problem
+	// Resumed: an earlier restore to this token was cut off.
+	Resumed bool
+}
+
+// Problem is something that must be settled before a restore.
+type Problem struct{ Code, Message, Hint string }
+
+// Fits tells whether everything of the snapshot would be on the token.
+func (p *Plan) Fits() bool {
+	if len(p.Problems) > 0 || len(p.Snapshot.Missing) > 0 {
+		return false
+	}
+	for _, i := range p.Items {
+		if !i.Action.Done() {
+			return false
+		}
+	}
+	for _, f := range p.Files {
+		if !f.Action.Done() {
+			return false
+		}
+	}
+	return true
+}
+
+// RestoreOptions choose what is restored, and where.
+type RestoreOptions struct {
+	// Keys are references in the snapshot; nil is all keys, and all files.
+	Keys []byte
+	// At gives keys another reference than they had.
+	At map[byte]byte
+	// Journal keeps track of work under way; nil reads all of it off the token.
+	Journal *store.Journal
+	// Progress is told what is being done; nil is silence.
+	Progress func(what string, done, total int)
+}
+
+// MakePlan compares a snapshot with a token. It changes nothing and needs no
+// PIN.
+func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o RestoreOptions) (*Plan, error) {
+	inv, err := Take(ctx, card)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Snapshot: s, Serial: inv.Serial}
+	if o.Journal != nil {
+		notes, err := o.Journal.Keys(restoreNotes(inv.Serial))
+		if err != nil {
+			return nil, err
+		}
+		p.Resumed = len(notes) > 0
+	}
+	for _, k := range s.Keys {
+		if o.Keys == nil || slices.Contains(o.Keys, byte(k.Reference)) {
+			p.Items = append(p.Items, planKey(inv, k, o.At))
+		}
+	}
+	if o.Keys != nil && len(p.Items) < len(o.Keys) {
+		return nil, failf("no-such-key", "`hsmbackup show` lists the keys of a snapshot", "snapshot %s has no key at one of the references %v", s.ID, o.Keys)
+	}
+	p.twice()
+	if o.Keys == nil {
+		p.Files = planFiles(inv, s)
+	}
+	p.capacity(inv)
+	p.problems(inv)
+	return p, nil
+}
+
+// planKey decides about one key.
+func planKey(inv *Inventory, k store.Key, at map[byte]byte) Item {
+	item := Item{Key: k, Reference: byte(k.Reference)}
+	if to, ok := at[item.Reference]; ok {
+		item.Reference = to
+	}
+	decide := func(a Action, format string, args ...any) Item {
+		item.Action, item.Reason = a, fmt.Sprintf(format, args...)
+		return item
+	}
+	if len(k.Blob) == 0 {
+		return decide(NotInBackup, "%s", orNone(k.Reason))
+	}
+	if why := cannotTake(inv, k); why != "" {
+		return decide(DoesNotFit, "%s", why)
+	}
+	for _, here := range inv.Keys {
+		if here.Public == nil || !bytes.Equal(here.Public.SPKI(), k.PublicKey) {
+			continue
+		}
+		if here.Reference != item.Reference && here.Description != nil {
+			item.Reference = here.Reference
+			return decide(Same, "already on the token as key %d", here.Reference)
+		}
+	}
+	here := inv.at(item.Reference)
+	switch {
+	case here.key == nil && here.free():
+		return decide(New, "")
+	case here.key == nil && (begun(here.description, k.Description) && (begun(here.certificate, k.Certificate) || isRequest(here.certificate))):
+		return decide(New, "what a deleted key left at this reference is replaced")
+	case here.key == nil:
+		return decide(Conflict, "a description or certificate without key is at reference %d", item.Reference)
+	}
+	same := here.key.Public != nil && bytes.Equal(here.key.Public.SPKI(), k.PublicKey)
+	switch {
+	case bytes.Equal(here.description, k.Description) && bytes.Equal(here.certificate, k.Certificate) && (same || len(k.PublicKey) == 0):
+		return decide(Same, "")
+	case here.key.Public != nil && !same:
+		return decide(Conflict, "another key (%s) is at reference %d", here.key.Name(), item.Reference)
+	case begun(here.description, k.Description) && begun(here.certificate, k.Certificate):
+		return decide(Repair, "a key is there without all of its description and certificate; it must answer like this one")
+	case same:
+		return decide(Conflict, "this key is there with another description or certificate")
+	}
+	return decide(Conflict, "another key (%s) is at reference %d", here.key.Name(), item.Reference)
+}
+
+// begun tells whether what is in a file is the beginning of what should be
+// there, nothing at all included: a write that was cut off.
+func begun(is, want []byte) bool { return bytes.HasPrefix(want, is) }
+
+// isRequest tells whether a file holds a request: without its key it is worth
+// nothing, and OpenSC leaves it behind when it deletes a key.
+func isRequest(b []byte) bool {
+	_, from := publicKey(b)
+	return from == fromRequest
+}
+
+// place is what is at a reference.
+type place struct {
+	key                      *Key
+	description, certificate []byte
+}
+
+func (p place) free() bool { return p.description == nil && p.certificate == nil }
+
+func (inv *Inventory) at(reference byte) place {
+	for i := range inv.Keys {
+		if k := &inv.Keys[i]; k.Reference == reference {
+			return place{k, k.Description, k.Certificate}
+		}
+	}
+	var p place
+	for _, f := range inv.Files {
+		switch f.FID {
+		case schsm.DescriptionFile(reference):
+			p.description = f.Content
+		case schsm.CertificateFile(reference):
+			p.certificate = f.Content
+		}
+	}
+	return p
+}
+
+// cannotTake says why a token of this firmware cannot hold a key.
+func cannotTake(inv *Inventory, k store.Key) string {
+	version := inv.version()
+	kind, bits := kindAndBits(k)
+	switch {
+	case version.Before(3, 0) && kind == pkcs15.RSA && bits > 2048:
+		return fmt.Sprintf("firmware %s takes RSA keys of up to 2048 bits", inv.Firmware)
+	case version.Before(3, 0) && kind == pkcs15.AES:
+		return fmt.Sprintf("firmware %s has no AES keys", inv.Firmware)
+	case version == schsm.Version{Major: 3, Minor: 1} && len(k.Algorithms) > 0:
+		return "firmware 3.1 cannot take back keys that have a list of allowed algorithms"
+	}
+	return ""
+}
+
+func (inv *Inventory) version() schsm.Version {
+	var v schsm.Version
+	_, _ = fmt.Sscanf(inv.Firmware, "%d.%d", &v.Major, &v.Minor)
+	return v
+}
+
+// kindAndBits gives the kind and size of a stored key, as good as is known.
+func kindAndBits(k store.Key) (pkcs15.Kind, int) {
+	if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
+		if public.RSA != nil {
+			return pkcs15.RSA, public.Bits()
+		}
+		return pkcs15.EC, public.Bits()
+	}
+	kind := kindOf(k.Blob)
+	if d, err := pkcs15.ParseKey(k.Description); err == nil && d.Kind == kind {
+		return kind, d.Bits
+	}
+	return kind, 0
+}
+
+// twice finds two keys that would go to one reference.
+func (p *Plan) twice() {
+	taken := map[byte]int{}
+	for i := range p.Items {
+		item := &p.Items[i]
+		if !item.Action.Done() || item.Action == Same {
+			continue
+		}
+		if j, ok := taken[item.Reference]; ok {
+			item.Action, item.Reason = Conflict, fmt.Sprintf("%s goes to reference %d too", keyName(p.Items[j].Key.Label, p.Items[j].Key.Reference), item.Reference)
+			continue
+		}
+		taken[item.Reference] = i
+	}
+}
+
+// planFiles decides about everything that is no key.
+func planFiles(inv *Inventory, s *store.Snapshot) []FileItem {
+	here := map[schsm.FID][]byte{}
+	for _, f := range inv.Files {
+		here[f.FID] = f.Content
+	}
+	var list []FileItem
+	for _, f := range s.Files {
+		n, err := strconv.ParseUint(f.FID, 16, 16)
+		if err != nil || f.Sealed {
+			list = append(list, FileItem{Action: NotInBackup, Reason: fmt.Sprintf("file %q cannot be read", f.FID)})
+			continue
+		}
+		item := FileItem{FID: schsm.FID(n), Content: f.Content, Action: New}
+		if now, ok := here[item.FID]; ok {
+			switch {
+			case bytes.Equal(now, f.Content):
+				item.Action = Same
+			case begun(now, f.Content):
+				item.Action, item.Reason = Repair, "it is there in part"
+			default:
+				item.Action, item.Reason = Conflict, "another content is there"
+			}
+		}
+		list = append(list, item)
+	}
+	return list
+}
+
+// capacity marks the keys that the free memory does not hold. A key takes about
+// as many bytes as it has bits, by the vendor's numbers (fact sheet §9, 30).
+func (p *Plan) capacity(inv *Inventory) {
+	free := inv.FreeMemory
+	if free < 0 || !inv.Initialised {
+		return
+	}
+	for i := range p.Items {
+		item := &p.Items[i]
+		if item.Action != New {
+			continue
+		}
+		_, bits := kindAndBits(item.Key)
+		need := bits + len(item.Key.Description) + len(item.Key.Certificate)
+		if need > free {
+			item.Action, item.Reason = DoesNotFit, fmt.Sprintf("about %d bytes are needed, about %d are left", need, free)
+			continue
+		}
+		free -= need
+	}
+}
+
+// problems finds what stands in the way of all keys.
+func (p *Plan) problems(inv *Inventory) {
+	if !inv.Initialised {
+		p.Problems = append(p.Problems, Problem{"not-initialised", "the token is not initialised", "`hsmbackup restore --init --share FILE …` sets it up and restores"})
+		return
+	}
+	ready := map[string]bool{}
+	for _, d := range inv.token().Domains {
+		if d.KCV != "" {
+			ready[d.KCV] = true
+		}
+	}
+	wrong := map[string]bool{}
+	for _, i := range p.Items {
+		if kcv := i.Key.KCV; (i.Action == New) && !ready[kcv] && !wrong[kcv] {
+			wrong[kcv] = true
+			p.Problems = append(p.Problems, Problem{"kcv-mismatch", fmt.Sprintf("the keys are under the recovery key %s, the token has %s", kcv, inv.recoveryKeys()),
+				"`hsmbackup dkek load --share FILE …` if shares are missing; else initialise the token and load the shares of that recovery key"})
+		}
+	}
+}
+
+// recoveryKeys names the DKEKs of a token for a message.
+func (inv *Inventory) recoveryKeys() string {
+	out := ""
+	for _, d := range inv.token().Domains {
+		switch {
+		case d.Outstanding > 0:
+			out += fmt.Sprintf(" an incomplete one (%d of %d shares missing)", d.Outstanding, d.Shares)
+		case d.KCV != "":
+			out += " " + d.KCV
+		}
+	}
+	if out == "" {
+		return "none"
+	}
+	return out[1:]
+}

@@ -1,0 +1,343 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// RestoreReport is what a restore did and what it proved.
+type RestoreReport struct {
+	Plan *Plan
+	// Keys are proofs of kind restored, in the order of the plan.
+	Keys []KeyProof
+	// Files are the plan's, with what came of each.
+	Files []FileResult
+	// LabelKept is the token's label where it has one of its own.
+	LabelKept string
+	// NotRecorded says why the result is not in the log.
+	NotRecorded string
+}
+
+// FileResult is what came of one file.
+type FileResult struct {
+	FileItem
+	OK bool
+}
+
+// Complete tells whether everything of the snapshot is on the token and every
+// key was used.
+func (r *RestoreReport) Complete() bool {
+	if !r.Plan.Fits() {
+		return false
+	}
+	for _, k := range r.Keys {
+		if !k.OK {
+			return false
+		}
+	}
+	for _, f := range r.Files {
+		if !f.OK {
+			return false
+		}
+	}
+	return true
+}
+
+func restoreNotes(serial string) string { return "restore/" + serial + "/" }
+
+// restoreNote is what the journal says before a key is unwrapped.
+type restoreNote struct {
+	Snapshot  string     `json:"snapshot"`
+	Reference byte       `json:"reference"`
+	Blob      store.Hash `json:"blob"`
+}
+
+type restorer struct {
+	card    *schsm.Card
+	serial  string
+	journal *store.Journal
+}
+
+func (r *restorer) note(reference byte) string {
+	return fmt.Sprintf("%s%d", restoreNotes(r.serial), reference)
+}
+
+// Restore plays a plan back onto a token that is logged in. It makes the plan
+// again and refuses if the token has changed since; each key is unwrapped, used
+// against its stored public key, described, and read back. Nothing is deleted
+// but what this or an earlier run of it had begun. cat may be nil or read-only.
+// An error of class Changed leaves a token that the next run goes on with.
+func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan, o RestoreOptions) (*RestoreReport, error) {
+	now, err := MakePlan(ctx, card, p.Snapshot, o)
+	if err != nil {
+		return nil, err
+	}
+	if !p.sameAs(now) {
+		return nil, failf("token-changed", "look at the new plan and run again", "the token is not any more what the plan was made for")
+	}
+	for _, problem := range now.Problems {
+		return nil, &Error{Class: Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
+	}
+	r := &restorer{card: card, serial: now.Serial, journal: o.Journal}
+	report := &RestoreReport{Plan: now}
+	progress := Options{Progress: o.Progress}.progress
+	touched := false
+	fail := func(err error) (*RestoreReport, error) {
+		if touched {
+			err = changed(err)
+		}
+		return report, err
+	}
+	for i, item := range now.Items {
+		progress("restoring "+keyName(item.Key.Label, item.Key.Reference), i, len(now.Items))
+		if item.Action == New || item.Action == Repair {
+			touched = true
+		}
+		proof, err := r.restoreKey(ctx, item)
+		report.Keys = append(report.Keys, proof)
+		if err != nil {
+			return fail(err)
+		}
+	}
+	progress("restored", len(now.Items), len(now.Items))
+	for _, f := range now.Files {
+		if f.Action == New || f.Action == Repair {
+			touched = true
+		}
+		result, err := r.restoreFile(ctx, f)
+		report.Files = append(report.Files, result)
+		if err != nil {
+			return fail(err)
+		}
+	}
+	if o.Keys == nil {
+		if err := r.restoreLabel(ctx, now.Snapshot, report); err != nil {
+			return fail(err)
+		}
+	}
+	report.record(cat, now)
+	return report, nil
+}
+
+// sameAs compares the decisions of two plans.
+func (p *Plan) sameAs(o *Plan) bool {
+	return p.Serial == o.Serial && p.Snapshot.Hash == o.Snapshot.Hash &&
+		slices.EqualFunc(p.Items, o.Items, func(a, b Item) bool {
+			return a.Action == b.Action && a.Reference == b.Reference && a.Key.Reference == b.Key.Reference
+		}) && slices.EqualFunc(p.Files, o.Files, func(a, b FileItem) bool { return a.FID == b.FID && a.Action == b.Action })
+}
+
+// restoreKey carries one item out. The error is for what keeps the others from
+// being restored too; anything else is in the proof.
+func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) {
+	k := &item.Key
+	proof := proofOf(k, store.ProofRestored)
+	proof.Reference = int(item.Reference)
+	if !item.Action.Done() {
+		proof.Reason = item.Reason
+		return proof, nil
+	}
+	begun := false
+	if r.journal != nil {
+		var err error
+		if begun, err = r.journal.Get(r.note(item.Reference), &restoreNote{}); err != nil {
+			return proof, err
+		}
+	}
+	if item.Action == New {
+		if err := r.unwrap(ctx, item); err != nil {
+			return r.refused(proof, err)
+		}
+		begun = true
+	}
+	if err := r.prove(ctx, k, item.Reference); err != nil {
+		if isTransport(err) {
+			return proof, err
+		}
+		proof.Reason = fmt.Sprintf("it is on the token but was not shown to be this key: %v", err)
+		if begun && errors.Is(err, errAnswer) && item.Action != Same {
+			// What was unwrapped here is not the key: it must not stay under
+			// its name.
+			if err := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(item.Reference)); err != nil {
+				return proof, err
+			}
+			proof.Reason, proof.Damage = fmt.Sprintf("what its key blob restored is not this key (%v); it was deleted again", err), true
+		}
+		return proof, nil
+	}
+	if item.Action != Same {
+		for _, f := range []struct {
+			fid     schsm.FID
+			content []byte
+		}{{schsm.DescriptionFile(item.Reference), k.Description}, {schsm.CertificateFile(item.Reference), k.Certificate}} {
+			if err := r.put(ctx, f.fid, f.content); err != nil {
+				return r.refused(proof, err)
+			}
+		}
+	}
+	if r.journal != nil {
+		if err := r.journal.Delete(r.note(item.Reference)); err != nil {
+			return proof, err
+		}
+	}
+	proof.OK = true
+	return proof, nil
+}
+
+// refused tells an answer that concerns this key alone from what stops the run.
+func (r *restorer) refused(proof KeyProof, err error) (KeyProof, error) {
+	switch {
+	case errors.Is(err, apdu.ErrNoMemory):
+		proof.Reason = "the token is full"
+	case errors.Is(err, schsm.ErrUnwrapRefused), errors.Is(err, apdu.ErrInternal), errors.Is(err, schsm.ErrTooLong):
+		proof.Reason = err.Error()
+	default:
+		return proof, err
+	}
+	return proof, nil
+}
+
+// unwrap makes the key: intent into the journal, then the command. Right before
+// it the token must be the same and the reference free of a key.
+func (r *restorer) unwrap(ctx context.Context, item Item) error {
+	if err := r.card.Confirm(ctx); err != nil {
+		return err
+	}
+	if r.journal != nil {
+		if err := r.journal.Put(r.note(item.Reference), restoreNote{item.Key.KCV, item.Reference, store.HashOf(item.Key.Blob)}); err != nil {
+			return err
+		}
+	}
+	return r.card.Unwrap(ctx, item.Reference, item.Key.Blob)
+}
+
+// prove uses the key: against its public key, else against the check value.
+func (r *restorer) prove(ctx context.Context, k *store.Key, reference byte) error {
+	s := subject{allows: schsm.KeyInfo{Algorithms: k.Algorithms}.Allows}
+	s.kind, s.bits = kindAndBits(*k)
+	if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
+		s.public = public
+		return proveUse(ctx, r.card, reference, s)
+	}
+	if len(k.CheckValue) == 0 {
+		return errors.New("neither its public key nor a check value is in the backup")
+	}
+	got, err := checkValue(ctx, r.card, reference, s)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, k.CheckValue) {
+		return errAnswer
+	}
+	return nil
+}
+
+// put writes a file and reads it back. What is there already and equal stays;
+// anything else there was judged in the plan, or made by UNWRAP itself as the
+// imitation does, and is replaced. nil content is a file that is not to be.
+func (r *restorer) put(ctx context.Context, f schsm.FID, content []byte) error {
+	now, err := r.card.ReadFile(ctx, f)
+	switch {
+	case errors.Is(err, apdu.ErrNotFound):
+		if content == nil {
+			return nil
+		}
+	case err != nil:
+		return err
+	case content != nil && bytes.Equal(now, content):
+		return nil
+	default:
+		if err := r.card.Confirm(ctx); err != nil {
+			return err
+		}
+		if err := r.card.DeleteFile(ctx, f); err != nil {
+			return err
+		}
+		if content == nil {
+			return nil
+		}
+	}
+	if err := r.card.WriteFile(ctx, f, content); err != nil {
+		return err
+	}
+	now, err = r.card.ReadFile(ctx, f)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, content) {
+		return fmt.Errorf("file %s reads back as %d bytes that differ from the %d written: reader or token cut them", f, len(now), len(content))
+	}
+	return nil
+}
+
+func (r *restorer) restoreFile(ctx context.Context, f FileItem) (FileResult, error) {
+	result := FileResult{FileItem: f}
+	switch f.Action {
+	case Same:
+		result.OK = true
+	case New, Repair:
+		err := r.put(ctx, f.FID, f.Content)
+		if errors.Is(err, apdu.ErrNoMemory) {
+			result.Reason = "the token is full"
+			return result, nil
+		}
+		if err != nil {
+			return result, err
+		}
+		result.OK = true
+	}
+	return result, nil
+}
+
+// restoreLabel writes EF 2F03 where the token has none; a label of its own
+// stays.
+func (r *restorer) restoreLabel(ctx context.Context, s *store.Snapshot, report *RestoreReport) error {
+	now, err := r.card.ReadFile(ctx, schsm.FIDTokenInfo)
+	switch {
+	case errors.Is(err, apdu.ErrNotFound):
+		if s.Token.TokenInfo == nil {
+			return nil
+		}
+		return r.put(ctx, schsm.FIDTokenInfo, s.Token.TokenInfo)
+	case err != nil:
+		return err
+	case !bytes.Equal(now, s.Token.TokenInfo):
+		report.LabelKept = string(now)
+	}
+	return nil
+}
+
+// restoreRecord is the body of a KindRestore entry.
+type restoreRecord struct {
+	Snapshot string `json:"snapshot"`
+	Token    string `json:"token"`
+	Complete bool   `json:"complete"`
+}
+
+func (r *RestoreReport) record(cat *store.Catalog, p *Plan) {
+	if cat == nil {
+		r.NotRecorded = "there is no catalog"
+		return
+	}
+	var proofs []store.Proof
+	for i, k := range r.Keys {
+		if blob := p.Items[i].Key.Blob; len(blob) > 0 && p.Items[i].Action.Done() {
+			proofs = append(proofs, store.Proof{Snapshot: p.Snapshot.ID, Reference: p.Items[i].Key.Reference, Blob: store.HashOf(blob), Kind: store.ProofRestored, OK: k.OK, Reason: k.Reason, Token: p.Serial})
+		}
+	}
+	err := cat.RecordProofs(proofs)
+	if err == nil {
+		_, err = cat.Append(store.KindRestore, restoreRecord{p.Snapshot.ID, p.Serial, r.Complete()})
+	}
+	if err != nil {
+		r.NotRecorded = err.Error()
+	}
+}

@@ -1,0 +1,159 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// roundTrip proves blobs on the token that they come from: a blob is unwrapped
+// to a reference that nothing else has, original and copy are given the same
+// input, and the copy is deleted. The private key never leaves the token.
+type roundTrip struct {
+	card    *schsm.Card
+	serial  string
+	journal *store.Journal
+	// spendUse is asked before an original with a use counter is used once.
+	spendUse func(Key) bool
+}
+
+// copyNote is what the journal says of a copy before it is made.
+type copyNote struct {
+	Reference byte       `json:"reference"` // of the copy
+	Original  byte       `json:"original"`
+	Blob      store.Hash `json:"blob"`
+}
+
+func (r *roundTrip) note() string { return "round-trip/" + r.serial }
+
+// prove gives the reason why a blob is not proven, empty if it is. The error is
+// for what keeps every other blob from being proven too.
+func (r *roundTrip) prove(ctx context.Context, k Key, blob []byte) (reason string, err error) {
+	if k.Info.Counter != nil && (r.spendUse == nil || !r.spendUse(k)) {
+		return fmt.Sprintf("the proof would spend one of the %d uses that the key has left", *k.Info.Counter), nil
+	}
+	if err := r.card.Confirm(ctx); err != nil {
+		return "", err
+	}
+	free, err := freeReference(ctx, r.card)
+	if err != nil {
+		return "", err
+	}
+	if free == 0 {
+		return "no free reference on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
+	}
+	if err := r.journal.Put(r.note(), copyNote{free, k.Reference, store.HashOf(blob)}); err != nil {
+		return "", err
+	}
+	err = r.card.Unwrap(ctx, free, blob)
+	if err == nil {
+		err = proveSame(ctx, r.card, k.Reference, free, k.subject())
+		// Whatever the answer, the copy goes. Without a connection it stays in
+		// the journal, and the next run deletes it.
+		if gone := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(free)); gone != nil {
+			return "", changed(errors.Join(err, gone))
+		}
+	} else if isTransport(err) {
+		return "", changed(err)
+	}
+	if forget := r.journal.Delete(r.note()); forget != nil {
+		return "", changed(forget)
+	}
+	switch {
+	case err == nil:
+		return "", nil
+	case errors.Is(err, apdu.ErrNoMemory):
+		return "no room on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
+	case errors.Is(err, apdu.ErrInternal) && len(k.Info.Algorithms) > 0:
+		return fmt.Sprintf("the token cannot take back what it exported (%v): firmware 3.1 fails on keys with a list of allowed algorithms", err), nil
+	case isTransport(err):
+		return "", changed(err)
+	}
+	return err.Error(), nil
+}
+
+// cleanUp deletes the copy that an interrupted run left behind, and says what
+// it deleted. It takes nothing for a copy but a key without description and
+// certificate that answers like its original.
+func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []string, err error) {
+	var n copyNote
+	found, err := r.journal.Get(r.note(), &n)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range inv.Keys {
+		if k.Description != nil || k.Certificate != nil {
+			continue
+		}
+		original, ok := r.originalOf(ctx, inv, k, n, found)
+		if !ok {
+			continue
+		}
+		if err := r.card.Confirm(ctx); err != nil {
+			return cleaned, err
+		}
+		if err := r.card.DeleteFile(ctx, schsm.KeyFile(k.Reference)); err != nil {
+			return cleaned, changed(err)
+		}
+		cleaned = append(cleaned, fmt.Sprintf("key %d, a copy of %s that an interrupted proof had left behind", k.Reference, original.Name()))
+	}
+	if found {
+		err = r.journal.Delete(r.note())
+	}
+	return cleaned, err
+}
+
+// originalOf finds the key that an undescribed one is a copy of: the one that
+// the journal names, else any that answers alike and is described. Keys with a
+// use counter are not asked.
+func (r *roundTrip) originalOf(ctx context.Context, inv *Inventory, k Key, n copyNote, noted bool) (Key, bool) {
+	for _, o := range inv.Keys {
+		if o.Reference == k.Reference || o.Info.Counter != nil || o.Description == nil {
+			continue
+		}
+		if noted && n.Reference == k.Reference && n.Original != o.Reference {
+			continue
+		}
+		if proveSame(ctx, r.card, o.Reference, k.Reference, o.subject()) == nil {
+			return o, true
+		}
+	}
+	return Key{}, false
+}
+
+// freeReference finds a reference whose key, description and certificate files
+// are all free, the highest first: clients take the lowest for new keys. 0
+// means that there is none.
+func freeReference(ctx context.Context, card *schsm.Card) (byte, error) {
+	fids, err := card.Enumerate(ctx)
+	if err != nil {
+		return 0, err
+	}
+	taken := map[byte]bool{}
+	for _, f := range fids {
+		switch f.Prefix() {
+		case schsm.PrefixKey, schsm.PrefixDescription, schsm.PrefixKeyCertificate:
+			taken[f.Index()] = true
+		}
+	}
+	for n := 255; n > 0; n-- {
+		if !taken[byte(n)] {
+			return byte(n), nil
+		}
+	}
+	return 0, nil
+}
+
+// kindOf gives the kind of a key that only its blob tells.
+func kindOf(blob []byte) pkcs15.Kind {
+	if b, err := dkek.ParseBlob(blob); err == nil {
+		return b.Type.Kind()
+	}
+	return 0
+}

@@ -1,0 +1,121 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/curve"
+	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/store"
+)
+
+func userPIN() *secret.Bytes { return secret.New([]byte("648219")) }
+func soPIN() *secret.Bytes   { return secret.New([]byte("57621880")) }
+
+// newToken makes a software token in memory and opens it.
+func newToken(t testing.TB, firmware, serial string) (*softtoken.Token, *schsm.Card) {
+	t.Helper()
+	token, err := softtoken.New(softtoken.Options{Firmware: firmware, Serial: serial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token, openCard(t, token)
+}
+
+func openCard(t testing.TB, token *softtoken.Token) *schsm.Card {
+	t.Helper()
+	card, err := schsm.Open(context.Background(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return card
+}
+
+func newShare(t testing.TB, fill byte) *dkek.Share {
+	t.Helper()
+	b := make([]byte, 32)
+	for i := range b {
+		b[i] = fill + byte(i)
+	}
+	s, err := dkek.ShareFromBytes(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// initToken initialises a token with one share and logs in.
+func initToken(t testing.TB, card *schsm.Card, cat *store.Catalog, share *dkek.Share) dkek.KCV {
+	t.Helper()
+	kcv, _, err := Initialise(context.Background(), card, cat, SetUp{
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PIN: userPIN(), SOPIN: soPIN(), Shares: 1, Label: "ssh"},
+		Shares:         []*dkek.Share{share}, Trust: Trust{SoftFile: true}, Origin: "init", MinSOTries: DefaultSOFloor,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kcv
+}
+
+// generate makes a key the way OpenSC does: key, then description.
+func generate(t testing.TB, card *schsm.Card, reference byte, typ, label string, id []byte) {
+	t.Helper()
+	ctx := context.Background()
+	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: card.Serial() + "00001"}
+	d := pkcs15.KeyDescription{Label: label, ID: id, Reference: int(reference)}
+	if c := curve.ByName(typ); c != nil {
+		spec.Curve, d.Kind, d.Bits = c, pkcs15.EC, c.Bits
+	} else {
+		var bits int
+		if _, err := fmt.Sscanf(typ, "RSA-%d", &bits); err != nil {
+			t.Fatal(err)
+		}
+		spec.RSABits, spec.RSAExponent, d.Kind, d.Bits = bits, 65537, pkcs15.RSA, bits
+	}
+	d.Usage = pkcs15.DefaultUsage(d.Kind)
+	if _, err := card.Generate(ctx, reference, spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := card.WriteFile(ctx, schsm.DescriptionFile(reference), d.Encode()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newCatalog(t testing.TB) *store.Catalog {
+	t.Helper()
+	cat, err := store.Create(filepath.Join(t.TempDir(), "c.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		findings, err := cat.Verify()
+		if err == nil && len(findings) > 0 {
+			t.Errorf("the catalog is damaged: %v", findings)
+		}
+		_ = cat.Close()
+	})
+	return cat
+}
+
+// restoreAll plans and restores a snapshot.
+func restoreAll(t testing.TB, card *schsm.Card, cat *store.Catalog, s *store.Snapshot) *RestoreReport {
+	t.Helper()
+	ctx := context.Background()
+	o := RestoreOptions{Journal: cat.Journal()}
+	p, err := MakePlan(ctx, card, s, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Restore(ctx, card, cat, p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

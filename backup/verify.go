@@ -1,0 +1,422 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// KeyProof is what was found of one stored key.
+type KeyProof struct {
+	Reference int
+	Label     string
+	ID        []byte
+	Type      string
+	// Proof is the kind that was tried: one of store.Proof…
+	Proof string
+	// Matched says what an opened key agreed with (cli.md).
+	Matched string
+	OK      bool
+	// Reason says why not. Damage tells that from what merely could not be
+	// shown, such as a blob under another DKEK.
+	Reason string
+	Damage bool
+}
+
+// SnapshotProof is what was found of one snapshot.
+type SnapshotProof struct {
+	ID, Token string
+	Keys      []KeyProof
+	Missing   []store.Gap
+}
+
+// Values of Verification.Anchored, weakest first.
+const (
+	NotAnchored   = "no"
+	AnchoredWords = "words"
+	AnchoredDKEK  = "dkek"
+)
+
+// Verification is the result of a check or a proof.
+type Verification struct {
+	// Proof is the kind that was tried.
+	Proof string
+	// Anchored is the strongest anchor that was checked.
+	Anchored string
+	// Since is the number of log entries that came after the anchor; they are
+	// chained to it but not covered.
+	Since     int
+	Snapshots []SnapshotProof
+	// Findings are what is damaged in the catalog itself.
+	Findings []store.Finding
+	// NotRecorded says why the result is not in the log.
+	NotRecorded string
+}
+
+// Damaged tells whether anything stored does not check out.
+func (v *Verification) Damaged() bool {
+	if len(v.Findings) > 0 {
+		return true
+	}
+	for _, s := range v.Snapshots {
+		for _, k := range s.Keys {
+			if k.Damage {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// OK tells whether every key passed and nothing is damaged.
+func (v *Verification) OK() bool {
+	if len(v.Findings) > 0 {
+		return false
+	}
+	for _, s := range v.Snapshots {
+		for _, k := range s.Keys {
+			if !k.OK {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Latest gives the newest snapshot of each token, oldest first.
+func Latest(cat *store.Catalog) ([]*store.Snapshot, error) {
+	all, err := cat.Snapshots()
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]*store.Snapshot{}
+	for _, s := range all {
+		newest[s.Token.Serial] = s
+	}
+	var list []*store.Snapshot
+	for _, s := range all {
+		if newest[s.Token.Serial] == s {
+			list = append(list, s)
+		}
+	}
+	return list, nil
+}
+
+// record appends to the log what a verification found; where the catalog
+// cannot be written the result says so.
+func (v *Verification) record(write func() error) {
+	if err := write(); err != nil {
+		v.NotRecorded = err.Error()
+	}
+}
+
+// intact checks what needs no key: the blob parses and names the KCV that the
+// record does, and public key, certificate and description fit together and
+// are what the record says.
+func intact(k *store.Key) error {
+	var public *pubkey.Key
+	if len(k.PublicKey) > 0 {
+		var err error
+		if public, err = pubkey.ParseSPKI(k.PublicKey); err != nil {
+			return fmt.Errorf("its public key cannot be read: %w", err)
+		}
+		if public.Type() != k.Type {
+			return fmt.Errorf("it is recorded as %s, its public key is %s", k.Type, public.Type())
+		}
+	}
+	if here, from := publicKey(k.Certificate); here != nil {
+		if public == nil || !here.Equal(public) {
+			return fmt.Errorf("the %s stored with it is of another key", from)
+		}
+	} else if k.PublicFrom == fromRequest || k.PublicFrom == fromCertificate {
+		return fmt.Errorf("the %s that its public key was taken from cannot be read any more", k.PublicFrom)
+	}
+	if d, err := pkcs15.ParseKey(k.Description); err == nil {
+		switch {
+		case d.Label != k.Label || !bytes.Equal(d.ID, k.ID) || uint32(d.Usage) != k.Usage:
+			return errors.New("the description stored with it is of another key")
+		case public != nil && !describes(d, public):
+			return fmt.Errorf("its description is of %s-%d, its public key is %s", d.Kind, d.Bits, public.Type())
+		}
+	} else if k.Label != "" || len(k.ID) > 0 {
+		return errors.New("the description that its label and ID were taken from cannot be read any more")
+	}
+	if len(k.Blob) == 0 {
+		if k.Reason == "" {
+			return errors.New("its key blob is missing")
+		}
+		return nil
+	}
+	b, err := dkek.ParseBlob(k.Blob)
+	if err != nil {
+		return err
+	}
+	switch {
+	case b.KCV.String() != k.KCV:
+		return fmt.Errorf("its key blob is under the recovery key %s, recorded is %s", b.KCV, orNone(k.KCV))
+	case public != nil && (b.Type.Kind() == pkcs15.RSA) != (public.RSA != nil):
+		return fmt.Errorf("its key blob is %s, its public key is %s", b.Type, public.Type())
+	case !bytes.Equal(b.Algorithms, k.Algorithms):
+		return errors.New("the list of allowed algorithms in its key blob is not the one recorded")
+	}
+	return nil
+}
+
+// describes tells whether a description can be of a public key. Some writers
+// put 528 for P-521.
+func describes(d *pkcs15.KeyDescription, public *pubkey.Key) bool {
+	if (d.Kind == pkcs15.RSA) != (public.RSA != nil) || d.Kind == pkcs15.AES {
+		return false
+	}
+	return d.Bits == 0 || d.Bits == public.Bits() || public.RSA == nil && d.Bits == 8*public.Curve.FieldBytes()
+}
+
+// proofOf begins the result for a stored key.
+func proofOf(k *store.Key, kind string) KeyProof {
+	return KeyProof{Reference: k.Reference, Label: k.Label, ID: k.ID, Type: k.Type, Proof: kind}
+}
+
+// Check looks at all snapshots without any secret: structure of the file,
+// hashes, chain, and of every key what intact says. head is the beginning of a
+// log entry's hash, in that many bits, as noted down earlier; none is 0 bits.
+// The result goes to the log if the catalog is open for writing.
+func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error) {
+	v := &Verification{Proof: store.ProofIntact, Anchored: NotAnchored}
+	var err error
+	if v.Findings, err = cat.Verify(); err != nil {
+		return nil, err
+	}
+	snapshots, err := cat.Snapshots()
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
+		return nil, err // damage is in the findings; the snapshots that are whole go on
+	}
+	for _, s := range snapshots {
+		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
+		for i := range s.Keys {
+			p := proofOf(&s.Keys[i], store.ProofIntact)
+			if err := intact(&s.Keys[i]); err != nil {
+				p.Reason, p.Damage = err.Error(), true
+			} else {
+				p.OK = true
+			}
+			sp.Keys = append(sp.Keys, p)
+		}
+		v.Snapshots = append(v.Snapshots, sp)
+	}
+	if headBits > 0 {
+		if err := v.checkHead(cat, head, headBits); err != nil {
+			return nil, err
+		}
+	}
+	v.record(func() error {
+		_, err := cat.Append(store.KindCheck, checkRecord{v.Proof, v.OK(), v.Anchored})
+		return err
+	})
+	return v, nil
+}
+
+// checkRecord is the body of a KindCheck entry.
+type checkRecord struct {
+	Proof    string `json:"proof"`
+	OK       bool   `json:"ok"`
+	Anchored string `json:"anchored"`
+}
+
+func (v *Verification) checkHead(cat *store.Catalog, head []byte, bits int) error {
+	e, found, err := cat.EntryByHashPrefix(head, bits)
+	if err != nil {
+		return err
+	}
+	if !found {
+		v.Findings = append(v.Findings, store.Finding{Where: "head", What: "the words are of no entry in this catalog: it is an older copy, another catalog, or it was changed"})
+		return nil
+	}
+	last, err := cat.Head()
+	if err != nil {
+		return err
+	}
+	v.Anchored, v.Since = AnchoredWords, int(last.Seq-e.Seq)
+	return nil
+}
+
+// VerifyOffline opens every blob of the snapshots with the DKEK and matches its
+// private key with all that is known of it. Private keys are open in this
+// computer's memory meanwhile. The anchor under the DKEK is checked, and
+// renewed if all is well.
+func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot, key *dkek.Key, o Options) (*Verification, error) {
+	v := &Verification{Proof: store.ProofOpened, Anchored: NotAnchored}
+	var err error
+	if v.Findings, err = cat.Verify(); err != nil {
+		return nil, err
+	}
+	anchorKey := key.AnchorKey()
+	defer clear(anchorKey)
+	kcv := key.KCV().String()
+	if err := v.checkAnchor(cat, kcv, anchorKey); err != nil {
+		return nil, err
+	}
+	var proofs []store.Proof
+	for _, s := range snapshots {
+		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
+		for i := range s.Keys {
+			k := &s.Keys[i]
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			o.progress("opening "+keyName(k.Label, k.Reference), i, len(s.Keys))
+			p := openStored(k, key)
+			sp.Keys = append(sp.Keys, p)
+			if len(k.Blob) > 0 {
+				proofs = append(proofs, store.Proof{Snapshot: s.ID, Reference: k.Reference, Blob: store.HashOf(k.Blob), Kind: store.ProofOpened, OK: p.OK, Reason: p.Reason, Matched: p.Matched})
+			}
+		}
+		o.progress("opened", len(s.Keys), len(s.Keys))
+		v.Snapshots = append(v.Snapshots, sp)
+	}
+	v.record(func() error {
+		if len(v.Findings) > 0 {
+			return errors.New("the catalog is damaged")
+		}
+		if err := cat.RecordProofs(proofs); err != nil {
+			return err
+		}
+		if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Software: true, Origin: "verify"}); err != nil {
+			return err
+		}
+		if v.Damaged() {
+			return nil // an anchor upon damage would hide it
+		}
+		return cat.SetAnchor(kcv, anchorKey)
+	})
+	return v, nil
+}
+
+func (v *Verification) checkAnchor(cat *store.Catalog, kcv string, key []byte) error {
+	a, err := cat.CheckAnchor(kcv, key)
+	switch {
+	case errors.Is(err, store.ErrNoAnchor):
+		return nil
+	case errors.Is(err, store.ErrDamaged):
+		v.Findings = append(v.Findings, store.Finding{Where: "anchor of " + kcv, What: err.Error()})
+		return nil
+	case err != nil:
+		return err
+	}
+	last, err := cat.Head()
+	if err != nil {
+		return err
+	}
+	v.Anchored, v.Since = AnchoredDKEK, int(last.Seq-a.Seq)
+	return nil
+}
+
+// openStored opens one stored key and matches it.
+func openStored(k *store.Key, key *dkek.Key) KeyProof {
+	p := proofOf(k, store.ProofOpened)
+	damage := func(format string, args ...any) KeyProof {
+		p.Reason, p.Damage = fmt.Sprintf(format, args...), true
+		return p
+	}
+	if err := intact(k); err != nil {
+		return damage("%v", err)
+	}
+	if len(k.Blob) == 0 {
+		p.Reason = "not exported: " + k.Reason
+		return p
+	}
+	b, err := dkek.ParseBlob(k.Blob)
+	if err != nil {
+		return damage("%v", err)
+	}
+	private, err := key.Open(b)
+	if errors.Is(err, dkek.ErrOtherKey) {
+		p.Reason = err.Error() // other shares may open it
+		return p
+	}
+	if err != nil {
+		return damage("%v", err)
+	}
+	defer private.Wipe()
+	match, public, err := dkek.MatchKey(private, usable(k.Description), k.Certificate)
+	if err != nil {
+		return damage("%v", err)
+	}
+	if len(k.PublicKey) > 0 {
+		if stored, err := pubkey.ParseSPKI(k.PublicKey); err != nil || !stored.Equal(public) {
+			return damage("the private key in its blob does not belong to its public key")
+		}
+	}
+	if t := private.Type(); k.Type != "" && t != k.Type && len(k.PublicKey) > 0 {
+		return damage("it is recorded as %s, its blob holds %s", k.Type, t)
+	}
+	p.Type, p.Matched, p.OK = private.Type(), string(match), true
+	return p
+}
+
+// usable gives a description that parses; one that does not is kept as it is
+// but says nothing of the key.
+func usable(description []byte) []byte {
+	if _, err := pkcs15.ParseKey(description); err != nil {
+		return nil
+	}
+	return description
+}
+
+// VerifyRoundTrip proves the blobs of snapshots on the token that they come
+// from, which is logged in.
+func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, snapshots []*store.Snapshot, o Options) (*Verification, error) {
+	v := &Verification{Proof: store.ProofRoundTrip, Anchored: NotAnchored}
+	var err error
+	if v.Findings, err = cat.Verify(); err != nil {
+		return nil, err
+	}
+	if len(v.Findings) > 0 {
+		return v, nil // the journal that a round trip needs is in the same file
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		return nil, err
+	}
+	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
+	cleaned, err := trip.cleanUp(ctx, inv)
+	if err != nil {
+		return nil, err
+	}
+	if len(cleaned) > 0 {
+		if inv, err = Take(ctx, card); err != nil {
+			return nil, changed(err)
+		}
+	}
+	for _, s := range snapshots {
+		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
+		for i := range s.Keys {
+			k := &s.Keys[i]
+			p := proofOf(k, store.ProofRoundTrip)
+			if len(k.Blob) == 0 {
+				p.Reason = "not exported: " + k.Reason
+				sp.Keys = append(sp.Keys, p)
+				continue
+			}
+			o.progress("proving "+keyName(k.Label, k.Reference), i, len(s.Keys))
+			result, err := trip.proveStored(ctx, inv, s, k)
+			if err != nil {
+				return nil, err
+			}
+			if err := cat.RecordProofs([]store.Proof{result}); err != nil {
+				return nil, changed(err)
+			}
+			p.OK, p.Reason = result.OK, result.Reason
+			sp.Keys = append(sp.Keys, p)
+		}
+		o.progress("proven", len(s.Keys), len(s.Keys))
+		v.Snapshots = append(v.Snapshots, sp)
+	}
+	return v, nil
+}

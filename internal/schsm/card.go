@@ -1,0 +1,334 @@
+// Package schsm is the SmartCard-HSM as Go calls: every command of the fact
+// sheet that a backup needs, over any apdu.Transmitter. It owns the byte
+// layouts, the order that commands need, and what to do when another program
+// gets in between; it knows no reader, no catalog and no person.
+package schsm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/tlv"
+)
+
+// Errors of this package. Those of the token itself are *apdu.StatusError.
+var (
+	// ErrNotSmartCardHSM: the card does not have the applet.
+	ErrNotSmartCardHSM = errors.New("this card is no SmartCard-HSM")
+	// ErrOtherToken: the token in the reader is not the one that the work
+	// began with.
+	ErrOtherToken = errors.New("another token is in the reader")
+	// ErrTooLong: a command would be longer than token or reader carry.
+	ErrTooLong = errors.New("command longer than token and reader carry")
+)
+
+// Version of the applet.
+type Version struct{ Major, Minor int }
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// Before tells whether v is older than major.minor.
+func (v Version) Before(major, minor int) bool {
+	return v.Major < major || v.Major == major && v.Minor < minor
+}
+
+// Options are the option bits of the initialisation (fact sheet §1.3).
+type Options uint16
+
+// The bits whose meaning is settled.
+const (
+	// OptionUnblock: RESET RETRY COUNTER by SO-PIN is allowed.
+	OptionUnblock Options = 0x0001
+	// OptionTransportPIN: the PIN must be changed before use.
+	OptionTransportPIN Options = 0x0002
+	// OptionUnblockOnly: RESET RETRY COUNTER may clear the counter but not set
+	// a new PIN.
+	OptionUnblockOnly Options = 0x0020
+)
+
+// gcPause is how long a token is given to collect garbage before a command
+// that found no memory is sent once more (fact sheet §2.4, §9 28b).
+var gcPause = 2 * time.Second
+
+// Card is one token. It is not safe for concurrent use.
+type Card struct {
+	t apdu.Transmitter
+
+	version Version
+	options Options
+	// certificate is EF 2F02 as it was when the card was opened; it is what
+	// tells this token from another.
+	certificate []byte
+	chain       *cvc.Chain
+
+	selected bool
+	loggedIn bool
+	// pin is kept from Login to Close, so that a reset by another program
+	// costs no question. It is never sent again once it was refused.
+	pin   *secret.Bytes
+	depth int
+}
+
+// Open selects the applet and reads who the token is. A card without the
+// applet is ErrNotSmartCardHSM. A token whose EF 2F02 does not parse opens all
+// the same, with no serial number.
+func Open(ctx context.Context, t apdu.Transmitter) (*Card, error) {
+	c := &Card{t: t}
+	err := c.Transaction(ctx, func() error {
+		var err error
+		c.certificate, err = c.ReadFile(ctx, FIDDeviceCertificate)
+		if err != nil && !errors.Is(err, apdu.ErrNotFound) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if chain, err := cvc.ParseChain(c.certificate); err == nil {
+		c.chain = chain
+	}
+	return c, nil
+}
+
+// Close forgets the PIN. It leaves the transmitter to whoever opened it.
+func (c *Card) Close() { c.forgetPIN() }
+
+// Version is that of the applet, as SELECT told it.
+func (c *Card) Version() Version { return c.version }
+
+// Options are those of the initialisation, as SELECT told them.
+func (c *Card) Options() Options { return c.options }
+
+// Serial is the token's serial number, empty if it shows no certificate.
+func (c *Card) Serial() string {
+	if c.chain == nil {
+		return ""
+	}
+	return c.chain.Serial()
+}
+
+// Certificate is the content of EF 2F02.
+func (c *Card) Certificate() []byte { return c.certificate }
+
+// Chain is Certificate, parsed; nil if it did not parse.
+func (c *Card) Chain() *cvc.Chain { return c.chain }
+
+// limit is the longest command APDU that may be sent: what the token's buffer
+// holds (fact sheet §2.12; by version an assumption, appendix D) or, if the
+// reader says that it carries less, that.
+func (c *Card) limit() int {
+	n := 1454
+	if c.version.Major == 3 {
+		n = 1232
+	}
+	if r := c.t.MaxCommand(); r > 0 && r < n {
+		n = r
+	}
+	return n
+}
+
+// Transaction keeps other programs off the token while f runs: a few commands,
+// never a prompt or a key derivation. It may be nested. If the token was reset
+// in between, the applet is selected again, the token compared with the one
+// that was opened, and the login repeated.
+func (c *Card) Transaction(ctx context.Context, f func() error) error {
+	if c.depth == 0 {
+		err := c.t.Begin(ctx)
+		if errors.Is(err, apdu.ErrReset) {
+			c.selected, c.loggedIn = false, false
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	c.depth++
+	defer func() {
+		if c.depth--; c.depth == 0 {
+			// Failing to end leaves nothing to undo: the next Begin says why.
+			_ = c.t.End()
+		}
+	}()
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	return f()
+}
+
+// ready brings the token back to where the caller believes it is: selected,
+// the same, and logged in if a PIN was given.
+func (c *Card) ready(ctx context.Context) error {
+	if !c.selected {
+		if err := c.selectApplet(ctx); err != nil {
+			return err
+		}
+		if c.certificate != nil {
+			if err := c.compareCertificate(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if !c.loggedIn && c.pin.Len() > 0 {
+		return c.verify(ctx)
+	}
+	return nil
+}
+
+// Confirm checks that the token is still the one that was opened. It is asked
+// before each step that changes the token.
+func (c *Card) Confirm(ctx context.Context) error {
+	return c.Transaction(ctx, func() error { return c.compareCertificate(ctx) })
+}
+
+func (c *Card) compareCertificate(ctx context.Context) error {
+	now, err := c.readFile(ctx, FIDDeviceCertificate)
+	if err != nil && !errors.Is(err, apdu.ErrNotFound) {
+		return err
+	}
+	if !bytes.Equal(now, c.certificate) {
+		return fmt.Errorf("%w: the work began with %s; put that token back and run again", ErrOtherToken, orUnknown(c.Serial()))
+	}
+	return nil
+}
+
+func orUnknown(serial string) string {
+	if serial == "" {
+		return "one without a serial number"
+	}
+	return serial
+}
+
+// aid is E8 and OID 1.3.6.1.4.1.24991.2.1.
+var aid = []byte{0xE8, 0x2B, 0x06, 0x01, 0x04, 0x01, 0x81, 0xC3, 0x1F, 0x02, 0x01}
+
+// selectApplet selects by AID, P2=00 with short Le=00: the one form that every
+// version takes (fact sheet §1.2). It ends any login.
+func (c *Card) selectApplet(ctx context.Context) error {
+	c.loggedIn = false
+	r, err := c.transmit(ctx, "SELECT", apdu.Command{INS: 0xA4, P1: 4, Data: aid, Le: apdu.LeShort})
+	if err != nil {
+		return err
+	}
+	if !r.SW.HasData() {
+		return fmt.Errorf("%w (SELECT answered %s)", ErrNotSmartCardHSM, r.SW)
+	}
+	c.selected = true
+	c.parseSelect(r.Data)
+	return nil
+}
+
+// parseSelect reads tag 85 of the FCP: optHi optLo type major minor, of old
+// versions only major minor.
+func (c *Card) parseSelect(data []byte) {
+	outer, _, err := tlv.Parse(data)
+	if err != nil {
+		return
+	}
+	list, err := outer.Children()
+	if err != nil {
+		return
+	}
+	v, ok := list.Find(0x85)
+	if n := len(v.Value); ok && n >= 2 {
+		c.version = Version{int(v.Value[n-2]), int(v.Value[n-1])}
+		if n >= 5 {
+			c.options = Options(v.Value[n-5])<<8 | Options(v.Value[n-4])
+		}
+	}
+}
+
+// transmit sends one command as it is, without recovery.
+func (c *Card) transmit(ctx context.Context, name string, cmd apdu.Command) (apdu.Response, error) {
+	raw, err := cmd.Bytes()
+	if err != nil {
+		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
+	}
+	defer clear(raw) // it may hold a PIN or a share
+	if limit := c.limit(); c.selected && len(raw) > limit {
+		return apdu.Response{}, fmt.Errorf("%s: %w: %d bytes, %d fit", name, ErrTooLong, len(raw), limit)
+	}
+	answer, err := c.t.Transmit(ctx, raw)
+	if err != nil {
+		if errors.Is(err, apdu.ErrReset) || errors.Is(err, apdu.ErrGone) {
+			c.selected, c.loggedIn = false, false
+		}
+		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
+	}
+	r, err := apdu.ParseResponse(answer)
+	if err != nil {
+		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return r, nil
+}
+
+// send carries a command out in a transaction. Where the answer shows that
+// another program reset the token or logged this one out, which means that the
+// command was not carried out, it is sent once more. The response is given
+// whatever its status word.
+func (c *Card) send(ctx context.Context, name string, cmd apdu.Command) (apdu.Response, error) {
+	var r apdu.Response
+	err := c.Transaction(ctx, func() error {
+		believedLogin := c.loggedIn
+		var err error
+		r, err = c.transmit(ctx, name, cmd)
+		switch {
+		case errors.Is(err, apdu.ErrReset):
+		case err != nil:
+			return err
+		case r.SW == apdu.NotAuthorised && believedLogin:
+			c.loggedIn = false
+		case (r.SW == apdu.UnknownINS || r.SW == apdu.UnknownCLA || r.SW == apdu.NotSelected) && !c.stillSelected(ctx):
+			c.selected, c.loggedIn = false, false
+		default:
+			return nil
+		}
+		if err := c.ready(ctx); err != nil {
+			return err
+		}
+		r, err = c.transmit(ctx, name, cmd)
+		return err
+	})
+	return r, err
+}
+
+// stillSelected asks for the PIN's status, which only the applet answers with
+// something else than "unknown" (fact sheet §1.2).
+func (c *Card) stillSelected(ctx context.Context) bool {
+	r, err := c.transmit(ctx, "VERIFY status", apdu.Command{INS: 0x20, P2: pinUser})
+	return err == nil && r.SW != apdu.UnknownINS && r.SW != apdu.UnknownCLA && r.SW != apdu.NotSelected
+}
+
+// call is send for commands that have one good answer, 9000 (or 6282 with
+// data); any other is a *apdu.StatusError.
+func (c *Card) call(ctx context.Context, name string, cmd apdu.Command) ([]byte, error) {
+	r, err := c.send(ctx, name, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if !r.SW.HasData() {
+		return nil, &apdu.StatusError{Command: name, SW: r.SW}
+	}
+	return r.Data, nil
+}
+
+// callPatiently is call for commands that take memory: 6A84 is first of all a
+// garbage collection that has not run yet (fact sheet §9, 32).
+func (c *Card) callPatiently(ctx context.Context, name string, cmd apdu.Command) ([]byte, error) {
+	data, err := c.call(ctx, name, cmd)
+	if !errors.Is(err, apdu.ErrNoMemory) {
+		return data, err
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(gcPause):
+	}
+	return c.call(ctx, name, cmd)
+}

@@ -1,0 +1,101 @@
+package schsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hsmbackup/internal/apdu"
+)
+
+// Domain is the state of one key domain. A token of the classic kind shows its
+// single DKEK as domain 0.
+type Domain struct {
+	Number int
+	// Shares is how many the DKEK is made of, Outstanding how many are still
+	// missing. Both are 0 for a slot that is empty.
+	Shares, Outstanding int
+	// KCV is the key check value; it means something when nothing is
+	// outstanding. All zeros mean that the token does not tell.
+	KCV [8]byte
+	// UID is set for an XKEK domain, whose key nobody can split or load.
+	UID []byte
+	// Empty: the slot exists and holds no domain.
+	Empty bool
+}
+
+// Ready tells whether keys can be wrapped and unwrapped.
+func (d Domain) Ready() bool { return !d.Empty && d.Outstanding == 0 }
+
+// Domains asks for every key domain. A token without any, because it was
+// initialised without DKEK or not at all, gives an empty list.
+func (c *Card) Domains(ctx context.Context) ([]Domain, error) {
+	var list []Domain
+	for n := range 256 {
+		d, err := c.Domain(ctx, n)
+		switch {
+		case err == nil:
+			list = append(list, d)
+			continue
+		case errors.Is(err, apdu.ErrNotSelected), errors.Is(err, apdu.ErrParameters), errors.Is(err, apdu.ErrOffset):
+			// 6D00 no DKEK; 6A86 no such slot; 6B00 the imitation before
+			// initialisation
+			return list, nil
+		case errors.Is(err, apdu.ErrNotFound) && n == 0 && len(list) == 0:
+			// 6A88: of a slot that is empty, and of a token that was never
+			// initialised.
+			if ok, err := c.Initialised(ctx); err != nil || !ok {
+				return list, err
+			}
+		case !errors.Is(err, apdu.ErrNotFound):
+			return nil, err
+		}
+		list = append(list, Domain{Number: n, Empty: true})
+	}
+	return list, nil
+}
+
+// Domain asks for one key domain.
+func (c *Card) Domain(ctx context.Context, n int) (Domain, error) {
+	data, err := c.call(ctx, fmt.Sprintf("query of key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P2: byte(n), Le: apdu.LeShort})
+	if err != nil {
+		return Domain{}, err
+	}
+	return parseDomain(n, data)
+}
+
+func parseDomain(n int, data []byte) (Domain, error) {
+	if len(data) < 10 {
+		return Domain{}, fmt.Errorf("key domain %d: answer of %d bytes", n, len(data))
+	}
+	d := Domain{Number: n, Shares: int(data[0]), Outstanding: int(data[1])}
+	copy(d.KCV[:], data[2:10])
+	if len(data) > 10 {
+		d.UID = data[10:]
+	}
+	return d, nil
+}
+
+// CreateDomain makes a DKEK domain of that many shares in an empty slot. It
+// needs a login.
+func (c *Card) CreateDomain(ctx context.Context, n, shares int) (Domain, error) {
+	data, err := c.call(ctx, fmt.Sprintf("creation of key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P1: 1, P2: byte(n), Data: []byte{byte(shares)}, Le: apdu.LeShort})
+	if err != nil {
+		return Domain{}, err
+	}
+	return parseDomain(n, data)
+}
+
+// LoadShare sends one DKEK share in clear, as the token wants it. The caller
+// has made sure that the token is genuine, and compares the KCV when nothing
+// is outstanding any more: the token notices no wrong share.
+func (c *Card) LoadShare(ctx context.Context, n int, share []byte) (Domain, error) {
+	if len(share) != 32 {
+		return Domain{}, errors.New("a DKEK share has 32 bytes")
+	}
+	data, err := c.call(ctx, fmt.Sprintf("load of a share into key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P2: byte(n), Data: share, Le: apdu.LeShort})
+	if err != nil {
+		return Domain{}, err
+	}
+	return parseDomain(n, data)
+}

@@ -1,0 +1,153 @@
+package schsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/tlv"
+)
+
+// FID is a file identifier: a prefix that says what it is and, for keys, the
+// key reference (fact sheet §3).
+type FID uint16
+
+// Prefixes of files, the high byte of a FID.
+const (
+	PrefixKey             = 0xCC // key object, nothing to read
+	PrefixDescription     = 0xC4 // PRKD or SKD
+	PrefixKeyCertificate  = 0xCE // request or certificate of a key
+	PrefixCertDescription = 0xC8 // CD
+	PrefixDataDescription = 0xC9 // DCOD
+	PrefixCertificate     = 0xCA // certificate without key
+	PrefixProtectedData   = 0xCD // readable with the PIN only
+	PrefixPublicData      = 0xCF
+)
+
+// Files with a number of their own.
+const (
+	FIDDeviceCertificate FID = 0x2F02
+	FIDTokenInfo         FID = 0x2F03
+	fidScratch           FID = 0x2F10 // input of UNWRAP that is too long for one command
+)
+
+// Prefix is the high byte.
+func (f FID) Prefix() byte { return byte(f >> 8) }
+
+// Index is the low byte; of keys, descriptions and key certificates it is the
+// key reference.
+func (f FID) Index() byte { return byte(f) }
+
+func (f FID) String() string { return fmt.Sprintf("%04X", uint16(f)) }
+
+// KeyFile, DescriptionFile and CertificateFile name the three files of a key.
+func KeyFile(reference byte) FID         { return PrefixKey<<8 | FID(reference) }
+func DescriptionFile(reference byte) FID { return PrefixDescription<<8 | FID(reference) }
+func CertificateFile(reference byte) FID { return PrefixKeyCertificate<<8 | FID(reference) }
+
+// Enumerate lists the files of the token, in the token's order. The answer
+// needs extended length.
+func (c *Card) Enumerate(ctx context.Context) ([]FID, error) {
+	data, err := c.call(ctx, "ENUMERATE", apdu.Command{CLA: 0x80, INS: 0x58, Le: apdu.LeExtended})
+	if err != nil {
+		return nil, err
+	}
+	if len(data)%2 != 0 {
+		return nil, fmt.Errorf("ENUMERATE: answer of %d bytes", len(data))
+	}
+	var list []FID
+	for i := 0; i < len(data); i += 2 {
+		if f := FID(data[i])<<8 | FID(data[i+1]); f != 0 { // the imitation fills up with 0000
+			list = append(list, f)
+		}
+	}
+	return list, nil
+}
+
+// readChunk and writeChunk stay within short commands, which every reader
+// carries; longer ones gain little beside the token's own speed.
+const (
+	readChunk  = 256
+	writeChunk = 255 - 4 - 3 // 54 02 offset, 53 81 length
+)
+
+// ReadFile reads a whole file. One that does not exist is apdu.ErrNotFound.
+func (c *Card) ReadFile(ctx context.Context, f FID) ([]byte, error) {
+	var out []byte
+	err := c.Transaction(ctx, func() error {
+		var err error
+		out, err = c.readFile(ctx, f)
+		return err
+	})
+	return out, err
+}
+
+func (c *Card) readFile(ctx context.Context, f FID) ([]byte, error) {
+	name := "read of " + f.String()
+	out := []byte{}
+	for {
+		n := len(out)
+		if n > 0xFFFF {
+			return nil, fmt.Errorf("%s: it does not end", name)
+		}
+		// 6282 and 61xx come with data that counts (fact sheet §2.1).
+		r, err := c.transmit(ctx, name, apdu.Command{INS: 0xB1, P1: f.Prefix(), P2: f.Index(), Data: []byte{0x54, 2, byte(n >> 8), byte(n)}, Le: readChunk})
+		switch {
+		case err != nil:
+			return nil, err
+		case r.SW == apdu.OffsetPastEnd && n > 0:
+			return out, nil
+		case !r.SW.HasData() && r.SW>>8 != 0x61:
+			return nil, &apdu.StatusError{Command: name, SW: r.SW}
+		}
+		out = append(out, r.Data...)
+		if len(r.Data) < readChunk {
+			return out, nil
+		}
+	}
+}
+
+// WriteFile writes data from the start of a file, making it if need be. A file
+// that was longer keeps its tail: the token cannot shrink one.
+func (c *Card) WriteFile(ctx context.Context, f FID, data []byte) error {
+	name := "write of " + f.String()
+	return c.Transaction(ctx, func() error {
+		for offset := 0; offset == 0 || offset < len(data); offset += writeChunk {
+			part := data[offset:min(offset+writeChunk, len(data))]
+			field := append([]byte{0x54, 2, byte(offset >> 8), byte(offset)}, tlv.Encode(0x53, part)...)
+			if _, err := c.callPatiently(ctx, name, apdu.Command{INS: 0xD7, P1: f.Prefix(), P2: f.Index(), Data: field}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// DeleteFile deletes a file. Of a key it deletes the key alone: description
+// and certificate are files of their own.
+func (c *Card) DeleteFile(ctx context.Context, f FID) error {
+	_, err := c.call(ctx, "deletion of "+f.String(), apdu.Command{INS: 0xE4, P1: 2, Data: []byte{f.Prefix(), f.Index()}})
+	return err
+}
+
+// DeleteFileIfThere is DeleteFile that does not mind a missing file.
+func (c *Card) DeleteFileIfThere(ctx context.Context, f FID) error {
+	if err := c.DeleteFile(ctx, f); err != nil && !errors.Is(err, apdu.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// selectFile selects a file and gives the content of its FCP.
+func (c *Card) selectFile(ctx context.Context, f FID) (tlv.List, error) {
+	data, err := c.call(ctx, "SELECT of "+f.String(), apdu.Command{INS: 0xA4, Data: []byte{f.Prefix(), f.Index()}, Le: apdu.LeShort})
+	if err != nil {
+		return nil, err
+	}
+	outer, _, err := tlv.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("SELECT of %s: %w", f, err)
+	}
+	return outer.Children()
+}

@@ -1,0 +1,184 @@
+package schsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/tlv"
+)
+
+// Initialisation is what INITIALIZE DEVICE is given (fact sheet §2.4).
+type Initialisation struct {
+	Options Options
+	// PIN has 6 to 16 bytes, SOPIN 8. On a token that was initialised before,
+	// SOPIN must be the one it has: a wrong one costs a try.
+	PIN, SOPIN *secret.Bytes
+	// PINTries is the retry counter of the PIN: at most 3 for a PIN of six
+	// characters, 5 for seven, 10 for more. 0 takes 3.
+	PINTries int
+	// Shares is the number of DKEK shares to come; 0 makes a random DKEK,
+	// which nobody can ever load again; NoDKEK leaves keys that can never be
+	// exported.
+	Shares int
+	NoDKEK bool
+	// Domains asks for that many key domain slots in place of one DKEK; 0 is
+	// the classic single one.
+	Domains int
+	// Label is written to EF 2F03; empty writes none.
+	Label string
+}
+
+// ErrSOPINFormat: an SO-PIN is 8 bytes, written as 16 hex digits.
+var ErrSOPINFormat = errors.New("an SO-PIN has 16 hex digits")
+
+// ParseSOPIN decodes 16 hex digits, high nibble first, and leaves the text to
+// the caller to wipe.
+func ParseSOPIN(text []byte) (*secret.Bytes, error) {
+	if len(text) != 2*SOPINLen {
+		return nil, ErrSOPINFormat
+	}
+	b := make([]byte, SOPINLen)
+	for i, c := range text {
+		var d byte
+		switch {
+		case '0' <= c && c <= '9':
+			d = c - '0'
+		case 'a' <= c && c <= 'f':
+			d = c - 'a' + 10
+		case 'A' <= c && c <= 'F':
+			d = c - 'A' + 10
+		default:
+			clear(b)
+			return nil, ErrSOPINFormat
+		}
+		b[i/2] = b[i/2]<<4 | d
+	}
+	return secret.New(b), nil
+}
+
+// maxPINTries is the highest retry counter for a PIN of n bytes.
+func maxPINTries(n int) int {
+	switch n {
+	case 6:
+		return 3
+	case 7:
+		return 5
+	}
+	return 10
+}
+
+// check refuses what the token would, before a try of the SO-PIN is at stake.
+func (i *Initialisation) check() error {
+	if i.PIN.Len() < MinPIN || i.PIN.Len() > MaxPIN {
+		return ErrPINLength
+	}
+	if i.SOPIN.Len() != SOPINLen {
+		return ErrSOPINFormat
+	}
+	if i.PINTries == 0 {
+		i.PINTries = 3
+	}
+	if top := maxPINTries(i.PIN.Len()); i.PINTries < 1 || i.PINTries > top {
+		return fmt.Errorf("a PIN of %d characters may have 1 to %d tries, not %d", i.PIN.Len(), top, i.PINTries)
+	}
+	if i.Shares < 0 || i.Shares > 255 || i.Domains < 0 || i.Domains > 255 {
+		return errors.New("the number of DKEK shares or key domains is out of range")
+	}
+	return nil
+}
+
+// Initialise wipes the token and sets it up anew: every key, certificate and
+// data object is deleted. The caller has made sure that this is wanted. A
+// refused SO-PIN is a *PINError and has cost one try. The command is repeated
+// once on 6A84, after making sure that the SO-PIN lost no try by it. The token
+// is left logged in.
+func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	var data []byte
+	defer func() { clear(data) }()
+	// Room for everything: a slice that grows would leave copies of the PIN.
+	data = make([]byte, 0, 4+2+MaxPIN+2+SOPINLen+3+3)
+	data = tlv.Append(data, 0x80, []byte{byte(i.Options >> 8), byte(i.Options)})
+	data = tlv.Append(data, 0x81, i.PIN.Bytes())
+	data = tlv.Append(data, 0x82, i.SOPIN.Bytes())
+	data = tlv.Append(data, 0x91, []byte{byte(i.PINTries)})
+	switch {
+	case i.Domains > 0:
+		data = tlv.Append(data, 0x97, []byte{byte(i.Domains)})
+	case !i.NoDKEK:
+		data = tlv.Append(data, 0x92, []byte{byte(i.Shares)})
+	}
+	return c.Transaction(ctx, func() error {
+		before, err := c.SOPIN(ctx)
+		if err != nil {
+			return err
+		}
+		if before.Blocked {
+			return fmt.Errorf("the SO-PIN is blocked for good, the token cannot be initialised: %w", apdu.ErrBlocked)
+		}
+		c.forgetPIN()
+		err = c.initialise(ctx, data, before)
+		if err != nil {
+			return err
+		}
+		if err := c.selectApplet(ctx); err != nil { // the options have changed
+			return err
+		}
+		c.pin = i.PIN.Clone()
+		if err := c.verify(ctx); err != nil {
+			return err
+		}
+		if i.Label == "" {
+			return nil
+		}
+		return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(i.Label))
+	})
+}
+
+func (c *Card) initialise(ctx context.Context, data []byte, before PINStatus) error {
+	const name = "INITIALIZE"
+	for attempt := 0; ; attempt++ {
+		// transmit, not send: nothing may repeat this command by itself.
+		r, err := c.transmit(ctx, name, apdu.Command{CLA: 0x80, INS: 0x50, Data: data})
+		if err != nil {
+			return err
+		}
+		if r.SW == apdu.OK {
+			return nil
+		}
+		after, err := c.SOPIN(ctx)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.SW.TriesLeft(); ok || after.Tries >= 0 && after.Tries < before.Tries {
+			return &PINError{Name: "SO-PIN", Tries: after.Tries}
+		}
+		if r.SW != apdu.NoMemory || attempt > 0 {
+			return &apdu.StatusError{Command: name, SW: r.SW}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(gcPause):
+		}
+	}
+}
+
+// Memory asks for the free memory in bytes; tokens before 2.4 do not tell.
+func (c *Card) Memory(ctx context.Context) (int, error) {
+	data, err := c.call(ctx, "device info", apdu.Command{CLA: 0x80, INS: 0x50, Le: apdu.LeShort})
+	if err != nil {
+		return 0, err
+	}
+	if len(data) < 4 {
+		return 0, fmt.Errorf("device info: answer of %d bytes", len(data))
+	}
+	return int(data[0])<<24 | int(data[1])<<16 | int(data[2])<<8 | int(data[3]), nil
+}

@@ -1,0 +1,69 @@
+package softtoken
+
+import (
+	"bytes"
+	"crypto/sha1"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/cmac"
+	"hsmbackup/internal/tlv"
+)
+
+// chipAuthAES128 is 0.4.0.127.0.7.2.2.3.2.2.
+var chipAuthAES128 = []byte{0x04, 0x00, 0x7F, 0x00, 0x07, 0x02, 0x02, 0x03, 0x02, 0x02}
+
+// securityEnvironment is MANAGE SECURITY ENVIRONMENT for chip authentication
+// with AES-128; nothing else is imitated.
+func (t *Token) securityEnvironment(c apdu.Command) answer {
+	if c.P1 != 0x41 || c.P2 != 0xA4 {
+		return status(apdu.NotFound) // certificates of others are not known here
+	}
+	list, err := tlv.ParseAll(c.Data)
+	if err != nil {
+		return status(apdu.WrongData)
+	}
+	oid, found := list.Find(0x80)
+	if !found || !bytes.Equal(oid.Value, chipAuthAES128) {
+		return status(apdu.WrongData)
+	}
+	t.chipAuth = true
+	return ok()
+}
+
+// authenticateChip is GENERAL AUTHENTICATE, EAC chip authentication version 2
+// (fact sheet §2.11): it shows that the token holds the device key.
+func (t *Token) authenticateChip(c apdu.Command) answer {
+	switch {
+	case c.P1 != 0 || c.P2 != 0:
+		return status(apdu.WrongParameters)
+	case !isShortLe(c):
+		return status(apdu.WrongLength)
+	case !t.chipAuth:
+		return status(apdu.Conditions)
+	}
+	t.chipAuth = false
+	outer, _, err := tlv.Parse(c.Data)
+	if err != nil || outer.Tag != 0x7C {
+		return status(apdu.WrongData)
+	}
+	list, err := outer.Children()
+	if err != nil {
+		return status(apdu.WrongData)
+	}
+	point, found := list.Find(0x80)
+	if !found {
+		return status(apdu.WrongData)
+	}
+	x, y, err := deviceCurve.Unmarshal(point.Value)
+	if err != nil {
+		return status(apdu.WrongData)
+	}
+	shared, _ := deviceCurve.ScalarMult(x, y, t.state.DeviceKey)
+	nonce := random(8)
+	key := sha1.Sum(bytes.Join([][]byte{fill(shared, deviceCurve.FieldBytes()), nonce, {0, 0, 0, 2}}, nil))
+	mac, err := cmac.Sum(key[:16], tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point.Value)))
+	if err != nil {
+		return status(apdu.Internal)
+	}
+	return ok(tlv.Encode(0x7C, tlv.Encode(0x81, nonce), tlv.Encode(0x82, mac[:8]))...)
+}

@@ -1,0 +1,84 @@
+package store
+
+import (
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Buckets of a catalog, besides bucketFormat.
+const (
+	bucketRecords   = "records"   // SHA-256 → bytes
+	bucketManifests = "manifests" // SHA-256 → JSON
+	bucketLog       = "log"       // sequence number, 8 bytes big-endian → JSON
+	bucketHead      = "head"      // "head" → checked headRecord
+	bucketAnchors   = "anchors"   // KCV → checked anchorRecord
+	bucketJournal   = "journal"   // name → checked JSON of the caller
+)
+
+var catalogBuckets = []string{bucketRecords, bucketManifests, bucketLog, bucketHead, bucketAnchors, bucketJournal}
+
+// Catalog is an open catalog file.
+type Catalog struct {
+	*file
+	now     func() time.Time
+	program string // as log entries name it
+}
+
+// Create makes a new catalog and opens it for writing. The file is for its
+// owner only (0600), folders that are missing are made (0700). It appears
+// under its name only when it is whole and on the disk; nothing is ever
+// replaced: ErrExists.
+func Create(path string) (*Catalog, error) {
+	if err := create(path, program(), time.Now, nil); err != nil {
+		return nil, err
+	}
+	return Open(path, true)
+}
+
+func create(path, program string, now func() time.Time, before step) error {
+	return makeFile(kindCatalog, path, func(tx *bolt.Tx) error {
+		for _, name := range catalogBuckets {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		_, err := appendEntry(tx, KindCreated, program, now(), Created{Format: formatVersion})
+		return err
+	}, before)
+}
+
+// Open opens a catalog. Nothing on the disk changes before the first write.
+//
+// Errors: fs.ErrNotExist; ErrLocked, after waiting for about a second;
+// ErrNewer; ErrDamaged, for what is no catalog, truncated or torn; and, to
+// write, ErrReadOnly when the file does not allow it: a caller may then open
+// it for reading.
+func Open(path string, writable bool) (*Catalog, error) {
+	f, err := openFile(kindCatalog, path, writable)
+	if err != nil {
+		return nil, err
+	}
+	return &Catalog{file: f, now: time.Now, program: program()}, nil
+}
+
+// Close ends all use of the catalog and its journal. It may be called twice.
+func (c *Catalog) Close() error { return c.file.Close() }
+
+// Path is the path that the catalog was opened with.
+func (c *Catalog) Path() string { return c.path }
+
+// Writable tells how the catalog was opened.
+func (c *Catalog) Writable() bool { return c.writable }
+
+// program names this program as the log shows it.
+func program() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return "hsmbackup " + info.Main.Version
+	}
+	return "hsmbackup"
+}
+
+// seconds is the resolution of all times in a catalog.
+func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

@@ -1,0 +1,95 @@
+package store
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var writeGolden = flag.Bool("write-golden", false, "make the golden catalog of the present format version, where there is none")
+
+const goldenDir = "../testdata/catalog"
+
+// A catalog of each format version is read for ever, byte for byte the same.
+func TestGolden(t *testing.T) {
+	path := filepath.Join(goldenDir, "v1.db")
+	if *writeGolden {
+		made := filled(t)
+		b, err := os.ReadFile(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(goldenDir, "v1.txt"), []byte(dump(t, made)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := fileHash(t, path)
+	c := reopen(t, path, false)
+	requireClean(t, c)
+	got := mustState(t, c)
+	if after := fileHash(t, path); after != before {
+		t.Error("looking changed the file")
+	}
+
+	// What it holds is what this code writes today from the same input.
+	same := reopen(t, filled(t), false)
+	requireSame(t, got, mustState(t, same))
+
+	// And the stored bytes are those of the description, dumped when the file
+	// was made.
+	want, err := os.ReadFile(filepath.Join(goldenDir, "v1.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(strings.ReplaceAll(string(want), "\r\n", "\n"), dump(t, copyTo(t, path))); d != "" {
+		t.Errorf("stored values (- dumped, + read):\n%s", d)
+	}
+	if d := cmp.Diff(string(want), dump(t, copyTo(t, same.Path()))); d != "" {
+		t.Errorf("stored values (- dumped, + written today):\n%s", d)
+	}
+}
+
+// An old catalog can be written to.
+func TestGoldenGoesOn(t *testing.T) {
+	c := reopen(t, copyTo(t, filepath.Join(goldenDir, "v1.db")), true)
+	if _, err := c.Append(KindCheck, map[string]bool{"ok": true}); err != nil {
+		t.Fatal(err)
+	}
+	requireClean(t, c)
+	a, err := c.CheckAnchor(sampleKCV, sampleKey)
+	if err != nil || a.Seq != 6 {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// dump shows every stored value: bucket, key, value. Binary keys are hex; a
+// value that begins with a checksum shows it in hex.
+func dump(t *testing.T, path string) string {
+	var b bytes.Buffer
+	for _, p := range pairs(t, path) {
+		key, value := fmt.Sprintf("%x", p.key), strconv.QuoteToASCII(string(p.value))
+		switch p.bucket {
+		case bucketLog, bucketManifests:
+			value = string(p.value)
+		case bucketFormat, bucketHead, bucketAnchors, bucketJournal:
+			key, value = string(p.key), fmt.Sprintf("%x %s", p.value[:32], p.value[32:])
+		}
+		fmt.Fprintf(&b, "%s\n  %s\n  %s\n", p.bucket, key, value)
+	}
+	return b.String()
+}

@@ -1,0 +1,343 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+	"pgregory.net/rapid"
+)
+
+func TestSnapshotReadsBackWhole(t *testing.T) {
+	c := newCatalog(t)
+	want := sampleSnapshot("DENK0100001", "one")
+	if err := c.AddSnapshot(context.Background(), want); err != nil {
+		t.Fatal(err)
+	}
+	if want.ID != want.Hash.String()[:12] || want.Hash.IsZero() || !want.Previous.IsZero() {
+		t.Errorf("%+v", want)
+	}
+	if !want.Taken.Equal(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)) || want.Taken.Location() != time.UTC {
+		t.Errorf("taken %v", want.Taken)
+	}
+	c.Close()
+	c = reopen(t, c.Path(), false)
+	got, err := c.Snapshot("latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireSame(t, got, want)
+	// cmp takes nil and empty for different, as this package does.
+	if got.Token.TokenInfo == nil || got.Keys[0].Certificate == nil || got.Keys[1].Certificate != nil || got.Keys[1].Description == nil || got.Keys[3].ID != nil {
+		t.Error("absent and empty are mixed up")
+	}
+	requireClean(t, c)
+}
+
+func TestSnapshotDefaults(t *testing.T) {
+	c := newCatalog(t)
+	s := &Snapshot{Token: Token{Options: "00FF"}, Files: []File{{FID: "CA01"}}, Keys: []Key{{Reference: 1, KCV: "abcdef0123456789", Blob: []byte{}}}}
+	if err := c.AddSnapshot(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Program != "hsmbackup test" || s.Taken.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	got, err := c.Snapshot(s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Token.Options != "00ff" || got.Files[0].FID != "ca01" || got.Files[0].Content == nil || got.Keys[0].KCV != "ABCDEF0123456789" || got.Keys[0].Blob == nil {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A label may hold any bytes; that must not make a backup fail.
+func TestSnapshotInvalidUTF8(t *testing.T) {
+	c := newCatalog(t)
+	s := &Snapshot{Token: Token{Label: "a\xffb"}, Keys: []Key{{Reference: 1, Label: "\xc3", Blob: []byte("b")}}}
+	if err := c.AddSnapshot(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Snapshot("latest")
+	if err != nil || got.Token.Label != "a\ufffdb" || got.Keys[0].Label != "\ufffd" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestSnapshotReject(t *testing.T) {
+	blob := []byte("b")
+	for name, s := range map[string]*Snapshot{
+		"not within":         {Keys: []Key{{Reference: 256, Blob: blob}}},
+		"reference -1":       {Keys: []Key{{Reference: -1, Blob: blob}}},
+		"has no reference":   {Keys: []Key{{Blob: blob}}},
+		"reference 1 twice":  {Keys: []Key{{Reference: 1, Blob: blob}, {Reference: 1, Blob: blob}}},
+		"neither a blob":     {Keys: []Key{{Reference: 1}}},
+		"a blob and":         {Keys: []Key{{Reference: 1, Blob: blob, Reason: "no DKEK"}}},
+		"key 1: KCV":         {Keys: []Key{{Reference: 1, Blob: blob, KCV: "0123"}}},
+		"key domain 3: KCV":  {Token: Token{Domains: []Domain{{Number: 3, KCV: "0123456789abcdeg"}}}},
+		"options":            {Token: Token{Options: "1"}},
+		"file id":            {Files: []File{{FID: "ca"}}},
+		"file ca01 twice":    {Files: []File{{FID: "ca01"}, {FID: "CA01"}}},
+		"year outside of ra": {Taken: time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC)},
+	} {
+		c := newCatalog(t)
+		before := fileHash(t, c.Path())
+		err := c.AddSnapshot(context.Background(), s)
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s.ID != "" || !s.Hash.IsZero() {
+			t.Errorf("%s: got an id", name)
+		}
+		if after := fileHash(t, c.Path()); after != before {
+			t.Errorf("%s: the file changed", name)
+		}
+	}
+}
+
+func TestSnapshotCancelled(t *testing.T) {
+	c := newCatalog(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := c.AddSnapshot(ctx, sampleSnapshot("A", "")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
+	}
+	if list, err := c.Snapshots(); len(list) != 0 || err != nil {
+		t.Fatalf("%v, %v", list, err)
+	}
+	requireClean(t, c)
+}
+
+func TestSnapshotNames(t *testing.T) {
+	c := newCatalog(t)
+	ctx := context.Background()
+	if _, err := c.Snapshot("latest"); !errors.Is(err, ErrNoSnapshot) || !strings.Contains(err.Error(), "run a backup") {
+		t.Errorf("empty catalog: %v", err)
+	}
+	var list []*Snapshot
+	for i, serial := range []string{"DENK0100001", "DENK0100002", "DENK0100001"} {
+		s := sampleSnapshot(serial, fmt.Sprint(i))
+		if err := c.AddSnapshot(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, s)
+	}
+	if list[1].Previous != list[0].Hash || list[2].Previous != list[1].Hash {
+		t.Error("snapshots are not chained")
+	}
+	for name, want := range map[string]int{
+		"latest": 2, "DENK0100001": 2, "DENK0100002": 1,
+		list[0].ID: 0, list[0].ID[:5]: 0, strings.ToUpper(list[0].ID): 0, list[1].Hash.String(): 1,
+	} {
+		got, err := c.Snapshot(name)
+		if err != nil || got.Hash != list[want].Hash {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"", "latest ", "DENK", "DENK0100003", list[0].ID[:3], list[0].Hash.String() + "0", "xyzw", "0000000"} {
+		if _, err := c.Snapshot(name); !errors.Is(err, ErrNoSnapshot) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	got, err := c.Snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireSame(t, got, list)
+}
+
+// A serial of hex digits may look like an id.
+func TestSnapshotAmbiguous(t *testing.T) {
+	c := newCatalog(t)
+	first := sampleSnapshot("A", "")
+	if err := c.AddSnapshot(context.Background(), first); err != nil {
+		t.Fatal(err)
+	}
+	second := sampleSnapshot(first.ID[:6], "")
+	if err := c.AddSnapshot(context.Background(), second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Snapshot(first.ID[:6]); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("error %v", err)
+	}
+	if got, err := c.Snapshot(first.ID); err != nil || got.Hash != first.Hash {
+		t.Errorf("%v, %v", got, err)
+	}
+	path := c.Path()
+	c.Close()
+	// Two manifests whose hashes begin alike.
+	raw(t, path, func(tx *bolt.Tx) error {
+		twin := first.Hash
+		twin[31] ^= 1
+		return tx.Bucket([]byte(bucketManifests)).Put(twin[:], []byte("{}"))
+	})
+	c = reopen(t, path, false)
+	if _, err := c.Snapshot(first.ID); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("error %v", err)
+	}
+	if got, err := c.Snapshot(first.Hash.String()); err != nil || got.Hash != first.Hash {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// Bodies that two snapshots share are kept once, and one that went bad is
+// repaired by the next backup of the same token.
+func TestRecordsAreShared(t *testing.T) {
+	c := newCatalog(t)
+	for range 2 {
+		if err := c.AddSnapshot(context.Background(), sampleSnapshot("A", "same")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := c.Path()
+	c.Close()
+	distinct := map[string]bool{}
+	for _, sl := range slots(sampleSnapshot("A", "same"), &manifest{Keys: make([]manifestKey, 4), Files: make([]manifestEF, 2)}) {
+		if *sl.body != nil {
+			distinct[string(*sl.body)] = true
+		}
+	}
+	n := 0
+	for _, p := range pairs(t, path) {
+		if p.bucket == bucketRecords {
+			n++
+		}
+	}
+	if n != len(distinct) {
+		t.Errorf("%d records, want %d", n, len(distinct))
+	}
+	h := HashOf([]byte("blob of key 2"))
+	raw(t, path, func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketRecords)).Put(h[:], []byte("blob of key 3")) })
+	c = reopen(t, path, true)
+	if list, err := c.Snapshots(); !errors.Is(err, ErrDamaged) || len(list) != 0 || !strings.Contains(err.Error(), "key 2, blob") {
+		t.Fatalf("%v, %v", list, err)
+	}
+	if err := c.AddSnapshot(context.Background(), sampleSnapshot("A", "same")); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := c.Snapshots(); err != nil || len(list) != 3 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	requireClean(t, c)
+}
+
+// Damage in one snapshot does not take the others away.
+func TestDamageElsewhere(t *testing.T) {
+	c := newCatalog(t)
+	first, second := fill(t, c)
+	path := c.Path()
+	c.Close()
+	damage := func(bucket string, key, value []byte) *Catalog {
+		p := copyTo(t, path)
+		raw(t, p, func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Put(key, value) })
+		return reopen(t, p, true)
+	}
+	ok := func(c *Catalog, name string, want *Snapshot) {
+		t.Helper()
+		got, err := c.Snapshot(name)
+		if err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	bad := func(c *Catalog, name, text string) {
+		t.Helper()
+		got, err := c.Snapshot(name)
+		if !errors.Is(err, ErrDamaged) || got != nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+
+	blob := HashOf(first.Keys[0].Blob)
+	c = damage(bucketRecords, blob[:], []byte("something else"))
+	bad(c, first.ID, "key 1, blob: record "+blob.String()[:12]+" was changed")
+	bad(c, first.Token.Serial, "key 1, blob")
+	ok(c, second.ID, second)
+	ok(c, second.Token.Serial, second)
+	ok(c, "latest", second)
+	list, err := c.Snapshots()
+	if !errors.Is(err, ErrDamaged) || len(list) != 1 || list[0].ID != second.ID {
+		t.Errorf("%v, %v", list, err)
+	}
+
+	c = damage(bucketManifests, first.Hash[:], []byte("{}"))
+	bad(c, first.ID, "manifest was changed")
+	ok(c, "latest", second)
+
+	c = damage(bucketLog, logKey(2), []byte("{}"))
+	ok(c, first.ID, first)
+	ok(c, second.ID[:4], second)
+	bad(c, "latest", "by its id")
+	bad(c, second.Token.Serial, "log entry 2")
+	if err := c.AddSnapshot(context.Background(), sampleSnapshot("A", "")); !errors.Is(err, ErrDamaged) {
+		t.Errorf("went on with a damaged log: %v", err)
+	}
+	if _, err := c.Append(KindCheck, map[string]bool{"ok": false}); err != nil {
+		t.Errorf("what a check found cannot be recorded: %v", err)
+	}
+}
+
+// Whatever a snapshot holds, it reads back the same.
+func TestSnapshotProperty(t *testing.T) {
+	c := newCatalog(t)
+	body := rapid.Custom(func(t *rapid.T) []byte {
+		if rapid.Bool().Draw(t, "absent") {
+			return nil
+		}
+		return append([]byte{}, rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "body")...)
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		s := &Snapshot{Taken: time.Unix(rapid.Int64Range(0, 1<<35).Draw(t, "taken"), 0), Adopted: true}
+		s.Token.Serial = rapid.String().Draw(t, "serial")
+		s.Token.Certificate, s.Token.TokenInfo = body.Draw(t, "certificate"), body.Draw(t, "info")
+		for i := range rapid.IntRange(0, 5).Draw(t, "keys") {
+			k := Key{
+				Reference: i, ID: body.Draw(t, "id"), Label: rapid.String().Draw(t, "label"), Usage: rapid.Uint32().Draw(t, "usage"),
+				Algorithms: body.Draw(t, "algorithms"), PublicKey: body.Draw(t, "public"), CheckValue: body.Draw(t, "check"),
+				Blob: body.Draw(t, "blob"), Description: body.Draw(t, "description"), Certificate: body.Draw(t, "request"),
+			}
+			if k.Blob == nil {
+				k.Reason = "because"
+			}
+			s.Keys = append(s.Keys, k)
+		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "files") {
+			s.Files = append(s.Files, File{FID: fmt.Sprintf("%04x", i), Content: bytes.Clone(append([]byte{}, body.Draw(t, "content")...))})
+		}
+		if err := c.AddSnapshot(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Snapshot(s.Hash.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(s, got); d != "" {
+			t.Fatal(d)
+		}
+	})
+	requireClean(t, c)
+}
+
+func TestHashText(t *testing.T) {
+	h := HashOf([]byte("abc"))
+	const want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" // FIPS 180-2 B.1
+	text, err := h.MarshalText()
+	if err != nil || string(text) != want || h.String() != want {
+		t.Errorf("%s, %v", text, err)
+	}
+	var back Hash
+	if err := back.UnmarshalText([]byte(strings.ToUpper(want))); err != nil || back != h {
+		t.Errorf("%s, %v", back, err)
+	}
+	for _, bad := range []string{"", want[:63], want + "0", strings.Repeat("g", 64)} {
+		if err := back.UnmarshalText([]byte(bad)); err == nil || back != h {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
