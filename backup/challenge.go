@@ -49,22 +49,25 @@ func (k Key) subject() subject {
 	return subject{kind: k.Kind, bits: k.Bits, public: k.Public, allows: k.Info.Allows}
 }
 
-// challenges lists the ways to use a key, the best first. The random source
-// decides the inputs: a fixed one gives the same challenges again.
-func challenges(card *schsm.Card, s subject, random func(n int) []byte) []challenge {
+// source gives the n bytes that an input is made of. A fixed one gives the same
+// for the same name.
+type source func(name string, n int) []byte
+
+// challenges lists the ways to use a key, the best first.
+func challenges(card *schsm.Card, s subject, from source) []challenge {
 	var list []challenge
 	if s.kind == pkcs15.RSA || s.kind == 0 {
 		for _, bits := range sizes(s) {
-			list = append(list, rsaChallenges(card, s, bits, random)...)
+			list = append(list, rsaChallenges(card, s, bits, from)...)
 		}
 	}
 	if s.kind == pkcs15.EC || s.kind == 0 {
 		for _, c := range curves(s) {
-			list = append(list, ecChallenges(card, s, c, random)...)
+			list = append(list, ecChallenges(card, s, c, from)...)
 		}
 	}
 	if s.kind == pkcs15.AES || s.kind == 0 {
-		list = append(list, aesChallenges(card, s, random)...)
+		list = append(list, aesChallenges(card, s, from)...)
 	}
 	return list
 }
@@ -92,8 +95,8 @@ func identity(answer []byte) ([]byte, error) { return answer, nil }
 
 // rsaChallenges: raw RSA of a block below the modulus. Signing and deciphering
 // are the same operation; a list may allow only one.
-func rsaChallenges(card *schsm.Card, s subject, bits int, random func(int) []byte) []challenge {
-	block := random(bits / 8)
+func rsaChallenges(card *schsm.Card, s subject, bits int, from source) []challenge {
+	block := from(pubkey.RSAType(bits), bits/8)
 	block[0] = 0 // below any modulus of this size
 	// A random block is no padded message, so the answer is no signature of
 	// anything.
@@ -115,20 +118,20 @@ func rsaChallenges(card *schsm.Card, s subject, bits int, random func(int) []byt
 	if s.allows(schsm.RSADecrypt) {
 		list = append(list, challenge{schsm.RSADecrypt, block, card.Decipher, identity, check})
 	}
-	// PKCS#1 v1.5 signatures are deterministic too. The input is a DigestInfo
-	// or a message that says what it is.
-	digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), random(32)...))
+	// PKCS#1 v1.5 signatures are deterministic too. The message says what it is.
+	message := append([]byte("hsmbackup proof of a key: "), from(pubkey.RSAType(bits)+" message", 32)...)
+	digest := sha256.Sum256(message)
 	if s.allows(schsm.RSAPKCS1) {
-		input := append([]byte{0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, digest[:]...)
-		list = append(list, challenge{schsm.RSAPKCS1, input, card.Sign, identity, verifier(s, digest[:])})
+		list = append(list, challenge{schsm.RSAPKCS1, append(bytes.Clone(digestInfoSHA256), digest[:]...), card.Sign, identity, verifier(s, digest[:])})
 	}
 	if s.allows(schsm.RSAPKCS1SHA256) {
-		message := append([]byte("hsmbackup proof of a key: "), random(32)...)
-		digest := sha256.Sum256(message)
 		list = append(list, challenge{schsm.RSAPKCS1SHA256, message, card.Sign, identity, verifier(s, digest[:])})
 	}
 	return list
 }
+
+// digestInfoSHA256 stands before the digest in PKCS#1 v1.5 (RFC 8017 §9.2).
+var digestInfoSHA256 = []byte{0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}
 
 func verifier(s subject, digest []byte) func([]byte) error {
 	if s.public == nil {
@@ -143,10 +146,10 @@ func verifier(s subject, digest []byte) func([]byte) error {
 }
 
 // ecChallenges: ECDH with a point whose scalar is known, else ECDSA.
-func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, random func(int) []byte) []challenge {
+func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, from source) []challenge {
 	var list []challenge
 	if s.allows(schsm.ECDH) {
-		d := scalar(c, random)
+		d := scalar(c, from)
 		x, y := c.ScalarBaseMult(d)
 		// Real tokens answer 04 ‖ x ‖ y, the imitation 04 ‖ x.
 		normal := func(answer []byte) ([]byte, error) {
@@ -173,7 +176,7 @@ func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, random func(int) 
 	}
 	if s.allows(schsm.ECDSA) && s.public != nil {
 		// Cut to what fits the smallest field; the token would refuse more.
-		digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), random(32)...))
+		digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), from(c.Name+" message", 32)...))
 		input := digest[:min(len(digest), c.FieldBytes())]
 		list = append(list, challenge{schsm.ECDSA, input, card.Sign, nil, verifier(s, input)})
 	}
@@ -181,9 +184,9 @@ func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, random func(int) 
 }
 
 // scalar takes a valid private scalar from the source.
-func scalar(c *curve.Curve, random func(int) []byte) []byte {
-	for {
-		d := random(c.FieldBytes())
+func scalar(c *curve.Curve, from source) []byte {
+	for try := 0; ; try++ {
+		d := from(fmt.Sprintf("%s %d", c.Name, try), c.FieldBytes())
 		if excess := len(d)*8 - c.N.BitLen(); excess > 0 {
 			d[0] &= 0xFF >> excess
 		}
@@ -194,8 +197,8 @@ func scalar(c *curve.Curve, random func(int) []byte) []byte {
 }
 
 // aesChallenges: one encrypted block, else a MAC of one.
-func aesChallenges(card *schsm.Card, s subject, random func(int) []byte) []challenge {
-	block := random(16)
+func aesChallenges(card *schsm.Card, s subject, from source) []challenge {
+	block := from("AES", 16)
 	var list []challenge
 	for _, a := range []schsm.Algorithm{schsm.AESEncrypt, schsm.AESDecrypt, schsm.AESCMAC} {
 		if s.allows(a) {
@@ -205,26 +208,22 @@ func aesChallenges(card *schsm.Card, s subject, random func(int) []byte) []chall
 	return list
 }
 
-func randomBytes(n int) []byte {
+func randomBytes(_ string, n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
 	return b
 }
 
-// fixedBytes is the source for check values: SHA-256 of a text and a counter,
-// so that the challenge is the same at every backup and restore. The format is
-// in docs/format.md.
-func fixedBytes() func(n int) []byte {
-	counter := byte(0)
-	return func(n int) []byte {
-		var out []byte
-		for len(out) < n {
-			block := sha256.Sum256(append([]byte("hsmbackup check value"), counter))
-			counter++
-			out = append(out, block[:]...)
-		}
-		return out[:n]
+// fixedBytes is the source for check values: the blocks SHA-256(text ‖ name ‖
+// i), so that a challenge is the same at every backup and restore, whatever
+// others there are. The format is in docs/format.md.
+func fixedBytes(name string, n int) []byte {
+	var out []byte
+	for i := byte(0); len(out) < n; i++ {
+		block := sha256.Sum256(append([]byte("hsmbackup check value "+name), i))
+		out = append(out, block[:]...)
 	}
+	return out[:n]
 }
 
 // notThisWay tells an answer that means "the key is of another size or kind,
@@ -310,7 +309,7 @@ func proveSame(ctx context.Context, card *schsm.Card, original, copied byte, s s
 // known, is recognised by after a restore: the algorithm byte and the answer to
 // the fixed challenge.
 func checkValue(ctx context.Context, card *schsm.Card, reference byte, s subject) ([]byte, error) {
-	for _, ch := range challenges(card, s, fixedBytes()) {
+	for _, ch := range challenges(card, s, fixedBytes) {
 		if ch.normal == nil {
 			continue
 		}

@@ -163,11 +163,12 @@ func (inv *Inventory) readFiles(ctx context.Context, card *schsm.Card) error {
 		if f.Prefix() == schsm.PrefixKey || f == schsm.FIDDeviceCertificate {
 			continue
 		}
-		content, err := card.ReadFile(ctx, f)
-		switch {
-		case errors.Is(err, apdu.ErrNotAuthorised):
+		if f.Prefix() == schsm.PrefixProtectedData { // not even when logged in
 			inv.Unread = append(inv.Unread, f)
 			continue
+		}
+		content, err := card.ReadFile(ctx, f)
+		switch {
 		case errors.Is(err, apdu.ErrNotFound):
 			continue // gone since the list was made
 		case err != nil:

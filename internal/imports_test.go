@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"internal/p11":       {"internal/pubkey", "internal/secret"},
 	"internal/terminal":  {"internal/secret"},
 	"internal/pcsctest":  {"internal/pcsc", "internal/vpcd"},
+	"internal/e2e":       nil,
 	"internal":           nil,
 }
 

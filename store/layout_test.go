@@ -107,12 +107,12 @@ func TestFlippedInFile(t *testing.T) {
 	// Headers of all pages completely, the rest in steps of a prime.
 	for page := range int(m.pages) {
 		for bit := range 8 * (pageHeaderSize + metaSize) {
-			if page < 2 || bit%3 == 0 {
+			if page < 2 || bit%7 == 0 {
 				try(page*pageSize*8 + bit)
 			}
 		}
 	}
-	for bit := 0; bit < int(m.pages)*pageSize*8; bit += 211 {
+	for bit := 0; bit < int(m.pages)*pageSize*8; bit += 601 {
 		try(bit)
 	}
 	if found < 1000 || harmless == 0 {

@@ -241,6 +241,9 @@ func childUnentitled(dir string) error {
 // cannot count on being allowed to mount a small one.
 func TestDiskFull(t *testing.T) { runChild(t, "full", filled(t)) }
 
+// set is for limits that are signed on FreeBSD and unsigned elsewhere.
+func set[T int64 | uint64](limit *T, v int64) { *limit = T(v) }
+
 func childFull(path string) error {
 	c, err := Open(path, true)
 	if err != nil {
@@ -260,7 +263,7 @@ func childFull(path string) error {
 		return err
 	}
 	old := limit
-	limit.Cur = uint64(info.Size()) + 4096
+	set(&limit.Cur, info.Size()+4096)
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		return err
 	}
@@ -274,7 +277,7 @@ func childFull(path string) error {
 	if err := c.Journal().Put("big", strings.Repeat("x", 1<<20)); !errors.Is(err, ErrFull) {
 		return fmt.Errorf("journal: %w", err)
 	}
-	limit.Cur = 8192
+	set(&limit.Cur, 8192)
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ type Key struct {
 	KCV         KCV
 	PublicKey   []byte // SubjectPublicKeyInfo, DER
 	PublicFrom  string // where it is known from: request, certificate, blob
-	CheckValue  []byte // AES: one encrypted block, to recognise the key by
+	CheckValue  []byte // answer to a fixed challenge, to recognise the key by (docs/format.md)
 	Reason      string // why there is no blob; empty if there is one
 	Blob        []byte // what WRAP returned
 	Description []byte // content of EF C4xx

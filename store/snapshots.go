@@ -142,9 +142,10 @@ func (c *Catalog) readBack(h Hash, value []byte, records map[Hash][]byte) error 
 func (c *Catalog) Snapshots() ([]*Snapshot, error) {
 	var list []*Snapshot
 	err := c.view(func(tx *bolt.Tx) error {
-		var found findings
-		list, found = readSnapshots(tx)
-		return found.err()
+		entries, found := readLog(tx)
+		var damage findings
+		list, damage = readSnapshots(tx, entries)
+		return append(found, damage...).err()
 	})
 	return list, err
 }
@@ -241,8 +242,8 @@ func hashesByPrefix(tx *bolt.Tx, prefix string) ([]Hash, error) {
 
 // readSnapshots reads all snapshots in the order of the log, then those that
 // the log does not know; of what is not whole it gives findings.
-func readSnapshots(tx *bolt.Tx) ([]*Snapshot, findings) {
-	entries, found := readLog(tx)
+func readSnapshots(tx *bolt.Tx, entries []Entry) ([]*Snapshot, findings) {
+	var found findings
 	var list []*Snapshot
 	var previous Hash
 	known := map[Hash]bool{}

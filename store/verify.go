@@ -36,11 +36,13 @@ func verifyContent(tx *bolt.Tx, found *findings) {
 		found.add("file", "%v", err)
 	}
 	verifyBuckets(tx, found)
-	_, damage := readSnapshots(tx) // reads the log too
+	entries, damage := readLog(tx)
+	*found = append(*found, damage...)
+	_, damage = readSnapshots(tx, entries)
 	*found = append(*found, damage...)
 	verifyRecords(tx, found)
-	verifyBodies(tx, found)
-	verifyAnchors(tx, found)
+	verifyBodies(entries, found)
+	verifyAnchors(tx, entries, found)
 	verifyJournal(tx, found)
 }
 
@@ -141,8 +143,7 @@ func usedRecords(tx *bolt.Tx) map[Hash]bool {
 
 // verifyBodies checks that entries of the kinds this package reads can be
 // read.
-func verifyBodies(tx *bolt.Tx, found *findings) {
-	entries, _ := readLog(tx)
+func verifyBodies(entries []Entry, found *findings) {
 	for _, e := range entries {
 		var body any
 		switch e.Kind {
@@ -165,12 +166,11 @@ func verifyBodies(tx *bolt.Tx, found *findings) {
 	}
 }
 
-func verifyAnchors(tx *bolt.Tx, found *findings) {
+func verifyAnchors(tx *bolt.Tx, entries []Entry, found *findings) {
 	b := tx.Bucket([]byte(bucketAnchors))
 	if b == nil {
 		return
 	}
-	entries, _ := readLog(tx)
 	for k, v := range all(b) {
 		var r anchorRecord
 		err := openChecked(bucketAnchors, string(k), v, &r)

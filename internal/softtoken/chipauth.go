@@ -15,15 +15,15 @@ var chipAuthAES128 = []byte{0x04, 0x00, 0x7F, 0x00, 0x07, 0x02, 0x02, 0x03, 0x02
 // securityEnvironment is MANAGE SECURITY ENVIRONMENT for chip authentication
 // with AES-128; nothing else is imitated.
 func (t *Token) securityEnvironment(c apdu.Command) answer {
-	if c.P1 != 0x41 || c.P2 != 0xA4 {
-		return status(apdu.NotFound) // certificates of others are not known here
+	switch {
+	case c.P1 == 0x81 && (c.P2 == 0xB6 || c.P2 == 0xA4):
+		return status(apdu.NotFound) // the public keys of others are not known here
+	case c.P1 != 0x41 || c.P2 != 0xA4:
+		return status(apdu.WrongParameters)
 	}
+	t.chipAuth = false
 	list, err := tlv.ParseAll(c.Data)
-	if err != nil {
-		return status(apdu.WrongData)
-	}
-	oid, found := list.Find(0x80)
-	if !found || !bytes.Equal(oid.Value, chipAuthAES128) {
+	if err != nil || len(list) != 1 || list[0].Tag != 0x80 || !bytes.Equal(list[0].Value, chipAuthAES128) {
 		return status(apdu.WrongData)
 	}
 	t.chipAuth = true
@@ -42,16 +42,12 @@ func (t *Token) authenticateChip(c apdu.Command) answer {
 		return status(apdu.Conditions)
 	}
 	t.chipAuth = false
-	outer, _, err := tlv.Parse(c.Data)
-	if err != nil || outer.Tag != 0x7C {
+	outer, rest, err := tlv.Parse(c.Data)
+	if err != nil || outer.Tag != 0x7C || len(rest) != 0 {
 		return status(apdu.WrongData)
 	}
-	list, err := outer.Children()
-	if err != nil {
-		return status(apdu.WrongData)
-	}
-	point, found := list.Find(0x80)
-	if !found {
+	point, rest, err := tlv.Parse(outer.Value)
+	if err != nil || point.Tag != 0x80 || len(rest) != 0 {
 		return status(apdu.WrongData)
 	}
 	x, y, err := deviceCurve.Unmarshal(point.Value)

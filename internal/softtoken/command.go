@@ -3,7 +3,6 @@ package softtoken
 import (
 	"bytes"
 	"context"
-	"fmt"
 
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/tlv"
@@ -18,6 +17,8 @@ type answer struct {
 func ok(data ...byte) answer   { return answer{data, apdu.OK} }
 func status(sw apdu.SW) answer { return answer{nil, sw} }
 
+func (a answer) refused() bool { return a.sw != apdu.OK }
+
 // Transmit carries one command out. Its error is that of a fault; whatever a
 // token can answer is in the answer.
 func (t *Token) Transmit(ctx context.Context, command []byte) ([]byte, error) {
@@ -27,7 +28,7 @@ func (t *Token) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state == nil {
-		return nil, fmt.Errorf("%w: the software token is closed", apdu.ErrGone)
+		return nil, errClosed
 	}
 	if cut := t.state.ReaderCut; cut > 0 && len(command) > cut {
 		command = command[:cut]
@@ -160,7 +161,7 @@ func (t *Token) selectAID(c apdu.Command) answer {
 		return ok()
 	}
 	s := t.state
-	return ok(tlv.Encode(0x6F,
+	return ok(tlv.Encode(0x62,
 		tlv.Encode(0x84, aid),
 		tlv.Encode(0x85, []byte{byte(s.Options >> 8), byte(s.Options), 0, byte(s.Major), byte(s.Minor)}))...)
 }
@@ -178,7 +179,10 @@ func (t *Token) challenge(c apdu.Command) answer {
 
 // info is device information: free memory ‖ 00 ‖ version (fact sheet §1.2).
 func (t *Token) info(c apdu.Command) answer {
-	if !isShortLe(c) {
+	switch {
+	case c.P1 != 0 || c.P2 != 0:
+		return status(apdu.WrongParameters)
+	case !isShortLe(c):
 		return status(apdu.WrongLength)
 	}
 	free := t.state.free()

@@ -44,6 +44,8 @@ func (t *Token) keyDomain(c apdu.Command) answer {
 		return status(apdu.UnknownINS)
 	case n >= len(s.Domains):
 		return status(apdu.WrongParameters)
+	case c.P1 == 2 || c.P1 > 4: // XKEK domains are not imitated
+		return status(apdu.WrongParameters)
 	case !isShortLe(c):
 		return status(apdu.WrongLength)
 	}
@@ -70,25 +72,25 @@ func (t *Token) keyDomain(c apdu.Command) answer {
 		switch {
 		case len(c.Data) != 1:
 			return status(apdu.WrongLength)
-		case s.Classic || d.Created:
+		case d.Created: // that of a classic token always is
 			return status(apdu.Conditions)
 		}
 		*d = newDomain(int(c.Data[0]))
 	case 3, 4: // delete the domain; or its key alone
 		switch {
-		case s.Classic, !d.Created, c.P1 == 3 && s.domainUsed(n):
-			return status(apdu.Conditions)
 		case len(c.Data) != 0:
 			return status(apdu.WrongLength)
+		case !d.Created:
+			return status(apdu.NotFound)
+		case s.Classic, c.P1 == 3 && s.domainUsed(n):
+			return status(apdu.Conditions)
 		}
 		clear(d.DKEK)
 		if c.P1 == 3 {
 			*d = domain{}
 			return t.commit(ok())
 		}
-		*d = domain{Created: true, Shares: d.Shares, Outstanding: max(d.Shares, 1), DKEK: make([]byte, dkek.Size)}
-	default: // XKEK domains are not imitated
-		return status(apdu.WrongParameters)
+		*d = newDomain(max(d.Shares, 1)) // a random DKEK makes way for one share
 	}
 	if a := t.commit(ok()); a.sw != apdu.OK {
 		return a

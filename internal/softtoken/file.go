@@ -17,7 +17,7 @@ const (
 	fidTokenInfo = 0x2F03
 	fidScratch   = 0x2F10
 
-	maxFile      = 0x8000
+	maxFile      = 0x7FFF
 	fileOverhead = 16 // an assumption; no source tells
 )
 
@@ -42,10 +42,8 @@ func (s *state) content(fid uint16) ([]byte, bool) {
 // used is the memory in use.
 func (s *state) used() int {
 	n := 0
-	for fid, b := range s.Files {
-		if fid != fidScratch {
-			n += len(b) + fileOverhead
-		}
+	for _, b := range s.Files {
+		n += len(b) + fileOverhead
 	}
 	for _, k := range s.Keys {
 		n += k.size()
@@ -97,7 +95,7 @@ func (t *Token) selectFile(c apdu.Command) answer {
 	return ok(tlv.Encode(0x62, fcp)...)
 }
 
-// target gives the file that P1P2 names, 0000 being the one selected last.
+// target gives the file that P1P2 names, 0000 being the current one.
 func (t *Token) target(c apdu.Command) uint16 {
 	if fid := uint16(c.P1)<<8 | uint16(c.P2); fid != 0 {
 		return fid
@@ -106,22 +104,23 @@ func (t *Token) target(c apdu.Command) uint16 {
 }
 
 // offset reads 54 02 hi lo.
-func offset(list tlv.List) (int, bool) {
-	e, found := list.Find(0x54)
-	if !found || len(e.Value) != 2 {
+func offset(e tlv.Element) (int, bool) {
+	if e.Tag != 0x54 || len(e.Value) != 2 {
 		return 0, false
 	}
 	return int(e.Value[0])<<8 | int(e.Value[1]), true
 }
 
+// read is READ BINARY with odd INS. As with update, a file named in P1P2 is
+// the current one from then on (ISO 7816-4).
 func (t *Token) read(c apdu.Command) answer {
 	list, err := tlv.ParseAll(c.Data)
-	if err != nil {
+	if err != nil || len(list) != 1 {
 		return status(apdu.WrongData)
 	}
-	from, found := offset(list)
+	from, fine := offset(list[0])
 	switch {
-	case !found:
+	case !fine:
 		return status(apdu.WrongData)
 	case c.Le == apdu.NoLe:
 		return status(apdu.WrongLength)
@@ -133,7 +132,9 @@ func (t *Token) read(c apdu.Command) answer {
 		return status(apdu.NotAuthorised)
 	case !found:
 		return status(apdu.FileNotFound)
-	case from > len(b), from == len(b) && from > 0:
+	}
+	t.current = fid
+	if from > len(b) { // at the very end OpenSC 0.23 needs 6282: it asks until there is no more
 		return status(apdu.OffsetPastEnd)
 	}
 	if rest := b[from:]; c.Le > len(rest) {
@@ -143,43 +144,51 @@ func (t *Token) read(c apdu.Command) answer {
 }
 
 // update writes 54 02 offset, 53 data: it makes the file and enlarges it, and
-// never shrinks one.
+// never shrinks one, but for the scratch EF, which begins anew at offset 0:
+// OpenSC writes one blob after the other and deletes none.
 func (t *Token) update(c apdu.Command) answer {
 	list, err := tlv.ParseAll(c.Data)
-	if err != nil {
+	if err != nil || len(list) != 2 || list[1].Tag != 0x53 {
 		return status(apdu.WrongData)
 	}
-	at, found := offset(list)
-	data, found2 := list.Find(0x53)
+	at, fine := offset(list[0])
+	data := list[1].Value
 	fid := t.target(c)
 	switch {
-	case !found || !found2:
+	case !fine:
 		return status(apdu.WrongData)
 	case !t.loggedIn:
 		return status(apdu.NotAuthorised)
+	case fid == 0: // no file is current
+		return status(apdu.FileNotFound)
 	case !canWrite(fid):
 		return status(apdu.NotAuthorised)
 	}
-	old := t.state.Files[fid]
-	end := at + len(data.Value)
-	switch {
-	case at > len(old):
-		return status(apdu.OffsetPastEnd)
-	case end > maxFile:
-		return status(apdu.NoMemory)
+	old, there := t.state.Files[fid]
+	keep := old
+	if fid == fidScratch && at == 0 {
+		keep = nil
 	}
-	grown := max(0, end-len(old))
-	if old == nil {
+	end := max(at+len(data), len(keep))
+	grown := end - len(old)
+	if !there {
 		grown += fileOverhead
 	}
-	if fid != fidScratch && grown > t.state.free() {
+	switch {
+	case at > len(keep):
+		return status(apdu.OffsetPastEnd)
+	case end > maxFile, grown > 0 && grown > t.state.free():
 		return status(apdu.NoMemory)
 	}
-	next := make([]byte, max(end, len(old)))
-	copy(next, old)
-	copy(next[at:], data.Value)
+	next := make([]byte, end)
+	copy(next, keep)
+	copy(next[at:], data)
 	t.state.Files[fid] = next
-	return t.commit(ok())
+	a := t.commit(ok())
+	if !a.refused() {
+		t.current = fid // OpenSC makes a file by its number and then fills the one selected
+	}
+	return a
 }
 
 // remove is DELETE FILE. Of a key it deletes the key alone.
@@ -193,22 +202,27 @@ func (t *Token) remove(c apdu.Command) answer {
 		return status(apdu.NotAuthorised)
 	}
 	fid := uint16(c.Data[0])<<8 | uint16(c.Data[1])
-	if prefix(fid) == prefixKey && byte(fid) != 0 {
-		if t.state.Keys[byte(fid)] == nil {
+	switch {
+	case prefix(fid) == prefixKey && byte(fid) != 0:
+		k := t.state.Keys[byte(fid)]
+		if k == nil {
 			return status(apdu.FileNotFound)
 		}
-		clear(t.state.Keys[byte(fid)].Private)
+		clear(k.Private)
 		delete(t.state.Keys, byte(fid))
-		return t.commit(ok())
-	}
-	if !canWrite(fid) {
+	case !canWrite(fid):
 		return status(apdu.NotAuthorised)
+	default:
+		if _, found := t.state.Files[fid]; !found {
+			return status(apdu.FileNotFound)
+		}
+		delete(t.state.Files, fid)
 	}
-	if _, found := t.state.Files[fid]; !found {
-		return status(apdu.FileNotFound)
+	a := t.commit(ok())
+	if !a.refused() && fid == t.current {
+		t.current = 0
 	}
-	delete(t.state.Files, fid)
-	return t.commit(ok())
+	return a
 }
 
 // enumerate lists files, keys last, as real tokens do (fact sheet §2.5).

@@ -49,7 +49,10 @@ func (t *Token) inDomain(k *key, wanted *byte) (answer, bool) {
 	if d.Created && !d.ready() {
 		return status(apdu.Conditions), false
 	}
-	k.Exportable = d.Created
+	if d.Created {
+		kcv := d.kcv()
+		k.KEK = kcv[:]
+	}
 	return answer{}, true
 }
 
@@ -66,7 +69,7 @@ func (t *Token) generate(c apdu.Command) answer {
 		return status(apdu.WrongLength)
 	}
 	spec, err := cvc.ParseKeySpec(c.Data)
-	if err != nil {
+	if err != nil || spec.Curve != nil && !wholeDomain(c.Data, spec.Curve) {
 		return status(apdu.WrongData)
 	}
 	k := &key{Counter: spec.Counter, Algorithms: append([]byte(nil), spec.Algorithms...)}
@@ -81,7 +84,7 @@ func (t *Token) generate(c apdu.Command) answer {
 		if !t.state.takesRSA(spec.RSABits) || spec.RSAExponent != 65537 {
 			return status(apdu.WrongData)
 		}
-		if spec.RSABits > t.state.free() {
+		if spec.RSABits > t.state.free() { // found before the long search
 			return status(apdu.NoMemory)
 		}
 		public, sign, err = t.generateRSA(k, spec.RSABits)
@@ -89,11 +92,13 @@ func (t *Token) generate(c apdu.Command) answer {
 	if err != nil {
 		return status(apdu.Internal)
 	}
-	chr := spec.CHR
-	if chr == "" {
-		chr = t.state.Serial + "00001"
+	if spec.CHR == "" {
+		spec.CHR = t.state.Serial + "00001"
 	}
-	inner, err := cvc.Build(cvc.Template{CAR: spec.CAR, CHR: chr, Key: public}, sign)
+	if spec.CAR == "" {
+		spec.CAR = t.state.deviceCHR()
+	}
+	inner, err := cvc.Build(cvc.Template{CAR: spec.CAR, CHR: spec.CHR, Key: public}, sign)
 	if err != nil {
 		return status(apdu.Internal)
 	}
@@ -101,12 +106,44 @@ func (t *Token) generate(c apdu.Command) answer {
 	if err != nil {
 		return status(apdu.Internal)
 	}
-	if k.size()+len(request)+fileOverhead > t.state.free() {
+	fid := prefixRequest<<8 | uint16(c.P1)
+	need := k.size() + len(request)
+	if old, there := t.state.Files[fid]; there {
+		need -= len(old)
+	} else {
+		need += fileOverhead
+	}
+	if need > t.state.free() {
 		return status(apdu.NoMemory)
 	}
 	t.state.Keys[c.P1] = k
-	t.state.Files[prefixRequest<<8|uint16(c.P1)] = request
+	t.state.Files[fid] = request
 	return t.commit(ok(request...))
+}
+
+// wholeDomain tells whether all domain parameters are there, those that have
+// one length at that length (fact sheet §2.7). That they are the curve's is
+// known already.
+func wholeDomain(data []byte, c *curve.Curve) bool {
+	list, err := tlv.ParseAll(data)
+	if err != nil {
+		return false
+	}
+	template, found := list.Find(0x7F49)
+	if !found {
+		return false
+	}
+	fields, err := template.Children()
+	if err != nil {
+		return false
+	}
+	for tag, length := range map[uint16]int{0x81: c.FieldBytes(), 0x82: c.FieldBytes(), 0x83: 0, 0x84: 1 + 2*c.FieldBytes(), 0x85: 0} {
+		e, found := fields.Find(tag)
+		if !found || length > 0 && len(e.Value) != length {
+			return false
+		}
+	}
+	return true
 }
 
 // takesRSA goes by the firmware: 4096 bits came with the 4K cards.
@@ -125,7 +162,7 @@ func (t *Token) generateEC(k *key, c *curve.Curve) (*pubkey.Key, func([]byte) ([
 	if err != nil {
 		return nil, nil, err
 	}
-	k.Kind, k.Curve, k.Private = pkcs15.EC, c.Name, d
+	k.Kind, k.Bits, k.Curve, k.Private = pkcs15.EC, c.Bits, c.Name, d
 	return &pubkey.Key{Curve: c, X: x, Y: y}, plainSigner(c, d), nil
 }
 
@@ -134,7 +171,7 @@ func (t *Token) generateRSA(k *key, bits int) (*pubkey.Key, func([]byte) ([]byte
 	if err != nil {
 		return nil, nil, err
 	}
-	k.Kind, k.Private = pkcs15.RSA, x509.MarshalPKCS1PrivateKey(r)
+	k.Kind, k.Bits, k.Private = pkcs15.RSA, bits, x509.MarshalPKCS1PrivateKey(r)
 	return &pubkey.Key{RSA: &r.PublicKey}, func(message []byte) ([]byte, error) {
 		digest := sha256.Sum256(message)
 		return rsa.SignPKCS1v15(nil, r, crypto.SHA256, digest[:])
@@ -175,7 +212,7 @@ func (t *Token) generateAES(c apdu.Command) answer {
 	var wanted *byte
 	for _, e := range list {
 		switch {
-		case e.Tag == 0x91 && len(e.Value) <= 16:
+		case e.Tag == 0x91 && len(e.Value) <= maxAlgorithms:
 			k.Algorithms = append([]byte(nil), e.Value...)
 		case e.Tag == 0x90 && len(e.Value) == 4:
 			n := uint32(e.Value[0])<<24 | uint32(e.Value[1])<<16 | uint32(e.Value[2])<<8 | uint32(e.Value[3])
@@ -190,6 +227,7 @@ func (t *Token) generateAES(c apdu.Command) answer {
 		return a
 	}
 	k.Private = random(16 + 8*int(c.P2-0xB0))
+	k.Bits = 8 * len(k.Private)
 	if k.size() > t.state.free() {
 		return status(apdu.NoMemory)
 	}

@@ -1,6 +1,7 @@
 package softtoken
 
 import (
+	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,7 @@ import (
 // key is one key object, CCxx.
 type key struct {
 	Kind pkcs15.Kind
+	Bits int // of the modulus, the field, or the AES key
 	// Curve names that of an EC key.
 	Curve string `json:",omitempty"`
 	// Private is PKCS#1 DER for RSA, the scalar for EC, the key itself for AES.
@@ -22,8 +24,15 @@ type key struct {
 	Counter    *uint32 `json:",omitempty"`
 	Algorithms []byte  `json:",omitempty"`
 	Domain     int
-	// Exportable: a DKEK was configured when the key was made.
-	Exportable bool
+	// KEK is the KCV of the DKEK that was there when the key was made; a key
+	// without one can never be exported.
+	KEK []byte `json:",omitempty"`
+}
+
+// exportable: under no other DKEK than the first, and only if the list lets it.
+func (k *key) exportable(d domain) bool {
+	kcv := d.kcv()
+	return d.ready() && bytes.Equal(k.KEK, kcv[:]) && k.allows(algorithmWrap)
 }
 
 // proprietary is the content of A5 in the key's FCP.
@@ -41,20 +50,28 @@ func (k *key) proprietary() []byte {
 
 // size is what the key takes of the memory: as many bytes as it has bits, which
 // gives the vendor's numbers (fact sheet §9, 30).
-func (k *key) size() int { return k.bits() }
+func (k *key) size() int { return k.Bits }
 
-func (k *key) bits() int {
+// check looks at what a file says of the key.
+func (k *key) check() error {
+	fine := len(k.Algorithms) <= maxAlgorithms
 	switch k.Kind {
 	case pkcs15.RSA:
-		if r, err := k.rsa(); err == nil {
-			return r.N.BitLen()
-		}
+		r, err := k.rsa()
+		fine = fine && err == nil && r.N.BitLen() == k.Bits && len(r.Primes) == 2
 	case pkcs15.EC:
-		return curve.ByName(k.Curve).Bits
+		c := curve.ByName(k.Curve)
+		fine = fine && c != nil && c.Bits == k.Bits && len(k.Private) == c.FieldBytes() && c.ValidScalar(k.Private)
 	case pkcs15.AES:
-		return len(k.Private) * 8
+		n := len(k.Private)
+		fine = fine && (n == 16 || n == 24 || n == 32) && k.Bits == 8*n
+	default:
+		fine = false
 	}
-	return 0
+	if !fine {
+		return errors.New("key")
+	}
+	return nil
 }
 
 func (k *key) rsa() (*rsa.PrivateKey, error) {
@@ -88,34 +105,26 @@ func fromPrivate(p *dkek.PrivateKey) (*key, error) {
 		if err != nil {
 			return nil, err
 		}
-		k.Private = x509.MarshalPKCS1PrivateKey(r)
+		k.Bits, k.Private = r.N.BitLen(), x509.MarshalPKCS1PrivateKey(r)
 	case pkcs15.EC:
 		if err := p.Check(); err != nil {
 			return nil, err
 		}
 		c, d, _, _ := p.EC()
-		k.Curve, k.Private = c.Name, append([]byte(nil), d...)
+		k.Bits, k.Curve, k.Private = c.Bits, c.Name, append([]byte(nil), d...)
 	default:
 		k.Private = append([]byte(nil), p.AES()...)
+		k.Bits = 8 * len(k.Private)
 	}
 	return k, nil
 }
 
 // allows looks at the list; an empty one allows all.
 func (k *key) allows(algorithm byte) bool {
-	if len(k.Algorithms) == 0 {
-		return true
-	}
-	for _, a := range k.Algorithms {
-		if a == algorithm {
-			return true
-		}
-	}
-	return false
+	return len(k.Algorithms) == 0 || bytes.IndexByte(k.Algorithms, algorithm) >= 0
 }
 
-// usable gives the key that a command wants to use, or the refusal. The use is
-// counted, and stored, before it happens.
+// usable gives the key that a command wants to use, or the refusal.
 func (t *Token) usable(c apdu.Command) (*key, answer) {
 	if !t.loggedIn {
 		return nil, status(apdu.NotAuthorised)
@@ -126,17 +135,26 @@ func (t *Token) usable(c apdu.Command) (*key, answer) {
 		return nil, status(apdu.NotFound)
 	case !k.allows(c.P2):
 		return nil, status(apdu.NotSupported)
-	case len(c.Data) == 0:
+	case len(c.Data) == 0 || c.Le == apdu.NoLe:
 		return nil, status(apdu.WrongLength)
-	case k.Counter == nil:
-		return k, answer{}
-	case *k.Counter == 0:
+	case k.Counter != nil && *k.Counter == 0:
 		return nil, status(apdu.NotUsable)
+	}
+	return k, ok()
+}
+
+// use counts the use, stores that, and only then gives the result away; what is
+// refused for its input costs no use. A result longer than Le has no room.
+func (t *Token) use(c apdu.Command, k *key, a answer) answer {
+	switch {
+	case a.refused():
+		return a
+	case len(a.data) > c.Le:
+		return status(apdu.WrongLength)
+	case k.Counter == nil:
+		return a
 	}
 	left := *k.Counter - 1
 	k.Counter = &left
-	if a := t.commit(ok()); a.sw != apdu.OK {
-		return nil, a
-	}
-	return t.state.Keys[c.P1], answer{}
+	return t.commit(a)
 }

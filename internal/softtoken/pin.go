@@ -1,7 +1,9 @@
 package softtoken
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/tlv"
@@ -15,9 +17,41 @@ const (
 	optionUnblock     = 0x0001
 	optionTransport   = 0x0002
 	optionUnblockOnly = 0x0020
+	// The others stand for a session PIN, public key authentication and more
+	// that is not imitated; they are refused rather than taken and ignored.
+	optionsKnown = optionUnblock | optionTransport | optionUnblockOnly
 
-	soTries = 15
+	soTries    = 15
+	maxDomains = 16
 )
+
+// pin is a PIN that can be compared, with its retry counter. It is not kept in
+// clear, though whoever has the file can try all PINs in no time: the keys
+// beside it are in clear anyway.
+type pin struct {
+	Length     int
+	Salt, Hash []byte
+	// Tries are left of Set.
+	Tries, Set int
+}
+
+func newPIN(value []byte, tries int) *pin {
+	p := &pin{Length: len(value), Salt: random(16), Tries: tries, Set: tries}
+	p.Hash = p.hash(value)
+	return p
+}
+
+func (p *pin) hash(value []byte) []byte {
+	h := hmac.New(sha256.New, p.Salt)
+	_, _ = h.Write(value) // a hash never fails
+	return h.Sum(nil)
+}
+
+func (p *pin) is(value []byte) bool { return hmac.Equal(p.hash(value), p.Hash) }
+
+func (p *pin) valid() bool {
+	return p.Length >= 6 && p.Length <= 16 && p.Set >= 1 && p.Set <= soTries && p.Tries >= 0 && p.Tries <= p.Set
+}
 
 func random(n int) []byte {
 	b := make([]byte, n)
@@ -26,23 +60,24 @@ func random(n int) []byte {
 }
 
 // compare takes a try, stores that, and only then looks: a power cut cannot
-// win a try back. The answer is empty when the value is right.
-func (t *Token) compare(p *pin, value []byte) (refused answer, right bool) {
+// win a try back. A right value gives all tries back; the caller stores that
+// with whatever else it does.
+func (t *Token) compare(p *pin, value []byte) answer {
 	if p.Tries == 0 {
-		return status(apdu.Blocked), false
+		return status(apdu.Blocked)
 	}
 	p.Tries--
-	if a := t.commit(ok()); a.sw != apdu.OK {
-		return a, false
+	if a := t.commit(ok()); a.refused() {
+		return a
 	}
 	if !p.is(value) {
 		if p.Tries == 0 {
-			return status(apdu.Blocked), false
+			return status(apdu.Blocked)
 		}
-		return status(apdu.WrongPIN | apdu.SW(p.Tries)), false
+		return status(apdu.WrongPIN | apdu.SW(p.Tries))
 	}
 	p.Tries = p.Set
-	return answer{}, true
+	return ok()
 }
 
 func (t *Token) verify(c apdu.Command) answer {
@@ -84,16 +119,16 @@ func (t *Token) verify(c apdu.Command) answer {
 		return status(apdu.NotUsable)
 	}
 	t.loggedIn = false
-	if a, right := t.compare(p, c.Data); !right {
-		return a
+	a := t.compare(p, c.Data)
+	if !a.refused() {
+		a = t.commit(a)
 	}
-	a := t.commit(ok())
-	t.loggedIn = a.sw == apdu.OK
+	t.loggedIn = !a.refused()
 	return a
 }
 
 // changePIN is CHANGE REFERENCE DATA: old ‖ new, and the token knows how long
-// the old one is.
+// the old one is. A wrong old PIN ends the login, a right one does not log in.
 func (t *Token) changePIN(c apdu.Command) answer {
 	s := t.state
 	p, least, most := s.PIN, 6, 16
@@ -108,13 +143,13 @@ func (t *Token) changePIN(c apdu.Command) answer {
 	case len(c.Data) < p.Length+least || len(c.Data) > p.Length+most:
 		return status(apdu.WrongLength)
 	}
-	if a, right := t.compare(p, c.Data[:p.Length]); !right {
+	if a := t.compare(p, c.Data[:p.Length]); a.refused() {
+		if c.P2 == pinUser && a.sw != apdu.MemoryFailure {
+			t.loggedIn = false
+		}
 		return a
 	}
-	next, err := newPIN(c.Data[p.Length:], p.Set)
-	if err != nil {
-		return status(apdu.Internal)
-	}
+	next := newPIN(c.Data[p.Length:], p.Set)
 	if c.P2 == pinSO {
 		s.SO = next
 	} else {
@@ -124,7 +159,7 @@ func (t *Token) changePIN(c apdu.Command) answer {
 }
 
 // unblock is RESET RETRY COUNTER: SO-PIN ‖ new PIN, or with P1=01 the SO-PIN
-// alone.
+// alone. It ends the login.
 func (t *Token) unblock(c apdu.Command) answer {
 	s := t.state
 	switch {
@@ -137,15 +172,12 @@ func (t *Token) unblock(c apdu.Command) answer {
 	case c.P1 == 0 && (len(c.Data) < 8+6 || len(c.Data) > 8+16), c.P1 == 1 && len(c.Data) != 8:
 		return status(apdu.WrongLength)
 	}
-	if a, right := t.compare(s.SO, c.Data[:8]); !right {
+	if a := t.compare(s.SO, c.Data[:8]); a.refused() {
 		return a
 	}
+	t.loggedIn = false
 	if c.P1 == 0 {
-		next, err := newPIN(c.Data[8:], s.PIN.Set)
-		if err != nil {
-			return status(apdu.Internal)
-		}
-		s.PIN, s.Transport = next, false
+		s.PIN, s.Transport = newPIN(c.Data[8:], s.PIN.Set), false
 	}
 	s.PIN.Tries = s.PIN.Set
 	return t.commit(ok())
@@ -160,6 +192,18 @@ func (t *Token) initialise(c apdu.Command) answer {
 	if err != nil {
 		return status(apdu.WrongData)
 	}
+	seen := map[uint16]bool{}
+	for _, e := range list {
+		switch e.Tag {
+		case 0x80, 0x81, 0x82, 0x91, 0x92, 0x97:
+		default: // public key authentication, biometric servers: not imitated
+			return status(apdu.WrongData)
+		}
+		if seen[e.Tag] {
+			return status(apdu.WrongData)
+		}
+		seen[e.Tag] = true
+	}
 	value := func(tag uint16, least, most int) ([]byte, bool) {
 		e, found := list.Find(tag)
 		return e.Value, !found || len(e.Value) >= least && len(e.Value) <= most
@@ -173,16 +217,15 @@ func (t *Token) initialise(c apdu.Command) answer {
 	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || userPIN == nil || soPIN == nil || shares != nil && slots != nil {
 		return status(apdu.WrongData)
 	}
-	for _, e := range list {
-		switch e.Tag {
-		case 0x80, 0x81, 0x82, 0x91, 0x92:
-		case 0x97:
-			if t.state.Major < 3 || slots[0] < 1 || slots[0] > 16 {
-				return status(apdu.WrongData)
-			}
-		default: // public key authentication, biometric servers
-			return status(apdu.WrongData)
-		}
+	if slots != nil && (t.state.Major < 3 || slots[0] < 1 || slots[0] > maxDomains) {
+		return status(apdu.WrongData)
+	}
+	var bits uint16
+	if options != nil {
+		bits = uint16(options[0])<<8 | uint16(options[1])
+	}
+	if bits&^optionsKnown != 0 {
+		return status(apdu.WrongData)
 	}
 	tries := 3
 	if retries != nil {
@@ -192,27 +235,21 @@ func (t *Token) initialise(c apdu.Command) answer {
 		return status(apdu.WrongData)
 	}
 	if t.state.SO != nil {
-		if a, right := t.compare(t.state.SO, soPIN); !right {
-			if a.sw == apdu.Blocked || a.sw == apdu.MemoryFailure {
-				return a
-			}
+		switch a := t.compare(t.state.SO, soPIN); {
+		case a.sw == apdu.Blocked, a.sw == apdu.MemoryFailure:
+			return a
+		case a.refused():
 			return status(apdu.NotAllowed)
 		}
 	}
 	s := t.state
+	s.wipeContents()
 	s.forget()
-	if s.PIN, err = newPIN(userPIN, tries); err != nil {
-		return status(apdu.Internal)
-	}
+	s.PIN = newPIN(userPIN, tries)
 	if s.SO == nil {
-		if s.SO, err = newPIN(soPIN, soTries); err != nil {
-			return status(apdu.Internal)
-		}
+		s.SO = newPIN(soPIN, soTries)
 	}
-	if options != nil {
-		s.Options = uint16(options[0])<<8 | uint16(options[1])
-	}
-	s.Initialised, s.Transport = true, s.Options&optionTransport != 0
+	s.Initialised, s.Options, s.Transport = true, bits, bits&optionTransport != 0
 	switch {
 	case shares != nil:
 		s.Classic = true
@@ -220,7 +257,7 @@ func (t *Token) initialise(c apdu.Command) answer {
 	case slots != nil:
 		s.Domains = make([]domain, slots[0])
 	}
-	t.loggedIn = false
+	t.loggedIn, t.current = false, 0
 	return t.commit(ok())
 }
 

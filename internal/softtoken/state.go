@@ -1,31 +1,17 @@
 package softtoken
 
 import (
-	"bytes"
-	"crypto/pbkdf2"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/gofrs/flock"
-
+	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/pubkey"
 )
 
-// formatVersion of the file.
-const formatVersion = 1
-
-// state is all that survives a power cycle. The file is a JSON document of two
-// fields, the SHA-256 of the state's JSON and that JSON.
+// state is all that survives a power cycle.
 type state struct {
 	Version      int
 	Serial       string
@@ -33,6 +19,10 @@ type state struct {
 	APDULimit    int
 	ReaderCut    int `json:",omitempty"`
 	Memory       int
+	CRTExport    bool `json:",omitempty"`
+	// Issuer counts the issuers that this token has had: one more with each
+	// firmware update.
+	Issuer int
 
 	// RootKey and DeviceKey are scalars on brainpoolP256r1.
 	RootKey, DeviceKey []byte
@@ -52,13 +42,6 @@ type state struct {
 	Files   map[uint16][]byte
 }
 
-// pin is a PIN that can be compared, with its retry counter.
-type pin struct {
-	Length     int
-	Salt, Hash []byte
-	Tries, Set int
-}
-
 // domain is a key domain slot.
 type domain struct {
 	Created             bool
@@ -68,32 +51,18 @@ type domain struct {
 
 func (d domain) ready() bool { return d.Created && d.Outstanding == 0 }
 
-const pinIterations = 1000 // the file holds the keys in clear anyway
-
-func newPIN(value []byte, tries int) (*pin, error) {
-	p := &pin{Length: len(value), Salt: make([]byte, 16), Tries: tries, Set: tries}
-	_, _ = rand.Read(p.Salt) // never fails
-	var err error
-	p.Hash, err = pbkdf2.Key(sha256.New, string(value), p.Salt, pinIterations, 32)
-	return p, err
-}
-
-func (p *pin) is(value []byte) bool {
-	hash, err := pbkdf2.Key(sha256.New, string(value), p.Salt, pinIterations, 32)
-	return err == nil && subtle.ConstantTimeCompare(hash, p.Hash) == 1
-}
-
 func newState(o Options) (*state, error) {
 	if o.Firmware == "" {
 		o.Firmware = "3.6"
 	}
-	s := &state{Version: formatVersion, Serial: o.Serial, APDULimit: o.APDULimit, ReaderCut: o.ReaderCut, Memory: o.Memory}
+	s := &state{Version: formatVersion, Serial: o.Serial, APDULimit: o.APDULimit, ReaderCut: o.ReaderCut, Memory: o.Memory,
+		CRTExport: o.CRTExport, Issuer: 1}
 	var err error
 	if s.Major, s.Minor, err = parseFirmware(o.Firmware); err != nil {
 		return nil, err
 	}
 	if s.Serial == "" {
-		if s.Serial, err = randomSerial(); err != nil {
+		if s.Serial, err = randomSerial(firstIssuer); err != nil {
 			return nil, err
 		}
 	}
@@ -106,23 +75,30 @@ func newState(o Options) (*state, error) {
 	if s.APDULimit < 261 || s.APDULimit > 65544 {
 		return nil, fmt.Errorf("%w: an APDU limit of %d bytes (261 to 65544)", ErrOption, s.APDULimit)
 	}
-	if s.ReaderCut != 0 && s.ReaderCut < 261 {
+	if s.ReaderCut < 0 || s.ReaderCut > 0 && s.ReaderCut < 261 {
 		return nil, fmt.Errorf("%w: a reader that cuts at %d bytes (261 at least)", ErrOption, s.ReaderCut)
 	}
 	if s.Memory == 0 {
 		s.Memory = 76 * 1024
 	}
-	if s.Memory < 1024 {
-		return nil, fmt.Errorf("%w: a memory of %d bytes (1024 at least)", ErrOption, s.Memory)
+	if s.Memory < 1024 || s.Memory > maxMemory {
+		return nil, fmt.Errorf("%w: a memory of %d bytes (1024 to %d)", ErrOption, s.Memory, maxMemory)
 	}
 	if s.RootKey, _, _, err = deviceCurve.GenerateKey(rand.Reader); err != nil {
 		return nil, err
 	}
 	s.forget()
-	return s, s.certify()
+	if err := s.certify(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
-// forget is what INITIALIZE and a firmware update do to the contents.
+// maxMemory is beyond any token's.
+const maxMemory = 1 << 24
+
+// forget is what INITIALIZE and a firmware update do to the contents. It leaves
+// what it drops as it is: an earlier state may still hold it.
 func (s *state) forget() {
 	s.Initialised, s.Options, s.PIN, s.Transport = false, 0, nil, false
 	s.Classic, s.Domains = false, nil
@@ -142,6 +118,10 @@ func (s *state) holdsObjects() bool {
 func (s *state) wipe() {
 	clear(s.DeviceKey)
 	clear(s.RootKey)
+	s.wipeContents()
+}
+
+func (s *state) wipeContents() {
 	for _, d := range s.Domains {
 		clear(d.DKEK)
 	}
@@ -154,8 +134,10 @@ func (s *state) wipe() {
 const rootCHR = "SOFTROOT00001"
 
 // issuerCHR carries the serial's number as the vendor's does (DENK02… is issued
-// by DEDINK02…).
-func (s *state) issuerCHR() string { return "SOFTCA" + s.Serial[4:6] + "00001" }
+// by DEDINK02…), and counts on, so that no two issuers share a name.
+func (s *state) issuerCHR() string {
+	return fmt.Sprintf("SOFTCA%s%05d", s.Serial[4:6], s.Issuer%100000)
+}
 
 func (s *state) deviceCHR() string { return s.Serial + "00000" }
 
@@ -185,138 +167,41 @@ func (s *state) certify() error {
 	return nil
 }
 
-// document is the file.
-type document struct {
-	Comment string
-	SHA256  string
-	State   json.RawMessage
-}
-
-const comment = "hsmbackup software token: private keys in clear, for tests and demonstrations only"
-
-func (t *Token) acquire() error {
-	t.lock = flock.New(t.path + ".lock")
-	ok, err := t.lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("lock of software token %s: %w", t.path, err)
+// check looks at what a file says: the commands rely on it. A file that was
+// written by this package is always fine.
+func (s *state) check() error {
+	_, _, err := parseFirmware(fmt.Sprintf("%d.%d", s.Major, s.Minor))
+	switch {
+	case err != nil, !validSerial.MatchString(s.Serial):
+		return errors.New("firmware or serial number")
+	case s.APDULimit < 261 || s.ReaderCut < 0 || s.Memory < 0 || s.Memory > maxMemory || s.Issuer < 1:
+		return errors.New("limits")
+	case len(s.RootKey) != deviceCurve.FieldBytes() || len(s.DeviceKey) != deviceCurve.FieldBytes() || !deviceCurve.ValidScalar(s.RootKey) || !deviceCurve.ValidScalar(s.DeviceKey):
+		return errors.New("root or device key")
+	case len(s.DeviceCertificates) == 0:
+		return errors.New("device certificates")
+	case s.Initialised && (s.PIN == nil || s.SO == nil):
+		return errors.New("PINs")
+	case s.Keys == nil || s.Files == nil:
+		return errors.New("keys or files")
 	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrInUse, t.path)
-	}
-	return nil
-}
-
-func (t *Token) release() {
-	if t.lock != nil {
-		// Removed while it is still held: who waits for it takes a new file.
-		_ = os.Remove(t.lock.Path())
-		_ = t.lock.Unlock()
-		t.lock = nil
-	}
-}
-
-func (t *Token) load() error {
-	raw, err := os.ReadFile(t.path)
-	if err != nil {
-		return err
-	}
-	var doc document
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return fmt.Errorf("%w: %s", ErrNotToken, t.path)
-	}
-	var version struct{ Version int }
-	if json.Unmarshal(doc.State, &version) == nil && version.Version > formatVersion {
-		return fmt.Errorf("%w: %s is of version %d, this program knows %d", ErrNewer, t.path, version.Version, formatVersion)
-	}
-	sum := sha256.Sum256(doc.State)
-	if doc.SHA256 != hex.EncodeToString(sum[:]) {
-		return fmt.Errorf("%w: the checksum of %s is wrong, it was changed or cut", ErrNotToken, t.path)
-	}
-	t.saved = doc.State
-	return t.revert()
-}
-
-// revert goes back to the state as it was saved last.
-func (t *Token) revert() error {
-	s := &state{}
-	if err := json.Unmarshal(t.saved, s); err != nil || len(s.Serial) != 11 {
-		return fmt.Errorf("%w: %s", ErrNotToken, t.path)
-	}
-	if s.Keys == nil {
-		s.Keys = map[byte]*key{}
-	}
-	if s.Files == nil {
-		s.Files = map[uint16][]byte{}
-	}
-	t.state = s
-	return nil
-}
-
-// create writes the first state to a file that must not exist.
-func (t *Token) create() error {
-	if _, err := os.Lstat(t.path); !errors.Is(err, fs.ErrNotExist) {
-		if err == nil {
-			err = fs.ErrExist
-		}
-		return fmt.Errorf("software token %s: %w", t.path, err)
-	}
-	return t.save()
-}
-
-// save makes the state durable before an answer leaves: a temporary file,
-// synced, renamed, the folder synced. When that fails the token goes back to
-// what is on the disk.
-func (t *Token) save() error {
-	if t.path == "" {
-		return nil
-	}
-	err := t.write()
-	if err != nil && t.saved != nil {
-		if back := t.revert(); back != nil {
-			err = errors.Join(err, back)
+	for _, p := range []*pin{s.PIN, s.SO} {
+		if p != nil && !p.valid() {
+			return errors.New("retry counter")
 		}
 	}
-	return err
-}
-
-func (t *Token) write() error {
-	body, err := json.Marshal(t.state)
-	if err != nil {
-		return err
+	for _, d := range s.Domains {
+		if d.Created && (len(d.DKEK) != dkek.Size || d.Outstanding < 0 || d.Outstanding > d.Shares) {
+			return errors.New("key domain")
+		}
 	}
-	if bytes.Equal(body, t.saved) {
-		return nil
+	for n, k := range s.Keys {
+		if n == 0 || k == nil || k.Domain < 0 || k.Domain > 0 && k.Domain >= len(s.Domains) {
+			return errors.New("key")
+		}
+		if err := k.check(); err != nil {
+			return err
+		}
 	}
-	sum := sha256.Sum256(body)
-	raw, err := json.Marshal(document{comment, hex.EncodeToString(sum[:]), body})
-	if err != nil {
-		return err
-	}
-	defer clear(raw)
-	dir := filepath.Dir(t.path)
-	f, err := os.CreateTemp(dir, ".softtoken-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closing := f.Close(); err == nil {
-		err = closing
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), t.path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync() // not every system can sync a folder
-		_ = d.Close()
-	}
-	clear(t.saved)
-	t.saved = body
 	return nil
 }

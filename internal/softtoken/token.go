@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
@@ -56,6 +57,9 @@ type Options struct {
 	ReaderCut int
 	// Memory is in bytes; 0 takes 76 KB.
 	Memory int
+	// CRTExport wraps RSA keys as type 06, as firmware before 3.0 does anyway
+	// (fact sheet §6.5).
+	CRTExport bool
 }
 
 // Token is one software token. Its methods may be called by several
@@ -74,6 +78,9 @@ type Token struct {
 
 	fault Fault
 	count int
+
+	// testOnlySaved is called after each change of the file.
+	testOnlySaved func()
 }
 
 // New makes a token in memory.
@@ -106,6 +113,11 @@ func Create(path string, o Options) (*Token, error) {
 // Open opens a token file. Errors wrap ErrInUse, ErrNotToken, ErrNewer or those
 // of the file system.
 func Open(path string) (*Token, error) {
+	// The file itself, not a link to it, is what is locked and replaced.
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, fmt.Errorf("software token: %w", err)
+	}
 	t := &Token{path: path}
 	if err := t.acquire(); err != nil {
 		return nil, err
@@ -117,7 +129,9 @@ func Open(path string) (*Token, error) {
 	return t, nil
 }
 
-// Close lets go of the file. A token in memory is wiped.
+// Close lets go of the file and wipes what is in memory. The token is gone
+// then: Transmit gives apdu.ErrGone, Serial and Firmware are empty. It may be
+// called again.
 func (t *Token) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -128,6 +142,7 @@ func (t *Token) Close() error {
 		t.state = nil
 	}
 	clear(t.saved)
+	t.saved = nil
 	return nil
 }
 
@@ -135,6 +150,9 @@ func (t *Token) Close() error {
 func (t *Token) Serial() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state == nil {
+		return ""
+	}
 	return t.state.Serial
 }
 
@@ -142,6 +160,9 @@ func (t *Token) Serial() string {
 func (t *Token) Firmware() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state == nil {
+		return ""
+	}
 	return fmt.Sprintf("%d.%d", t.state.Major, t.state.Minor)
 }
 
@@ -149,11 +170,15 @@ func (t *Token) Firmware() string {
 func (t *Token) Roots() []cvc.Root {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state == nil {
+		return nil
+	}
 	x, y := deviceCurve.ScalarBaseMult(t.state.RootKey)
 	return []cvc.Root{{CHR: rootCHR, Kind: cvc.RootSoftware, Key: &pubkey.Key{Curve: deviceCurve, X: x, Y: y}}}
 }
 
-// ATR is that of the JCOP 3/4 USB tokens (fact sheet §1.1).
+// ATR is that of the JCOP 3/4 USB tokens, whatever the firmware (fact sheet
+// §1.1): it never changes, and never waits for a command.
 func (t *Token) ATR() []byte {
 	return []byte{0x3B, 0xDE, 0x96, 0xFF, 0x81, 0x91, 0xFE, 0x1F, 0xC3, 0x80, 0x31, 0x81, 0x54, 0x48, 0x53, 0x4D, 0x31, 0x73, 0x80, 0x21, 0x40, 0x81, 0x07, 0x92}
 }
@@ -179,12 +204,17 @@ func (t *Token) End() error { return nil }
 func (t *Token) MaxCommand() int { return 0 }
 
 // Update is a firmware update: it is refused with ErrHoldsObjects while
-// anything is on the token, and leaves it uninitialised, with a new serial
-// number, a new device key and certificates of a new issuer. An empty serial
-// takes one that continues the old.
+// anything but the label is on the token, and leaves it uninitialised, with a
+// new serial number, a new device key and certificates of a new issuer, and no
+// memory of PIN and SO-PIN. An empty serial takes one of the next issuer. Other
+// errors wrap ErrOption, apdu.ErrGone after Close, or are those of the file
+// system; then nothing has changed.
 func (t *Token) Update(firmware, serial string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.state == nil {
+		return errClosed
+	}
 	if t.state.holdsObjects() {
 		return ErrHoldsObjects
 	}
@@ -193,7 +223,7 @@ func (t *Token) Update(firmware, serial string) error {
 		return err
 	}
 	if serial == "" {
-		if serial, err = randomSerial(); err != nil {
+		if serial, err = nextSerial(t.state.Serial); err != nil {
 			return err
 		}
 	}
@@ -210,13 +240,22 @@ func (t *Token) Update(firmware, serial string) error {
 	}
 	next.forget()
 	next.SO = nil
+	next.Issuer++
 	if err := next.certify(); err != nil {
 		return err
 	}
 	t.reset()
+	old := t.state
 	t.state = &next
-	return t.save()
+	if err := t.save(); err != nil {
+		return err
+	}
+	clear(old.DeviceKey)
+	old.wipeContents()
+	return nil
 }
+
+var errClosed = fmt.Errorf("%w: the software token is closed", apdu.ErrGone)
 
 var (
 	validSerial   = regexp.MustCompile(`^[A-Z0-9]{11}$`)
@@ -240,12 +279,25 @@ func parseFirmware(s string) (major, minor int, err error) {
 	return major, minor, nil
 }
 
-func randomSerial() (string, error) {
+// firstIssuer is the number in a serial that carries the issuer's, as the
+// vendor's do: DENK02… comes from DEDINK02… (fact sheet §9, 7).
+const firstIssuer = 2
+
+func randomSerial(issuer int) (string, error) {
 	n, err := rand.Int(rand.Reader, big.NewInt(100000))
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("SOFT02%05d", n), nil
+	return fmt.Sprintf("SOFT%02d%05d", issuer, n), nil
+}
+
+// nextSerial gives a serial number of the issuer after the old one's.
+func nextSerial(old string) (string, error) {
+	issuer, err := strconv.Atoi(old[4:6])
+	if err != nil { // letters: somebody's own choice
+		issuer = firstIssuer - 1
+	}
+	return randomSerial((issuer + 1) % 100)
 }
 
 func defaultLimit(major int) int {
@@ -268,7 +320,8 @@ const (
 // Fault is put between token and reader in tests and drills. n counts the
 // commands from 1. An error is what Transmit gives; a status word other than 0
 // is answered in place of the token's; of Before, both leave the command
-// undone.
+// undone. An error is also a reset: selection and login are gone. A Fault must
+// not call the token's methods.
 type Fault func(stage Stage, n int, c apdu.Command) (apdu.SW, error)
 
 // SetFault installs a fault, nil none, and begins to count anew.

@@ -29,10 +29,14 @@ func digest(h crypto.Hash, message []byte) []byte {
 
 // sign is SIGN (fact sheet §2.9).
 func (t *Token) sign(c apdu.Command) answer {
-	k, refused := t.usable(c)
+	k, a := t.usable(c)
 	if k == nil {
-		return refused
+		return a
 	}
+	return t.use(c, k, k.sign(c))
+}
+
+func (k *key) sign(c apdu.Command) answer {
 	switch {
 	case k.Kind == pkcs15.RSA && c.P2 >= 0x20 && c.P2 < 0x50:
 		r, err := k.rsa()
@@ -113,10 +117,14 @@ func rawRSA(r *rsa.PrivateKey, block []byte) answer {
 
 // decipher is DECIPHER: raw RSA, or ECDH.
 func (t *Token) decipher(c apdu.Command) answer {
-	k, refused := t.usable(c)
+	k, a := t.usable(c)
 	if k == nil {
-		return refused
+		return a
 	}
+	return t.use(c, k, k.decipher(c))
+}
+
+func (k *key) decipher(c apdu.Command) answer {
 	switch {
 	case k.Kind == pkcs15.RSA && c.P2 == 0x21:
 		r, err := k.rsa()
@@ -140,10 +148,14 @@ func (t *Token) decipher(c apdu.Command) answer {
 
 // symmetric is the use of an AES key.
 func (t *Token) symmetric(c apdu.Command) answer {
-	k, refused := t.usable(c)
+	k, a := t.usable(c)
 	if k == nil {
-		return refused
+		return a
 	}
+	return t.use(c, k, k.symmetric(c))
+}
+
+func (k *key) symmetric(c apdu.Command) answer {
 	if k.Kind != pkcs15.AES {
 		return status(apdu.NotSupported)
 	}

@@ -1,13 +1,18 @@
 package softtoken
 
 import (
+	"slices"
+
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/pkcs15"
 )
 
-// algorithmWrap in a key's list lets it be exported.
-const algorithmWrap = 0x92
+const (
+	// algorithmWrap in a key's list lets it be exported.
+	algorithmWrap = 0x92
+	maxAlgorithms = 16
+)
 
 // wrap is WRAP KEY (fact sheet §2.10).
 func (t *Token) wrap(c apdu.Command) answer {
@@ -27,7 +32,7 @@ func (t *Token) wrap(c apdu.Command) answer {
 		return status(apdu.FileNotFound)
 	}
 	d := s.Domains[k.Domain]
-	if !k.Exportable || !d.ready() || !k.allows(algorithmWrap) {
+	if !k.exportable(d) {
 		return status(apdu.Conditions)
 	}
 	kek, err := d.key()
@@ -41,7 +46,7 @@ func (t *Token) wrap(c apdu.Command) answer {
 	}
 	defer p.Wipe()
 	// Before 3.x RSA goes out with its CRT numbers (fact sheet §6.5).
-	blob, err := kek.Seal(p, dkek.SealOptions{Algorithms: k.Algorithms, CRT: s.Major < 3})
+	blob, err := kek.Seal(p, dkek.SealOptions{Algorithms: k.Algorithms, CRT: s.CRTExport || s.Major < 3})
 	if err != nil {
 		return status(apdu.Internal)
 	}
@@ -50,7 +55,7 @@ func (t *Token) wrap(c apdu.Command) answer {
 
 // unwrap is UNWRAP KEY with the blob in the command or in EF 2F10. Whatever is
 // wrong with a blob, the answer is the same. It makes the key object alone: no
-// description, no certificate.
+// description, no certificate, no use counter.
 func (t *Token) unwrap(c apdu.Command) answer {
 	if c.P2 != 0x93 {
 		return status(apdu.WrongParameters)
@@ -59,8 +64,11 @@ func (t *Token) unwrap(c apdu.Command) answer {
 		return a
 	}
 	s := t.state
-	if len(s.Domains) == 0 {
+	switch {
+	case len(s.Domains) == 0:
 		return status(apdu.UnknownINS)
+	case !slices.ContainsFunc(s.Domains, domain.ready):
+		return status(apdu.Conditions)
 	}
 	blob := c.Data
 	if len(blob) == 0 {
@@ -69,13 +77,10 @@ func (t *Token) unwrap(c apdu.Command) answer {
 		}
 	}
 	b, err := dkek.ParseBlob(blob)
-	if err != nil {
+	if err != nil || len(b.Algorithms) > maxAlgorithms {
 		return status(apdu.WrongData)
 	}
 	for n, d := range s.Domains {
-		if d.Created && !d.ready() && s.Classic {
-			return status(apdu.Conditions)
-		}
 		if !d.ready() || d.kcv() != b.KCV {
 			continue
 		}
@@ -86,12 +91,12 @@ func (t *Token) unwrap(c apdu.Command) answer {
 		switch {
 		case s.Major == 3 && s.Minor == 1 && len(b.Algorithms) > 0:
 			return status(apdu.Internal) // that firmware's fault (fact sheet §9, 9)
-		case k.Kind == pkcs15.RSA && !s.takesRSA(k.bits()), k.Kind == pkcs15.AES && s.Major < 3:
+		case k.Kind == pkcs15.RSA && !s.takesRSA(k.Bits), k.Kind == pkcs15.AES && s.Major < 3:
 			return status(apdu.NotSupported)
 		case k.size() > s.free():
 			return status(apdu.NoMemory)
 		}
-		k.Domain, k.Exportable, k.Algorithms = n, true, append([]byte(nil), b.Algorithms...)
+		k.Domain, k.KEK, k.Algorithms = n, b.KCV[:], b.Algorithms
 		s.Keys[c.P1] = k
 		return t.commit(ok())
 	}

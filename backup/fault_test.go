@@ -1,0 +1,210 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/store"
+)
+
+// pull makes the token vanish at the n-th command, before it is carried out or
+// before its answer leaves.
+func pull(token *softtoken.Token, stage softtoken.Stage, n int) (pulled *bool) {
+	pulled = new(bool)
+	token.SetFault(func(s softtoken.Stage, i int, _ apdu.Command) (apdu.SW, error) {
+		if *pulled || s == stage && i == n {
+			*pulled = true
+			return 0, apdu.ErrGone
+		}
+		return 0, nil
+	})
+	return pulled
+}
+
+// login opens a token again, as the next run of the program would.
+func login(t testing.TB, token *softtoken.Token) *schsm.Card {
+	t.Helper()
+	token.SetFault(nil)
+	token.Reset()
+	card := openCard(t, token)
+	if err := card.Login(context.Background(), userPIN(), false); err != nil {
+		t.Fatal(err)
+	}
+	return card
+}
+
+// undescribed counts keys without a description: copies that were left behind.
+func undescribed(t testing.TB, card *schsm.Card) int {
+	t.Helper()
+	inv, err := Take(context.Background(), card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, k := range inv.Keys {
+		if k.Description == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// A backup with its round trips is cut off before each command and between each
+// command and its answer. The next run must finish, and leave no copy behind;
+// so it must when the journal is lost too.
+func TestBackupPulledAtEveryCommand(t *testing.T) {
+	ctx := context.Background()
+	points, left := 0, 0
+	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
+		for _, keepCatalog := range []bool{true, false} {
+			for n := 1; ; n++ {
+				cat := newCatalog(t)
+				token, card := newToken(t, "3.5", "SOFT0200001")
+				initToken(t, card, cat, newShare(t, 1))
+				generate(t, card, 1, "P-256", "one", []byte{1})
+				generate(t, card, 2, "P-384", "two", []byte{2})
+				pulled := pull(token, stage, n)
+				_, err := Run(ctx, card, cat, Options{})
+				if !*pulled {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				points++
+				if !errors.Is(err, apdu.ErrGone) {
+					t.Fatalf("stage %d, command %d: %v", stage, n, err)
+				}
+				card = login(t, token)
+				if u := undescribed(t, card); u > 1 {
+					t.Fatalf("stage %d, command %d: %d copies", stage, n, u)
+				} else if u == 1 {
+					left++
+					if ClassOf(err) != Changed {
+						t.Errorf("stage %d, command %d left a copy but says that nothing was changed: %v", stage, n, err)
+					}
+				}
+				if !keepCatalog {
+					cat = newCatalog(t)
+					if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcvOf(t, card), Origin: "test"}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r, err := Run(ctx, card, cat, Options{})
+				if err != nil || !r.Complete() {
+					t.Fatalf("stage %d, command %d: the next run: %v", stage, n, err)
+				}
+				if undescribed(t, card) != 0 {
+					t.Fatalf("stage %d, command %d: a copy stays behind", stage, n)
+				}
+			}
+		}
+	}
+	if left == 0 {
+		t.Error("no interrupt left a copy: the test does not reach what it is for")
+	}
+	t.Logf("%d points, at %d of them a copy was left and cleaned up", points, left)
+}
+
+func kcvOf(t testing.TB, card *schsm.Card) string {
+	t.Helper()
+	inv, err := Take(context.Background(), card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inv.token().Domains[0].KCV
+}
+
+// The same for a restore, with the journal and without.
+func TestRestorePulledAtEveryCommand(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	initToken(t, card, cat, newShare(t, 1))
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	generate(t, card, 7, "RSA-1024", "seven", []byte{7})
+	if err := card.WriteFile(ctx, 0xCA00, []byte("a certificate")); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Run(ctx, card, cat, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := 0
+	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
+		for _, withJournal := range []bool{true, false} {
+			for n := 1; ; n++ {
+				token, card := newToken(t, "3.6", "SOFT0400001")
+				initToken(t, card, nil, newShare(t, 1))
+				o := RestoreOptions{}
+				if withJournal {
+					o.Journal = cat.Journal()
+				}
+				p, err := MakePlan(ctx, card, report.Snapshot, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pulled := pull(token, stage, n)
+				_, err = Restore(ctx, card, nil, p, o)
+				if !*pulled {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				points++
+				if !errors.Is(err, apdu.ErrGone) {
+					t.Fatalf("stage %d, command %d: %v", stage, n, err)
+				}
+				card = login(t, token)
+				if p, err = MakePlan(ctx, card, report.Snapshot, o); err != nil {
+					t.Fatal(err)
+				}
+				r, err := Restore(ctx, card, nil, p, o)
+				if err != nil || !r.Complete() {
+					t.Fatalf("stage %d, command %d, journal %v: the next run: %v, %+v %+v", stage, n, withJournal, err, r.Keys, r.Plan.Items)
+				}
+				inv, err := Take(ctx, card)
+				if err != nil || len(inv.Keys) != 2 || undescribed(t, card) != 0 || len(inv.Files) != 1 {
+					t.Fatalf("stage %d, command %d: %d keys, %v", stage, n, len(inv.Keys), err)
+				}
+			}
+		}
+	}
+	if keys, err := cat.Journal().Keys(""); err != nil || len(keys) != 0 {
+		t.Errorf("the journal still has %v (%v)", keys, err)
+	}
+	t.Logf("%d points", points)
+}
+
+// Another program resets the token at each command; the backup goes on by
+// itself and spends no try of the PIN.
+func TestBackupResetAtEveryCommand(t *testing.T) {
+	ctx := context.Background()
+	for n := 1; ; n++ {
+		cat := newCatalog(t)
+		token, card := newToken(t, "3.5", "SOFT0200001")
+		initToken(t, card, cat, newShare(t, 1))
+		generate(t, card, 1, "P-256", "one", []byte{1})
+		hit := false
+		token.SetFault(func(s softtoken.Stage, i int, _ apdu.Command) (apdu.SW, error) {
+			if s == softtoken.Before && i == n {
+				hit = true
+				return 0, apdu.ErrReset
+			}
+			return 0, nil
+		})
+		r, err := Run(ctx, card, cat, Options{})
+		if err != nil || !r.Complete() {
+			t.Fatalf("command %d: %v", n, err)
+		}
+		if !hit {
+			t.Logf("%d points", n-1)
+			return
+		}
+	}
+}

@@ -1,0 +1,343 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/store"
+)
+
+// coverageOf backs nothing up; it only asks.
+func coverageOf(t testing.TB, card *schsm.Card, cat *store.Catalog) []KeyCoverage {
+	t.Helper()
+	inv, err := Take(context.Background(), card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Cover(inv, cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestCoverage(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	share := newShare(t, 1)
+	initToken(t, card, nil, share) // nobody is told that the share was seen
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	expect := func(when string, want Coverage) {
+		t.Helper()
+		if c := coverageOf(t, card, cat)[0]; c.Coverage != want || !want.Done() && c.Reason == "" {
+			t.Errorf("%s: %s (%s), want %s", when, c.Coverage, c.Reason, want)
+		}
+	}
+	expect("before any backup", Missing)
+	if _, err := Run(ctx, card, cat, Options{NoProof: true}); err != nil {
+		t.Fatal(err)
+	}
+	expect("without proof", Unproven)
+	if _, err := Run(ctx, card, cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("without a share", NoShare)
+	kcv := kcvOf(t, card)
+	if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Random: true}); err != nil {
+		t.Fatal(err)
+	}
+	expect("a random DKEK", NoShare)
+	if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Origin: "test", Software: true}); err != nil {
+		t.Fatal(err)
+	}
+	expect("with a share", Covered)
+	if err := card.WriteFile(ctx, schsm.CertificateFile(1), []byte{0x30, 3, 1, 2, 3}); err != nil {
+		t.Fatal(err)
+	}
+	if c := coverageOf(t, card, cat)[0].Coverage; c != Stale && c != Missing {
+		t.Errorf("certificate changed: %s", c)
+	}
+	for _, f := range []schsm.FID{schsm.KeyFile(1), schsm.DescriptionFile(1), schsm.CertificateFile(1)} {
+		if err := card.DeleteFile(ctx, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	generate(t, card, 1, "P-256", "another", []byte{9})
+	expect("another key at the reference", Stale)
+}
+
+// Keys that cannot leave are named with the reason, and can be accepted.
+func TestNotExportable(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	if _, _, err := Initialise(ctx, card, cat, SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), NoDKEK: true}}); err != nil {
+		t.Fatal(err)
+	}
+	generate(t, card, 1, "P-256", "stays", []byte{1})
+	r, err := Run(ctx, card, cat, Options{})
+	if err != nil || r.Complete() || r.Keys[0].Coverage != NotExportable || !strings.Contains(r.Keys[0].Reason, "no DKEK") {
+		t.Fatalf("%+v, %v", r.Keys, err)
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := GuardWipe(inv, cat); ClassOf(err) != Refused {
+		t.Errorf("a wipe would lose it: %v", err)
+	}
+	if _, err := Accept(inv, cat, "stays", "a test key"); err != nil {
+		t.Fatal(err)
+	}
+	if c := coverageOf(t, card, cat)[0]; c.Coverage != Accepted || c.Reason != "a test key" {
+		t.Errorf("%+v", c)
+	}
+	if err := GuardWipe(inv, cat); err != nil {
+		t.Errorf("accepted, and still: %v", err)
+	}
+	if _, err := Accept(inv, cat, "nonsense", "x"); err == nil {
+		t.Error("accepts a key that is not there")
+	}
+}
+
+func TestGuardWipe(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	share := newShare(t, 1)
+	initToken(t, card, cat, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	setUp := SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), Shares: 1}, Shares: []*dkek.Share{share}, Trust: Trust{SoftFile: true}}
+	if _, _, err := Initialise(ctx, card, cat, setUp); ClassOf(err) != Refused || !strings.Contains(err.Error(), "missing") {
+		t.Fatalf("a wipe before any backup: %v", err)
+	}
+	if _, err := Run(ctx, card, cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := card.WriteFile(ctx, 0xCF00, []byte("notes")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Initialise(ctx, card, cat, setUp); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CF00") {
+		t.Fatalf("a data object that is in no snapshot: %v", err)
+	}
+	if err := card.DeleteFile(ctx, 0xCF00); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Initialise(ctx, card, cat, setUp); err != nil {
+		t.Fatalf("all covered, and still: %v", err)
+	}
+	if inv, err := Take(ctx, card); err != nil || inv.holdsAnything() {
+		t.Error("not wiped")
+	}
+}
+
+// Wrong shares are noticed before the token is touched; a wrong SO-PIN costs
+// one try and no more; the floor costs none.
+func TestInitialiseRefuses(t *testing.T) {
+	ctx := context.Background()
+	token, card := newToken(t, "3.5", "SOFT0200001")
+	share, other := newShare(t, 1), newShare(t, 2)
+	good := initToken(t, card, nil, share)
+	base := func() SetUp {
+		return SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), Shares: 1}, Shares: []*dkek.Share{share}, Trust: Trust{SoftFile: true}, MinSOTries: DefaultSOFloor}
+	}
+	touched := false
+	token.SetFault(func(s softtoken.Stage, _ int, c apdu.Command) (apdu.SW, error) {
+		touched = touched || s == softtoken.Before && c.CLA == 0x80 && (c.INS == 0x50 || c.INS == 0x52) && len(c.Data) > 0
+		return 0, nil
+	})
+	for name, s := range map[string]SetUp{
+		"shares of another DKEK": func() SetUp { s := base(); s.Shares, s.Expect = []*dkek.Share{other}, good; return s }(),
+		"too many shares":        func() SetUp { s := base(); s.Shares = []*dkek.Share{share, other}; return s }(),
+		"the same share twice": func() SetUp {
+			s := base()
+			s.Initialisation.Shares, s.Shares = 2, []*dkek.Share{share, share}
+			return s
+		}(),
+		"the floor":   func() SetUp { s := base(); s.MinSOTries = 16; return s }(),
+		"a short PIN": func() SetUp { s := base(); s.Initialisation.PIN = secret.New([]byte("123")); return s }(),
+	} {
+		if _, _, err := Initialise(ctx, card, nil, s); err == nil || touched {
+			t.Errorf("%s: %v, token touched: %v", name, err, touched)
+		}
+	}
+	token.SetFault(nil)
+	s := base()
+	s.Initialisation.SOPIN = secret.New([]byte("57621881"))
+	if _, _, err := Initialise(ctx, card, nil, s); !errors.Is(err, apdu.ErrWrongPIN) {
+		t.Errorf("a wrong SO-PIN: %v", err)
+	}
+	if st, err := card.SOPIN(ctx); err != nil || st.Tries != 14 {
+		t.Errorf("%d tries of the SO-PIN left, %v", st.Tries, err)
+	}
+}
+
+func TestTrust(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	token, card := newToken(t, "3.5", "SOFT0200001")
+	const kcv = "0102030405060708"
+	trust := func(tr Trust) error {
+		_, err := TrustToken(ctx, card, cat, kcv, tr)
+		return err
+	}
+	if err := trust(Trust{SoftFile: true}); err != nil {
+		t.Errorf("soft:FILE: %v", err)
+	}
+	if err := trust(Trust{}); ClassOf(err) != Refused {
+		t.Errorf("a software token in a reader: %v", err)
+	}
+	if err := trust(Trust{Untrusted: "SOFT0200002"}); ClassOf(err) != Refused {
+		t.Errorf("another serial typed: %v", err)
+	}
+	if err := trust(Trust{Untrusted: "SOFT0200001"}); err != nil {
+		t.Errorf("its serial typed: %v", err)
+	}
+	if _, err := card.Genuine(ctx, append(cvc.VendorRoots(), token.Roots()...)); err != nil {
+		t.Errorf("under its own root: %v", err)
+	}
+	// Once the recovery key is known from hardware, software never gets it.
+	if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Software: false, Origin: "init"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tr := range []Trust{{SoftFile: true}, {Untrusted: "SOFT0200001"}} {
+		if err := trust(tr); ClassOf(err) != Refused {
+			t.Errorf("shares of hardware, %+v: %v", tr, err)
+		}
+	}
+}
+
+// What is in the way is left there and named; the rest is restored.
+func TestPlanConflicts(t *testing.T) {
+	ctx := context.Background()
+	cat, s, _ := twoKeys(t)
+	_, card := newToken(t, "3.6", "SOFT0400001")
+	p, err := MakePlan(ctx, card, s, RestoreOptions{})
+	if err != nil || len(p.Problems) != 1 || p.Problems[0].Code != "not-initialised" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	initToken(t, card, cat, newShare(t, 9))
+	p, err = MakePlan(ctx, card, s, RestoreOptions{})
+	if err != nil || len(p.Problems) != 1 || p.Problems[0].Code != "kcv-mismatch" {
+		t.Fatalf("another DKEK: %+v, %v", p, err)
+	}
+	if _, err := Restore(ctx, card, cat, p, RestoreOptions{}); err == nil || ClassOf(err) != Failed {
+		t.Errorf("restored under another DKEK: %v", err)
+	}
+	_, card = newToken(t, "3.6", "SOFT0400002")
+	initToken(t, card, cat, newShare(t, 1))
+	generate(t, card, 1, "P-256", "in the way", []byte{7})
+	before := coverageOf(t, card, nil)[0].Key
+	r := restoreAll(t, card, cat, s)
+	if r.Complete() || r.Plan.Items[0].Action != Conflict || !r.Keys[1].OK || r.Keys[0].OK {
+		t.Errorf("%+v", r.Plan.Items)
+	}
+	after := coverageOf(t, card, nil)
+	if len(after) != 2 || !after[0].Key.Public.Equal(before.Public) {
+		t.Error("the key that was in the way is gone")
+	}
+	// Elsewhere it fits.
+	o := RestoreOptions{At: map[byte]byte{1: 5}, Journal: cat.Journal()}
+	if p, err = MakePlan(ctx, card, s, o); err != nil || !p.Fits() {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if r, err := Restore(ctx, card, cat, p, o); err != nil || !r.Complete() || r.Keys[0].Reference != 5 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := MakePlan(ctx, card, s, RestoreOptions{Keys: []byte{99}}); err == nil {
+		t.Error("plans a key that the snapshot does not have")
+	}
+}
+
+// A token that is full is told so, and is none the worse.
+func TestFullToken(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	token, err := softtoken.New(softtoken.Options{Firmware: "3.5", Serial: "SOFT0200001", Memory: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	card := openCard(t, token)
+	share := newShare(t, 1)
+	initToken(t, card, cat, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	r, err := Run(ctx, card, cat, Options{})
+	if err != nil || r.Complete() || r.Keys[0].Coverage != Unproven || !strings.Contains(r.Keys[0].Reason, "no room") {
+		t.Fatalf("%+v, %v", r.Keys, err)
+	}
+	if undescribed(t, card) != 0 {
+		t.Error("a copy stays behind")
+	}
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{r.Snapshot}, key, Options{}); err != nil || !v.OK() {
+		t.Errorf("offline: %+v, %v", v, err)
+	}
+	if c := coverageOf(t, card, cat)[0]; c.Coverage != Covered {
+		t.Errorf("after the offline proof: %+v", c)
+	}
+}
+
+// The use counter of a key is not spent without being asked.
+func TestUseCounter(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	initToken(t, card, cat, newShare(t, 1))
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	counter := uint32(5)
+	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: "SOFT020000100001", Curve: coverageOf(t, card, nil)[0].Key.Public.Curve, Counter: &counter}
+	if _, err := card.Generate(ctx, 2, spec); err != nil {
+		t.Fatal(err)
+	}
+	left := func() uint32 {
+		info, err := card.Key(ctx, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *info.Counter
+	}
+	r, err := Run(ctx, card, cat, Options{})
+	if err != nil || r.Keys[1].Coverage != Unproven || !strings.Contains(r.Keys[1].Reason, "5 uses") || left() != 5 {
+		t.Fatalf("%+v, %d left, %v", r.Keys[1], left(), err)
+	}
+	asked := 0
+	r, err = Run(ctx, card, cat, Options{SpendUse: func(Key) bool { asked++; return true }})
+	if err != nil || r.Keys[1].Coverage != Covered || asked != 1 || left() != 4 {
+		t.Errorf("%+v, asked %d times, %d left, %v", r.Keys[1], asked, left(), err)
+	}
+}
+
+// What the PIN protects is not read into the catalog, logged in or not; it is
+// named, and keeps a token from being wiped.
+func TestProtectedData(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	initToken(t, card, cat, newShare(t, 1))
+	if err := card.WriteFile(ctx, 0xCD05, []byte("the safe's combination")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(ctx, card, cat, Options{})
+	if err != nil || r.Complete() || len(r.Snapshot.Files) != 0 || len(r.Snapshot.Missing) != 1 || !strings.Contains(r.Snapshot.Missing[0].What, "CD05") {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := GuardWipe(inv, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CD05") {
+		t.Errorf("%v", err)
+	}
+}
