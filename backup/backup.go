@@ -132,8 +132,11 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 	for _, f := range inv.Files {
 		s.Files = append(s.Files, store.File{FID: fmt.Sprintf("%04x", uint16(f.FID)), Content: f.Content})
 	}
-	for _, f := range inv.Unread {
-		s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(), Reason: "protected by the PIN: its content would lie open in the catalog"})
+	if inv.PKA != nil {
+		s.Missing = append(s.Missing, store.Gap{What: "public key authentication", Reason: fmt.Sprintf("%d keys can log in, %d must: they are registered on the token and must be registered anew", inv.PKA.Total-inv.PKA.Missing, inv.PKA.Required)})
+	}
+	if err := sealProtected(ctx, card, inv, h, s); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

@@ -1,8 +1,10 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -319,14 +321,18 @@ func TestUseCounter(t *testing.T) {
 	}
 }
 
-// What the PIN protects is not read into the catalog, logged in or not; it is
-// named, and keeps a token from being wiped.
+// What the PIN protects never lies open in the catalog: without a recovery key
+// to seal it under it is named and keeps a token from being wiped; sealed, it
+// comes back with the shares, and not without.
 func TestProtectedData(t *testing.T) {
 	ctx := context.Background()
 	cat := newCatalog(t)
 	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
-	if err := card.WriteFile(ctx, 0xCD05, []byte("the safe's combination")); err != nil {
+	share := newShare(t, 1)
+	initToken(t, card, nil, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	secretText := []byte("the safe's combination")
+	if err := card.WriteFile(ctx, 0xCD05, secretText); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Run(ctx, card, cat, Options{})
@@ -339,5 +345,73 @@ func TestProtectedData(t *testing.T) {
 	}
 	if err := GuardWipe(inv, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CD05") {
 		t.Errorf("%v", err)
+	}
+
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RecordShares(cat, key, true, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Run(ctx, card, cat, Options{}); err != nil || !r.Complete() || len(r.Snapshot.Files) != 1 || !r.Snapshot.Files[0].Sealed {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if raw, err := os.ReadFile(cat.Path()); err != nil || bytes.Contains(raw, secretText) {
+		t.Errorf("the content lies open in the catalog (%v)", err)
+	}
+	if err := GuardWipe(inv, cat); err != nil {
+		t.Errorf("sealed, and still: %v", err)
+	}
+	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{r.Snapshot}, key, Options{}); err != nil || !v.OK() {
+		t.Errorf("%+v, %v", v, err)
+	}
+	_, spare := newToken(t, "3.6", "SOFT0400001")
+	initToken(t, spare, cat, share)
+	if without := restoreAll(t, spare, cat, r.Snapshot); without.Complete() || without.Files[0].Action != NeedsShare {
+		t.Errorf("without shares: %+v", without.Files)
+	}
+	o := RestoreOptions{Journal: cat.Journal(), OpenData: key.OpenData}
+	restore := func(when string, want bool) {
+		t.Helper()
+		p, err := MakePlan(ctx, spare, r.Snapshot, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if with, err := Restore(ctx, spare, cat, p, o); err != nil || with.Complete() != want {
+			t.Errorf("%s: %+v, %v", when, with.Files, err)
+		}
+	}
+	restore("with shares", true)
+	restore("again", true)
+	if got, err := spare.ReadFile(ctx, 0xCD05); err != nil || !bytes.Equal(got, secretText) {
+		t.Errorf("restored as %q, %v", got, err)
+	}
+	if err := spare.WriteFile(ctx, 0xCD05, []byte("somebody else's")); err != nil {
+		t.Fatal(err)
+	}
+	restore("over another content", false)
+}
+
+// Shares of several domains, in any order: the KCVs tell which belong where.
+func TestAssignShares(t *testing.T) {
+	var shares []*dkek.Share
+	for i := range 5 {
+		shares = append(shares, newShare(t, byte(1+40*i)))
+	}
+	kcv := func(s ...*dkek.Share) string {
+		k, err := dkek.Combine(s...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.KCV().String()
+	}
+	domains := []store.Domain{{Number: 0, Shares: 2, KCV: kcv(shares[3], shares[0])}, {Number: 1}, {Number: 2, Shares: 1, KCV: kcv(shares[2])}, {Number: 3, Shares: 3, KCV: "0102030405060708"}}
+	sets, left := AssignShares(domains, shares)
+	if len(sets) != 3 || len(sets[0].Load) != 2 || len(sets[1].Load) != 1 || sets[1].Number != 2 || sets[2].Load != nil || len(left) != 2 {
+		t.Errorf("%+v, %d left", sets, len(left))
+	}
+	if sets[1].Load[0] != shares[2] || left[0] != shares[1] || left[1] != shares[4] {
+		t.Error("the wrong shares")
 	}
 }

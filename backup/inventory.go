@@ -39,8 +39,10 @@ type Inventory struct {
 	// certificates without a key, public data, descriptions, and what belongs
 	// to no key.
 	Files []File
-	// Unread are files that a PIN protects; their content stays on the token.
+	// Unread are files that a PIN protects; they are not read here.
 	Unread []schsm.FID
+	// PKA is public key authentication, nil where it is not set up.
+	PKA *schsm.PKA
 }
 
 // File is an elementary file.
@@ -124,6 +126,11 @@ func Take(ctx context.Context, card *schsm.Card) (*Inventory, error) {
 		inv.FreeMemory = n
 	} else if isTransport(err) {
 		return nil, err
+	}
+	if pka, configured, err := card.PKA(ctx); isTransport(err) {
+		return nil, err
+	} else if configured {
+		inv.PKA = &pka
 	}
 	if err := inv.readFiles(ctx, card); err != nil {
 		return nil, err
@@ -298,12 +305,9 @@ func (inv *Inventory) token() store.Token {
 		t.Issuer = inv.Chain.Device.CAR
 		t.ValidFrom, t.ValidTo = inv.Chain.Device.From.Format("2006-01-02"), inv.Chain.Device.To.Format("2006-01-02")
 	}
-	for _, d := range inv.Domains {
-		if d.Empty {
-			continue
-		}
+	for _, d := range inv.Domains { // empty slots too: their number is part of the set-up
 		sd := store.Domain{Number: d.Number, Shares: d.Shares, Outstanding: d.Outstanding, UID: d.UID}
-		if d.Ready() {
+		if d.Ready() && len(d.UID) == 0 {
 			sd.KCV = dkek.KCV(d.KCV).String()
 		}
 		t.Domains = append(t.Domains, sd)

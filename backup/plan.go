@@ -28,6 +28,8 @@ const (
 	Conflict Action = "conflict"
 	// NotInBackup: the snapshot has no blob of it.
 	NotInBackup Action = "not-in-backup"
+	// NeedsShare: it is sealed under the DKEK, and the shares are not at hand.
+	NeedsShare Action = "needs-share"
 	// DoesNotFit: this token cannot take it.
 	DoesNotFit Action = "does-not-fit"
 )
@@ -48,8 +50,10 @@ type Item struct {
 type FileItem struct {
 	FID     schsm.FID
 	Content []byte
-	Action  Action
-	Reason  string
+	// Sealed: Content is encrypted, and the PIN protects the file.
+	Sealed bool
+	Action Action
+	Reason string
 }
 
 // Plan is what a restore would do to a token.
@@ -92,6 +96,8 @@ type RestoreOptions struct {
 	Keys []byte
 	// At gives keys another reference than they had.
 	At map[byte]byte
+	// OpenData opens what is sealed under the DKEK; nil without shares.
+	OpenData func(sealed []byte) ([]byte, error)
 	// Journal keeps track of work under way; nil reads all of it off the token.
 	Journal *store.Journal
 	// Progress is told what is being done; nil is silence.
@@ -123,7 +129,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	}
 	p.twice()
 	if o.Keys == nil {
-		p.Files = planFiles(inv, s)
+		p.Files = planFiles(inv, s, o.OpenData != nil)
 	}
 	p.capacity(inv)
 	p.problems(inv)
@@ -268,7 +274,7 @@ func (p *Plan) twice() {
 }
 
 // planFiles decides about everything that is no key.
-func planFiles(inv *Inventory, s *store.Snapshot) []FileItem {
+func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
 	here := map[schsm.FID][]byte{}
 	for _, f := range inv.Files {
 		here[f.FID] = f.Content
@@ -276,11 +282,17 @@ func planFiles(inv *Inventory, s *store.Snapshot) []FileItem {
 	var list []FileItem
 	for _, f := range s.Files {
 		n, err := strconv.ParseUint(f.FID, 16, 16)
-		if err != nil || f.Sealed {
-			list = append(list, FileItem{Action: NotInBackup, Reason: fmt.Sprintf("file %q cannot be read", f.FID)})
+		if err != nil {
+			list = append(list, FileItem{Action: NotInBackup, Reason: fmt.Sprintf("%q is no file number", f.FID)})
 			continue
 		}
-		item := FileItem{FID: schsm.FID(n), Content: f.Content, Action: New}
+		item := FileItem{FID: schsm.FID(n), Content: f.Content, Sealed: f.Sealed, Action: New}
+		switch {
+		case f.Sealed && !canOpen:
+			item.Action, item.Reason = NeedsShare, "it is sealed under the recovery key: give the shares with --share"
+		case f.Sealed && slices.Contains(inv.Unread, item.FID):
+			item.Action, item.Reason = Repair, "it is there; it is compared once the PIN is given"
+		}
 		if now, ok := here[item.FID]; ok {
 			switch {
 			case bytes.Equal(now, f.Content):

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -112,7 +113,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 		if f.Action == New || f.Action == Repair {
 			touched = true
 		}
-		result, err := r.restoreFile(ctx, f)
+		result, err := r.restoreFile(ctx, f, o.OpenData)
 		report.Files = append(report.Files, result)
 		if err != nil {
 			return fail(err)
@@ -278,21 +279,33 @@ func (r *restorer) put(ctx context.Context, f schsm.FID, content []byte) error {
 	return nil
 }
 
-func (r *restorer) restoreFile(ctx context.Context, f FileItem) (FileResult, error) {
+func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte) ([]byte, error)) (FileResult, error) {
 	result := FileResult{FileItem: f}
-	switch f.Action {
-	case Same:
-		result.OK = true
-	case New, Repair:
-		err := r.put(ctx, f.FID, f.Content)
-		if errors.Is(err, apdu.ErrNoMemory) {
-			result.Reason = "the token is full"
+	var err error
+	switch {
+	case f.Action == Same:
+	case f.Action != New && f.Action != Repair:
+		return result, nil
+	case f.Sealed:
+		var content []byte
+		if content, err = open(f.Content); err != nil {
+			result.Reason = err.Error()
 			return result, nil
 		}
-		if err != nil {
-			return result, err
-		}
+		defer clear(content)
+		err = r.restoreProtected(ctx, f.FID, content)
+	default:
+		err = r.put(ctx, f.FID, f.Content)
+	}
+	switch {
+	case err == nil:
 		result.OK = true
+	case errors.Is(err, apdu.ErrNoMemory):
+		result.Reason = "the token is full"
+	case errors.Is(err, errOtherContent):
+		result.Reason = err.Error()
+	default:
+		return result, err
 	}
 	return result, nil
 }
@@ -310,7 +323,10 @@ func (r *restorer) restoreLabel(ctx context.Context, s *store.Snapshot, report *
 	case err != nil:
 		return err
 	case !bytes.Equal(now, s.Token.TokenInfo):
-		report.LabelKept = string(now)
+		report.LabelKept = "one that cannot be read"
+		if label, err := pkcs15.ParseTokenInfo(now); err == nil {
+			report.LabelKept = label
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -118,12 +119,28 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 		}
 	}
 	for _, f := range inv.Unread {
-		lost = append(lost, "data object "+f.String()+": protected by the PIN, in no snapshot")
+		if !holdsSealed(newest, f) {
+			lost = append(lost, "data object "+f.String()+": protected by the PIN, in no snapshot")
+		}
 	}
 	if len(lost) > 0 {
 		return refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left", "initialising wipes the token, and not everything on it would come back: %s", strings.Join(lost, "; "))
 	}
 	return nil
+}
+
+// holdsSealed goes by the file's number alone: what the PIN protects cannot be
+// compared without it.
+func holdsSealed(s *store.Snapshot, f schsm.FID) bool {
+	if s == nil {
+		return false
+	}
+	for _, stored := range s.Files {
+		if stored.Sealed && strings.EqualFold(stored.FID, f.String()) {
+			return true
+		}
+	}
+	return false
 }
 
 func holdsFile(s *store.Snapshot, f File) bool {
@@ -185,22 +202,37 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 		return kcv, "", err
 	}
 	if err := card.Initialise(ctx, s.Initialisation); err != nil {
+		if errors.Is(err, schsm.ErrUnsettled) || isTransport(err) && !errors.Is(err, apdu.ErrWrongPIN) {
+			err = changed(err) // it is wiped, or may be
+		}
 		return kcv, "", err
 	}
 	if s.Initialisation.NoDKEK {
 		return dkek.KCV{}, note, nil
 	}
-	random := s.Initialisation.Shares == 0 && s.Initialisation.Domains == 0
 	if kcv, err = LoadShares(ctx, card, 0, s.Shares, kcv); err != nil {
 		return kcv, note, changed(err)
 	}
-	if cat != nil && cat.Writable() && !kcv.IsZero() {
-		err = cat.RecordShareSeen(store.ShareSeen{KCV: kcv.String(), Software: card.Software(), Origin: s.Origin, Random: random})
-		if err != nil {
-			return kcv, note, changed(err)
-		}
+	if err := s.record(cat, card, kcv); err != nil {
+		return kcv, note, changed(err)
 	}
 	return kcv, note, nil
+}
+
+// record notes in the catalog what DKEK the token has now, and from where.
+func (s SetUp) record(cat *store.Catalog, card *schsm.Card, kcv dkek.KCV) error {
+	if cat == nil || !cat.Writable() || kcv.IsZero() {
+		return nil
+	}
+	if len(s.Shares) == 0 {
+		return cat.RecordShareSeen(store.ShareSeen{KCV: kcv.String(), Software: card.Software(), Origin: s.Origin, Random: true})
+	}
+	key, err := dkek.Combine(s.Shares...)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	return RecordShares(cat, key, card.Software(), s.Origin)
 }
 
 // expected combines the shares, if all are here, and compares the KCV with the

@@ -278,6 +278,7 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 			}
 		}
 		o.progress("opened", len(s.Keys), len(s.Keys))
+		v.Findings = append(v.Findings, openSealed(s, key)...)
 		v.Snapshots = append(v.Snapshots, sp)
 	}
 	v.record(func() error {
@@ -287,13 +288,10 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		if err := cat.RecordProofs(proofs); err != nil {
 			return err
 		}
-		if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Software: true, Origin: "verify"}); err != nil {
-			return err
-		}
 		if v.Damaged() {
 			return nil // an anchor upon damage would hide it
 		}
-		return cat.SetAnchor(kcv, anchorKey)
+		return RecordShares(cat, key, true, "verify")
 	})
 	return v, nil
 }

@@ -104,6 +104,9 @@ type ShareSeen struct {
 	Software bool   `json:"software"`
 	Origin   string `json:"origin"` // the job: "init", "dkek load", "verify"
 	Random   bool   `json:"random"` // no shares exist: the token made the DKEK up
+	// Recipient is what files are sealed to that only the DKEK opens; empty
+	// where it was not at hand.
+	Recipient string `json:"recipient,omitempty"`
 }
 
 // RecordShareSeen logs s under its KCV.
@@ -119,9 +122,9 @@ func (c *Catalog) RecordShareSeen(s ShareSeen) error {
 	return err
 }
 
-// SharesSeen gives the latest record of each KCV, but for Software: that is
-// false once a KCV was loaded to hardware, whatever happened later, since it
-// is what keeps these shares off software tokens.
+// SharesSeen gives the latest record of each KCV, but for two things: Software
+// is false once a KCV was loaded to hardware, whatever happened later, since it
+// is what keeps these shares off software tokens; and a Recipient stays known.
 func (c *Catalog) SharesSeen() (map[KCV]ShareSeen, error) {
 	seen := map[KCV]ShareSeen{}
 	err := c.each(KindShareSeen, func(e Entry) error {
@@ -130,8 +133,11 @@ func (c *Catalog) SharesSeen() (map[KCV]ShareSeen, error) {
 			return err
 		}
 		s.Time = e.Time
-		if before, ok := seen[s.KCV]; ok && !before.Software {
-			s.Software = false
+		if before, ok := seen[s.KCV]; ok {
+			s.Software = s.Software && before.Software
+			if s.Recipient == "" {
+				s.Recipient = before.Recipient
+			}
 		}
 		seen[s.KCV] = s
 		return nil

@@ -63,16 +63,25 @@ type Card struct {
 	version Version
 	options Options
 	// certificate is EF 2F02 as it was when the card was opened; it is what
-	// tells this token from another.
+	// tells this token from another. opened: it has been read.
 	certificate []byte
 	chain       *cvc.Chain
+	opened      bool
+	// proven: the token showed that it holds its device key. It must show that
+	// again whenever it was out of sight: anyone can copy a certificate.
+	proven bool
 
+	// selected and loggedIn are what is believed of the token's session; other
+	// programs can end both.
 	selected bool
 	loggedIn bool
 	// pin is kept from Login to Close, so that a reset by another program
-	// costs no question. It is never sent again once it was refused.
-	pin   *secret.Bytes
-	depth int
+	// costs no question. It is one that the token has taken: a PIN that was
+	// refused, or whose answer never came, is never sent again.
+	pin *secret.Bytes
+	// lastTry: the person who gave the PIN agreed to spend its last try.
+	lastTry bool
+	depth   int
 }
 
 // Open selects the applet and reads who the token is. A card without the
@@ -81,16 +90,22 @@ type Card struct {
 func Open(ctx context.Context, t apdu.Transmitter) (*Card, error) {
 	c := &Card{t: t}
 	err := c.Transaction(ctx, func() error {
-		var err error
-		c.certificate, err = c.ReadFile(ctx, FIDDeviceCertificate)
-		if err != nil && !errors.Is(err, apdu.ErrNotFound) {
-			return err
-		}
-		return nil
+		return again(func() error {
+			if err := c.ready(ctx); err != nil {
+				return err
+			}
+			var err error
+			c.certificate, err = readFile(ctx, FIDDeviceCertificate, c.transmit)
+			if err != nil && !errors.Is(err, apdu.ErrNotFound) {
+				return err
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
+	c.opened = true
 	if chain, err := cvc.ParseChain(c.certificate); err == nil {
 		c.chain = chain
 	}
@@ -125,7 +140,7 @@ func (c *Card) Chain() *cvc.Chain { return c.chain }
 // reader says that it carries less, that.
 func (c *Card) limit() int {
 	n := 1454
-	if c.version.Major == 3 {
+	if c.version.Major == 3 || c.version == (Version{}) {
 		n = 1232
 	}
 	if r := c.t.MaxCommand(); r > 0 && r < n {
@@ -141,11 +156,10 @@ func (c *Card) limit() int {
 func (c *Card) Transaction(ctx context.Context, f func() error) error {
 	if c.depth == 0 {
 		err := c.t.Begin(ctx)
-		if errors.Is(err, apdu.ErrReset) {
-			c.selected, c.loggedIn = false, false
-			err = nil
-		}
 		if err != nil {
+			c.lost()
+		}
+		if err != nil && !errors.Is(err, apdu.ErrReset) {
 			return err
 		}
 	}
@@ -162,37 +176,86 @@ func (c *Card) Transaction(ctx context.Context, f func() error) error {
 	return f()
 }
 
+// lost notes that nothing is known of the token's session any more, nor
+// whether it is still the same token.
+func (c *Card) lost() { c.selected, c.loggedIn = false, false }
+
 // ready brings the token back to where the caller believes it is: selected,
 // the same, and logged in if a PIN was given.
 func (c *Card) ready(ctx context.Context) error {
+	return again(func() error { return c.regain(ctx) })
+}
+
+// again carries f out once more if the token was reset within it. f must be
+// fit for that: each of its steps may happen twice.
+func again(f func() error) error {
+	err := f()
+	if errors.Is(err, apdu.ErrReset) {
+		err = f()
+	}
+	return err
+}
+
+func (c *Card) regain(ctx context.Context) error {
 	if !c.selected {
 		if err := c.selectApplet(ctx); err != nil {
 			return err
 		}
-		if c.certificate != nil {
-			if err := c.compareCertificate(ctx); err != nil {
+		if c.opened {
+			if err := c.recognise(ctx); err != nil {
+				c.lost() // a token that is not known to be the same gets nothing more
 				return err
 			}
 		}
 	}
 	if !c.loggedIn && c.pin.Len() > 0 {
-		return c.verify(ctx)
+		return c.relogin(ctx)
 	}
 	return nil
+}
+
+// recognise checks that a token that was out of sight is the one that was
+// opened.
+func (c *Card) recognise(ctx context.Context) error {
+	if err := c.compareCertificate(ctx); err != nil || !c.proven {
+		return err
+	}
+	err := c.authenticateChip(ctx)
+	if errors.Is(err, ErrNotGenuine) {
+		return fmt.Errorf("%w: it shows the certificate of %s but not its key", ErrOtherToken, orUnknown(c.Serial()))
+	}
+	if err != nil {
+		return err
+	}
+	return c.selectApplet(ctx)
 }
 
 // Confirm checks that the token is still the one that was opened. It is asked
 // before each step that changes the token.
 func (c *Card) Confirm(ctx context.Context) error {
-	return c.Transaction(ctx, func() error { return c.compareCertificate(ctx) })
+	return c.Transaction(ctx, func() error {
+		err := c.look(ctx) // another program may have selected something else
+		if err == nil {
+			err = c.ready(ctx)
+		}
+		if err == nil {
+			err = c.compareCertificate(ctx)
+		}
+		if errors.Is(err, apdu.ErrReset) { // ready compares again
+			return c.ready(ctx)
+		}
+		return err
+	})
 }
 
 func (c *Card) compareCertificate(ctx context.Context) error {
-	now, err := c.readFile(ctx, FIDDeviceCertificate)
+	// transmit: what recovers would log in before it is known to whom.
+	now, err := readFile(ctx, FIDDeviceCertificate, c.transmit)
 	if err != nil && !errors.Is(err, apdu.ErrNotFound) {
 		return err
 	}
 	if !bytes.Equal(now, c.certificate) {
+		c.lost()
 		return fmt.Errorf("%w: the work began with %s; put that token back and run again", ErrOtherToken, orUnknown(c.Serial()))
 	}
 	return nil
@@ -211,7 +274,7 @@ var aid = []byte{0xE8, 0x2B, 0x06, 0x01, 0x04, 0x01, 0x81, 0xC3, 0x1F, 0x02, 0x0
 // selectApplet selects by AID, P2=00 with short Le=00: the one form that every
 // version takes (fact sheet §1.2). It ends any login.
 func (c *Card) selectApplet(ctx context.Context) error {
-	c.loggedIn = false
+	c.lost()
 	r, err := c.transmit(ctx, "SELECT", apdu.Command{INS: 0xA4, P1: 4, Data: aid, Le: apdu.LeShort})
 	if err != nil {
 		return err
@@ -224,8 +287,8 @@ func (c *Card) selectApplet(ctx context.Context) error {
 	return nil
 }
 
-// parseSelect reads tag 85 of the FCP: optHi optLo type major minor, of old
-// versions only major minor.
+// parseSelect reads tag 85 of the FCP, from its end: [[optHi] optLo type] major
+// minor.
 func (c *Card) parseSelect(data []byte) {
 	outer, _, err := tlv.Parse(data)
 	if err != nil {
@@ -237,9 +300,12 @@ func (c *Card) parseSelect(data []byte) {
 	}
 	v, ok := list.Find(0x85)
 	if n := len(v.Value); ok && n >= 2 {
-		c.version = Version{int(v.Value[n-2]), int(v.Value[n-1])}
+		c.version, c.options = Version{int(v.Value[n-2]), int(v.Value[n-1])}, 0
+		if n >= 4 {
+			c.options = Options(v.Value[n-4])
+		}
 		if n >= 5 {
-			c.options = Options(v.Value[n-5])<<8 | Options(v.Value[n-4])
+			c.options |= Options(v.Value[n-5]) << 8
 		}
 	}
 }
@@ -255,14 +321,13 @@ func (c *Card) transmit(ctx context.Context, name string, cmd apdu.Command) (apd
 		return apdu.Response{}, fmt.Errorf("%s: %w: %d bytes, %d fit", name, ErrTooLong, len(raw), limit)
 	}
 	answer, err := c.t.Transmit(ctx, raw)
-	if err != nil {
-		if errors.Is(err, apdu.ErrReset) || errors.Is(err, apdu.ErrGone) {
-			c.selected, c.loggedIn = false, false
-		}
-		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
+	var r apdu.Response
+	if err == nil {
+		r, err = apdu.ParseResponse(answer)
 	}
-	r, err := apdu.ParseResponse(answer)
 	if err != nil {
+		// Whatever it was: the next command begins with a look at the token.
+		c.lost()
 		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return r, nil
@@ -275,17 +340,20 @@ func (c *Card) transmit(ctx context.Context, name string, cmd apdu.Command) (apd
 func (c *Card) send(ctx context.Context, name string, cmd apdu.Command) (apdu.Response, error) {
 	var r apdu.Response
 	err := c.Transaction(ctx, func() error {
-		believedLogin := c.loggedIn
+		believed := c.loggedIn
 		var err error
 		r, err = c.transmit(ctx, name, cmd)
 		switch {
 		case errors.Is(err, apdu.ErrReset):
 		case err != nil:
 			return err
-		case r.SW == apdu.NotAuthorised && believedLogin:
-			c.loggedIn = false
-		case (r.SW == apdu.UnknownINS || r.SW == apdu.UnknownCLA || r.SW == apdu.NotSelected) && !c.stillSelected(ctx):
-			c.selected, c.loggedIn = false, false
+		case r.SW == apdu.NotAuthorised && believed, unknownCommand(r.SW):
+			if err := c.look(ctx); err != nil {
+				return err
+			}
+			if c.selected && c.loggedIn == believed {
+				return nil // the answer is meant as it is
+			}
 		default:
 			return nil
 		}
@@ -298,11 +366,27 @@ func (c *Card) send(ctx context.Context, name string, cmd apdu.Command) (apdu.Re
 	return r, err
 }
 
-// stillSelected asks for the PIN's status, which only the applet answers with
-// something else than "unknown" (fact sheet §1.2).
-func (c *Card) stillSelected(ctx context.Context) bool {
+// unknownCommand tells the answers of a token that does not know a command:
+// this applet, or another one that another program selected.
+func unknownCommand(sw apdu.SW) bool {
+	return sw == apdu.UnknownINS || sw == apdu.UnknownCLA || sw == apdu.NotSelected
+}
+
+// look corrects what is believed of the session: it asks for the PIN's status,
+// which spends no try, and which only the applet answers with something else
+// than "unknown" (fact sheet §1.2).
+func (c *Card) look(ctx context.Context) error {
 	r, err := c.transmit(ctx, "VERIFY status", apdu.Command{INS: 0x20, P2: pinUser})
-	return err == nil && r.SW != apdu.UnknownINS && r.SW != apdu.UnknownCLA && r.SW != apdu.NotSelected
+	switch {
+	case errors.Is(err, apdu.ErrReset): // transmit has noted it
+	case err != nil:
+		return err
+	case unknownCommand(r.SW):
+		c.lost()
+	case r.SW != apdu.OK:
+		c.loggedIn = false
+	}
+	return nil
 }
 
 // call is send for commands that have one good answer, 9000 (or 6282 with
@@ -312,7 +396,7 @@ func (c *Card) call(ctx context.Context, name string, cmd apdu.Command) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if !r.SW.HasData() {
+	if r.SW != apdu.OK && (r.SW != apdu.EndOfFile || len(r.Data) == 0) {
 		return nil, &apdu.StatusError{Command: name, SW: r.SW}
 	}
 	return r.Data, nil

@@ -28,10 +28,15 @@ type Domain struct {
 func (d Domain) Ready() bool { return !d.Empty && d.Outstanding == 0 }
 
 // Domains asks for every key domain. A token without any, because it was
-// initialised without DKEK or not at all, gives an empty list.
+// initialised without DKEK or not at all, gives an empty list. Tokens before
+// 3.0 have one domain and are not known to look at the number.
 func (c *Card) Domains(ctx context.Context) ([]Domain, error) {
 	var list []Domain
-	for n := range 256 {
+	slots := 256
+	if c.version.Before(3, 0) {
+		slots = 1
+	}
+	for n := range slots {
 		d, err := c.Domain(ctx, n)
 		switch {
 		case err == nil:
@@ -57,11 +62,21 @@ func (c *Card) Domains(ctx context.Context) ([]Domain, error) {
 
 // Domain asks for one key domain.
 func (c *Card) Domain(ctx context.Context, n int) (Domain, error) {
+	if err := checkDomain(n); err != nil {
+		return Domain{}, err
+	}
 	data, err := c.call(ctx, fmt.Sprintf("query of key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P2: byte(n), Le: apdu.LeShort})
 	if err != nil {
 		return Domain{}, err
 	}
 	return parseDomain(n, data)
+}
+
+func checkDomain(n int) error {
+	if n < 0 || n > 255 {
+		return fmt.Errorf("key domains are numbered 0 to 255, there is no %d", n)
+	}
+	return nil
 }
 
 func parseDomain(n int, data []byte) (Domain, error) {
@@ -76,9 +91,15 @@ func parseDomain(n int, data []byte) (Domain, error) {
 	return d, nil
 }
 
-// CreateDomain makes a DKEK domain of that many shares in an empty slot. It
-// needs a login.
+// CreateDomain makes a DKEK domain of that many shares, 1 to 255, in an empty
+// slot. It needs a login.
 func (c *Card) CreateDomain(ctx context.Context, n, shares int) (Domain, error) {
+	if err := checkDomain(n); err != nil {
+		return Domain{}, err
+	}
+	if shares < 1 || shares > 255 {
+		return Domain{}, fmt.Errorf("a DKEK is made of 1 to 255 shares, not %d", shares)
+	}
 	data, err := c.call(ctx, fmt.Sprintf("creation of key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P1: 1, P2: byte(n), Data: []byte{byte(shares)}, Le: apdu.LeShort})
 	if err != nil {
 		return Domain{}, err
@@ -90,6 +111,9 @@ func (c *Card) CreateDomain(ctx context.Context, n, shares int) (Domain, error) 
 // has made sure that the token is genuine, and compares the KCV when nothing
 // is outstanding any more: the token notices no wrong share.
 func (c *Card) LoadShare(ctx context.Context, n int, share []byte) (Domain, error) {
+	if err := checkDomain(n); err != nil {
+		return Domain{}, err
+	}
 	if len(share) != 32 {
 		return Domain{}, errors.New("a DKEK share has 32 bytes")
 	}

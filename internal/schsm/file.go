@@ -77,13 +77,15 @@ func (c *Card) ReadFile(ctx context.Context, f FID) ([]byte, error) {
 	var out []byte
 	err := c.Transaction(ctx, func() error {
 		var err error
-		out, err = c.readFile(ctx, f)
+		out, err = readFile(ctx, f, c.send)
 		return err
 	})
 	return out, err
 }
 
-func (c *Card) readFile(ctx context.Context, f FID) ([]byte, error) {
+// readFile reads by a way to send commands: send, which recovers from what
+// other programs do, or transmit, which does not.
+func readFile(ctx context.Context, f FID, send func(context.Context, string, apdu.Command) (apdu.Response, error)) ([]byte, error) {
 	name := "read of " + f.String()
 	out := []byte{}
 	for {
@@ -91,19 +93,21 @@ func (c *Card) readFile(ctx context.Context, f FID) ([]byte, error) {
 		if n > 0xFFFF {
 			return nil, fmt.Errorf("%s: it does not end", name)
 		}
-		// 6282 and 61xx come with data that counts (fact sheet §2.1).
-		r, err := c.transmit(ctx, name, apdu.Command{INS: 0xB1, P1: f.Prefix(), P2: f.Index(), Data: []byte{0x54, 2, byte(n >> 8), byte(n)}, Le: readChunk})
+		r, err := send(ctx, name, apdu.Command{INS: 0xB1, P1: f.Prefix(), P2: f.Index(), Data: []byte{0x54, 2, byte(n >> 8), byte(n)}, Le: readChunk})
+		// 6282 and 61xx come with data that counts (fact sheet §2.1). Less data
+		// than asked for is not the end unless the token says so: what a
+		// reader carries may be less. At the end tokens differ (§2.5).
 		switch {
 		case err != nil:
 			return nil, err
-		case r.SW == apdu.OffsetPastEnd && n > 0:
+		case r.SW == apdu.EndOfFile:
+			return append(out, r.Data...), nil
+		case r.SW == apdu.OffsetPastEnd, r.SW == apdu.OK && len(r.Data) == 0:
 			return out, nil
-		case !r.SW.HasData() && r.SW>>8 != 0x61:
+		case r.SW == apdu.OK, r.SW>>8 == 0x61 && len(r.Data) > 0:
+			out = append(out, r.Data...)
+		default:
 			return nil, &apdu.StatusError{Command: name, SW: r.SW}
-		}
-		out = append(out, r.Data...)
-		if len(r.Data) < readChunk {
-			return out, nil
 		}
 	}
 }
@@ -112,6 +116,9 @@ func (c *Card) readFile(ctx context.Context, f FID) ([]byte, error) {
 // that was longer keeps its tail: the token cannot shrink one.
 func (c *Card) WriteFile(ctx context.Context, f FID, data []byte) error {
 	name := "write of " + f.String()
+	if len(data) > 0xFFFF {
+		return fmt.Errorf("%s: %d bytes, a file holds 65535 at most", name, len(data))
+	}
 	return c.Transaction(ctx, func() error {
 		for offset := 0; offset == 0 || offset < len(data); offset += writeChunk {
 			part := data[offset:min(offset+writeChunk, len(data))]
@@ -125,8 +132,11 @@ func (c *Card) WriteFile(ctx context.Context, f FID, data []byte) error {
 }
 
 // DeleteFile deletes a file. Of a key it deletes the key alone: description
-// and certificate are files of their own.
+// and certificate are files of their own. The device key is never asked for.
 func (c *Card) DeleteFile(ctx context.Context, f FID) error {
+	if f == KeyFile(0) {
+		return errDeviceKey
+	}
 	_, err := c.call(ctx, "deletion of "+f.String(), apdu.Command{INS: 0xE4, P1: 2, Data: []byte{f.Prefix(), f.Index()}})
 	return err
 }
@@ -139,11 +149,15 @@ func (c *Card) DeleteFileIfThere(ctx context.Context, f FID) error {
 	return nil
 }
 
-// selectFile selects a file and gives the content of its FCP.
+// selectFile selects a file and gives the content of its FCP, which may be
+// empty.
 func (c *Card) selectFile(ctx context.Context, f FID) (tlv.List, error) {
 	data, err := c.call(ctx, "SELECT of "+f.String(), apdu.Command{INS: 0xA4, Data: []byte{f.Prefix(), f.Index()}, Le: apdu.LeShort})
 	if err != nil {
 		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, nil
 	}
 	outer, _, err := tlv.Parse(data)
 	if err != nil {

@@ -1,7 +1,6 @@
 package schsm
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha1"
@@ -31,9 +30,11 @@ func (c *Card) Software() bool {
 
 // Genuine checks that the token is what its certificate says: a chain up to
 // one of the roots, and possession of the device key, shown by chip
-// authentication. The error wraps ErrNotGenuine and says which of the two
-// failed. Chip authentication was not exercised on hardware (fact sheet
-// §2.11).
+// authentication. A verdict wraps ErrNotGenuine and says which of the two
+// failed; other errors, such as apdu.ErrGone, are none. A token that passed
+// must pass again whenever it was out of sight (reset, or pulled), before it
+// is given anything: a PIN, a share. The session goes on as it was. Chip
+// authentication was not exercised on hardware (fact sheet §2.11).
 func (c *Card) Genuine(ctx context.Context, roots []cvc.Root) (cvc.Root, error) {
 	if c.chain == nil {
 		return cvc.Root{}, fmt.Errorf("%w: it shows no device certificate", ErrNotGenuine)
@@ -42,9 +43,33 @@ func (c *Card) Genuine(ctx context.Context, roots []cvc.Root) (cvc.Root, error) 
 	if err != nil {
 		return cvc.Root{}, fmt.Errorf("%w: %w", ErrNotGenuine, err)
 	}
-	if err := c.authenticateChip(ctx); err != nil {
-		return cvc.Root{}, fmt.Errorf("%w: its certificate is good, but it did not show that it holds the device key: %w", ErrNotGenuine, err)
+	err = c.Transaction(ctx, func() error {
+		return again(func() error {
+			if err := c.look(ctx); err != nil { // the applet must be selected
+				return err
+			}
+			if err := c.ready(ctx); err != nil {
+				return err
+			}
+			verdict := c.authenticateChip(ctx)
+			if verdict != nil && !errors.Is(verdict, ErrNotGenuine) {
+				return verdict
+			}
+			// The token may expect secure messaging now; selecting the applet
+			// anew ends that, and the login with it.
+			if err := c.selectApplet(ctx); err != nil {
+				return err
+			}
+			if verdict != nil {
+				return verdict
+			}
+			return c.ready(ctx)
+		})
+	})
+	if err != nil {
+		return cvc.Root{}, err
 	}
+	c.proven = true
 	return root, nil
 }
 
@@ -53,10 +78,18 @@ var chipAuthAES128 = []byte{0x04, 0x00, 0x7F, 0x00, 0x07, 0x02, 0x02, 0x03, 0x02
 
 // authenticateChip is EAC chip authentication version 2: the token can only
 // compute the MAC if it holds the private half of the key in its certificate.
+// A refusal or a wrong answer wraps ErrNotGenuine. The applet is to be selected
+// anew after it, whatever came out.
 func (c *Card) authenticateChip(ctx context.Context) error {
+	refuse := func(err error) error {
+		return fmt.Errorf("%w: its certificate is good, but it did not show that it holds the device key: %w", ErrNotGenuine, err)
+	}
 	device, err := c.chain.DeviceKey()
 	if err != nil {
-		return err
+		return refuse(err)
+	}
+	if device.Curve == nil {
+		return refuse(errors.New("the device key is not on a curve"))
 	}
 	d, x, y, err := device.Curve.GenerateKey(rand.Reader)
 	if err != nil {
@@ -65,52 +98,65 @@ func (c *Card) authenticateChip(ctx context.Context) error {
 	defer clear(d)
 	point := device.Curve.Marshal(x, y)
 	var answer []byte
-	err = c.Transaction(ctx, func() error {
-		if _, err := c.call(ctx, "MANAGE SECURITY ENVIRONMENT", apdu.Command{INS: 0x22, P1: 0x41, P2: 0xA4, Data: tlv.Encode(0x80, chipAuthAES128)}); err != nil {
+	for _, step := range []struct {
+		name string
+		cmd  apdu.Command
+	}{
+		{"MANAGE SECURITY ENVIRONMENT", apdu.Command{INS: 0x22, P1: 0x41, P2: 0xA4, Data: tlv.Encode(0x80, chipAuthAES128)}},
+		{"GENERAL AUTHENTICATE", apdu.Command{INS: 0x86, Data: tlv.Encode(0x7C, tlv.Encode(0x80, point)), Le: apdu.LeShort}},
+	} {
+		// transmit: a step that is repeated alone proves nothing.
+		r, err := c.transmit(ctx, step.name, step.cmd)
+		if err != nil {
 			return err
 		}
-		var err error
-		answer, err = c.call(ctx, "GENERAL AUTHENTICATE", apdu.Command{INS: 0x86, Data: tlv.Encode(0x7C, tlv.Encode(0x80, point)), Le: apdu.LeShort})
-		return err
-	})
+		if r.SW != apdu.OK {
+			return refuse(&apdu.StatusError{Command: step.name, SW: r.SW})
+		}
+		answer = r.Data
+	}
+	nonce, token, ok := parseChipAnswer(answer)
+	if !ok {
+		return refuse(errors.New("the answer of GENERAL AUTHENTICATE does not parse"))
+	}
+	sharedX, _ := device.Curve.ScalarMult(device.X, device.Y, d)
+	want, err := chipToken(sharedX, device.Curve.FieldBytes(), nonce, point)
 	if err != nil {
 		return err
 	}
+	if subtle.ConstantTimeCompare(want, token) != 1 {
+		return refuse(errors.New("the authentication token is wrong"))
+	}
+	return nil
+}
+
+// parseChipAnswer reads 7C { 81 nonce(8), 82 token(8) }.
+func parseChipAnswer(answer []byte) (nonce, token []byte, ok bool) {
 	outer, _, err := tlv.Parse(answer)
 	if err != nil || outer.Tag != 0x7C {
-		return errors.New("GENERAL AUTHENTICATE: the answer does not parse")
+		return nil, nil, false
 	}
 	list, err := outer.Children()
 	if err != nil {
-		return errors.New("GENERAL AUTHENTICATE: the answer does not parse")
+		return nil, nil, false
 	}
-	nonce, ok1 := list.Find(0x81)
-	token, ok2 := list.Find(0x82)
-	if !ok1 || !ok2 || len(nonce.Value) != 8 || len(token.Value) != 8 {
-		return errors.New("GENERAL AUTHENTICATE: nonce or token missing")
-	}
-	// The token now expects secure messaging; selecting the applet anew ends
-	// that, and the login with it.
-	c.selected, c.loggedIn = false, false
-	sharedX, _ := device.Curve.ScalarMult(device.X, device.Y, d)
-	want, err := chipToken(sharedX, device.Curve.FieldBytes(), nonce.Value, point)
-	if err != nil {
-		return err
-	}
-	if subtle.ConstantTimeCompare(want, token.Value) != 1 {
-		return errors.New("GENERAL AUTHENTICATE: the authentication token is wrong")
-	}
-	return nil
+	n, ok1 := list.Find(0x81)
+	t, ok2 := list.Find(0x82)
+	return n.Value, t.Value, ok1 && ok2 && len(n.Value) == 8 && len(t.Value) == 8
 }
 
 // chipToken computes the authentication token of chip authentication: the
 // first 8 bytes of AES-CMAC over 7F49 { 06 oid, 86 point } under the first 16
 // bytes of SHA-1(shared x ‖ nonce ‖ 00000002).
 func chipToken(sharedX *big.Int, fieldBytes int, nonce, point []byte) ([]byte, error) {
-	x := sharedX.FillBytes(make([]byte, fieldBytes))
-	defer clear(x)
-	key := sha1.Sum(bytes.Join([][]byte{x, nonce, {0, 0, 0, 2}}, nil))
+	x := sharedX.FillBytes(make([]byte, fieldBytes, fieldBytes+len(nonce)+4))
+	input := append(append(x, nonce...), 0, 0, 0, 2)
+	defer clear(input)
+	key := sha1.Sum(input)
 	defer clear(key[:])
 	mac, err := cmac.Sum(key[:16], tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point)))
-	return mac[:8], err
+	if err != nil {
+		return nil, err
+	}
+	return mac[:8], nil
 }

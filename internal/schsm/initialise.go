@@ -22,19 +22,27 @@ type Initialisation struct {
 	// characters, 5 for seven, 10 for more. 0 takes 3.
 	PINTries int
 	// Shares is the number of DKEK shares to come; 0 makes a random DKEK,
-	// which nobody can ever load again; NoDKEK leaves keys that can never be
-	// exported.
+	// which nobody can ever load again. NoDKEK leaves keys that can never be
+	// exported, whatever Shares says.
 	Shares int
 	NoDKEK bool
-	// Domains asks for that many key domain slots in place of one DKEK; 0 is
-	// the classic single one.
+	// Domains asks for that many key domain slots in place of one DKEK, from
+	// version 3.0 on; 0 is the classic single one. They begin empty: Shares
+	// and NoDKEK have no place beside it.
 	Domains int
-	// Label is written to EF 2F03; empty writes none.
+	// Label is written to EF 2F03; empty writes none. It takes a login, so a
+	// transport PIN leaves no room for one.
 	Label string
 }
 
 // ErrSOPINFormat: an SO-PIN is 8 bytes, written as 16 hex digits.
 var ErrSOPINFormat = errors.New("an SO-PIN has 16 hex digits")
+
+// ErrSOPINBlocked: no try of the SO-PIN is left. Nothing was sent.
+var ErrSOPINBlocked = errors.New("the SO-PIN is blocked for good, the token can never be initialised again")
+
+// ErrUnsettled: INITIALIZE was done, the login or the label after it was not.
+var ErrUnsettled = errors.New("the token is initialised, but not all that follows was done")
 
 // ParseSOPIN decodes 16 hex digits, high nibble first, and leaves the text to
 // the caller to wipe.
@@ -89,17 +97,29 @@ func (i *Initialisation) check() error {
 	if i.Shares < 0 || i.Shares > 255 || i.Domains < 0 || i.Domains > 255 {
 		return errors.New("the number of DKEK shares or key domains is out of range")
 	}
+	if i.Domains > 0 && (i.Shares > 0 || i.NoDKEK) {
+		return errors.New("key domains begin empty: they are not set up with DKEK shares, nor without DKEK")
+	}
+	if i.Label != "" && i.Options&OptionTransportPIN != 0 {
+		return errors.New("a label cannot be written while the PIN is a transport PIN")
+	}
 	return nil
 }
 
 // Initialise wipes the token and sets it up anew: every key, certificate and
-// data object is deleted. The caller has made sure that this is wanted. A
-// refused SO-PIN is a *PINError and has cost one try. The command is repeated
-// once on 6A84, after making sure that the SO-PIN lost no try by it. The token
-// is left logged in.
+// data object is deleted. The caller has made sure that this is wanted, and
+// that a try of the SO-PIN may be spent. A refused SO-PIN is a *PINError and
+// has cost one try. The command is repeated once on 6A84, after making sure
+// that the SO-PIN lost no try by it, and never for another reason, a reset
+// included: apdu.ErrReset means that it was not carried out, other errors of
+// the transmitter leave that open, and ErrUnsettled came after it. The token is
+// left logged in, unless the PIN is a transport PIN.
 func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 	if err := i.check(); err != nil {
 		return err
+	}
+	if i.Domains > 0 && c.version.Before(3, 0) {
+		return fmt.Errorf("key domains begin with version 3.0, this token has %s", c.version)
 	}
 	var data []byte
 	defer func() { clear(data) }()
@@ -121,25 +141,33 @@ func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 			return err
 		}
 		if before.Blocked {
-			return fmt.Errorf("the SO-PIN is blocked for good, the token cannot be initialised: %w", apdu.ErrBlocked)
+			return ErrSOPINBlocked
+		}
+		if err := c.initialise(ctx, data, before); err != nil {
+			return err
 		}
 		c.forgetPIN()
-		err = c.initialise(ctx, data, before)
-		if err != nil {
-			return err
+		c.lost() // selected anew, the token tells its new options
+		if err := c.settle(ctx, i); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnsettled, err)
 		}
-		if err := c.selectApplet(ctx); err != nil { // the options have changed
-			return err
-		}
-		c.pin = i.PIN.Clone()
-		if err := c.verify(ctx); err != nil {
-			return err
-		}
-		if i.Label == "" {
-			return nil
-		}
-		return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(i.Label))
+		return nil
 	})
+}
+
+// settle logs in after an initialisation and writes the label.
+func (c *Card) settle(ctx context.Context, i Initialisation) error {
+	err := again(func() error {
+		if err := c.ready(ctx); err != nil || i.Options&OptionTransportPIN != 0 {
+			return err
+		}
+		c.lastTry = i.PINTries == 1 // the first is the last, and cannot be wrong
+		return c.verify(ctx, i.PIN)
+	})
+	if err != nil || i.Label == "" {
+		return err
+	}
+	return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(i.Label))
 }
 
 func (c *Card) initialise(ctx context.Context, data []byte, before PINStatus) error {
@@ -171,8 +199,12 @@ func (c *Card) initialise(ctx context.Context, data []byte, before PINStatus) er
 	}
 }
 
-// Memory asks for the free memory in bytes; tokens before 2.4 do not tell.
+// Memory asks for the free memory in bytes. Tokens before 2.4 do not tell, and
+// are not asked: to them the command is an INITIALIZE.
 func (c *Card) Memory(ctx context.Context) (int, error) {
+	if c.version.Before(2, 4) {
+		return 0, fmt.Errorf("version %s does not tell its free memory", c.version)
+	}
 	data, err := c.call(ctx, "device info", apdu.Command{CLA: 0x80, INS: 0x50, Le: apdu.LeShort})
 	if err != nil {
 		return 0, err

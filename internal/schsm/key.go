@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/tlv"
 )
 
 // Algorithm is a byte of fact sheet §2.9: P2 of a use of a key, and an element
@@ -80,16 +81,22 @@ func (c *Card) Key(ctx context.Context, reference byte) (KeyInfo, error) {
 	return info, nil
 }
 
+// errDeviceKey: reference 0 belongs to the token itself.
+var errDeviceKey = errors.New("key 0 is the token's own device key")
+
 // Generate makes an RSA or EC key at a free reference and gives its
 // authenticated request. It writes no description: without one the key is
 // invisible to PKCS#11.
 func (c *Card) Generate(ctx context.Context, reference byte, spec cvc.KeySpec) ([]byte, error) {
+	if reference == 0 {
+		return nil, errDeviceKey
+	}
 	name := fmt.Sprintf("GENERATE of key %d", reference)
 	data, err := c.callPatiently(ctx, name, apdu.Command{INS: 0x46, P1: reference, Data: spec.Encode(), Extended: true, Le: apdu.LeExtended})
 	if err != nil {
 		return nil, err
 	}
-	if len(data) == 0 { // a reader that cut the answer: the token kept it too
+	if _, _, err := tlv.Parse(data); err != nil { // a reader that cut the answer: the token kept it too
 		return c.ReadFile(ctx, CertificateFile(reference))
 	}
 	return data, nil
@@ -98,11 +105,17 @@ func (c *Card) Generate(ctx context.Context, reference byte, spec cvc.KeySpec) (
 // GenerateAES makes an AES key of 128, 192 or 256 bits at a free reference.
 // The list must contain WrapKey if the key is ever to be exported.
 func (c *Card) GenerateAES(ctx context.Context, reference byte, bits int, algorithms []byte) error {
+	if reference == 0 {
+		return errDeviceKey
+	}
 	p2, ok := map[int]byte{128: 0xB0, 192: 0xB1, 256: 0xB2}[bits]
 	if !ok {
 		return fmt.Errorf("AES keys have 128, 192 or 256 bits, not %d", bits)
 	}
-	field := append([]byte{0x91, byte(len(algorithms))}, algorithms...)
+	if len(algorithms) > 16 {
+		return fmt.Errorf("a list of allowed algorithms has 16 at most, not %d", len(algorithms))
+	}
+	field := tlv.Encode(0x91, algorithms)
 	_, err := c.callPatiently(ctx, fmt.Sprintf("GENERATE SYMMETRIC of key %d", reference), apdu.Command{CLA: 0x80, INS: 0x48, P1: reference, P2: p2, Data: field})
 	return err
 }
@@ -147,30 +160,36 @@ const directUnwrap = 1000
 // into one command on every reader goes through EF 2F10; where the token does
 // not know that way, it goes in one command if token and reader carry it.
 func (c *Card) Unwrap(ctx context.Context, reference byte, blob []byte) error {
+	if reference == 0 {
+		return errDeviceKey
+	}
+	if len(blob) == 0 { // the token would take what lies in EF 2F10
+		return errors.New("the key blob is empty")
+	}
 	const overhead = 4 + 3 // header, extended Lc
-	direct := min(directUnwrap, c.limit())
-	err := error(nil)
-	if len(blob)+overhead <= direct {
-		err = c.unwrapDirect(ctx, reference, blob)
+	length := overhead + len(blob)
+	if length <= min(directUnwrap, c.limit()) {
+		err := c.unwrapDirect(ctx, reference, blob)
 		if errors.Is(err, apdu.ErrWrongLength) {
 			err = c.unwrapByFile(ctx, reference, blob)
 		}
-	} else {
-		err = c.unwrapByFile(ctx, reference, blob)
-		if unknownWay(err) && len(blob)+overhead <= c.limit() {
-			err = c.unwrapDirect(ctx, reference, blob)
-		}
+		return err
 	}
-	if errors.Is(err, apdu.ErrWrongData) {
-		return fmt.Errorf("key %d: %w", reference, ErrUnwrapRefused)
+	err := c.unwrapByFile(ctx, reference, blob)
+	if !unknownWay(err) || length > c.limit() {
+		return err
 	}
-	return err
+	direct := c.unwrapDirect(ctx, reference, blob)
+	if errors.Is(direct, apdu.ErrWrongLength) { // cut on its way: it says nothing of the blob
+		return err
+	}
+	return direct
 }
 
 // unknownWay tells whether a token that lacks UNWRAP through EF 2F10 might
-// have answered so.
+// have answered so: to the file, or to an UNWRAP without a blob.
 func unknownWay(err error) bool {
-	for _, e := range []error{apdu.ErrNotFound, apdu.ErrParameters, apdu.ErrWrongLength, apdu.ErrConditions} {
+	for _, e := range []error{apdu.ErrNotFound, apdu.ErrParameters, apdu.ErrWrongLength, apdu.ErrConditions, apdu.ErrNotAuthorised, ErrUnwrapRefused} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -179,22 +198,39 @@ func unknownWay(err error) bool {
 }
 
 func (c *Card) unwrapDirect(ctx context.Context, reference byte, blob []byte) error {
-	_, err := c.callPatiently(ctx, fmt.Sprintf("UNWRAP to key %d", reference), apdu.Command{CLA: 0x80, INS: 0x74, P1: reference, P2: 0x93, Data: blob, Extended: true})
-	return err
+	return c.unwrap(ctx, fmt.Sprintf("UNWRAP to key %d", reference), apdu.Command{CLA: 0x80, INS: 0x74, P1: reference, P2: 0x93, Data: blob, Extended: true})
 }
 
 func (c *Card) unwrapByFile(ctx context.Context, reference byte, blob []byte) error {
 	return c.Transaction(ctx, func() error {
-		// A longer blob that was there before would leave its tail behind.
-		if err := c.DeleteFileIfThere(ctx, fidScratch); err != nil {
+		// A longer blob that was there before would leave its tail behind. A
+		// token that does not let the file be deleted may cut it by itself.
+		if err := c.DeleteFile(ctx, fidScratch); err != nil && !isAnswer(err) {
 			return err
 		}
 		if err := c.WriteFile(ctx, fidScratch, blob); err != nil {
 			return err
 		}
-		_, err := c.callPatiently(ctx, fmt.Sprintf("UNWRAP from %s to key %d", fidScratch, reference), apdu.Command{CLA: 0x80, INS: 0x74, P1: reference, P2: 0x93})
+		err := c.unwrap(ctx, fmt.Sprintf("UNWRAP from %s to key %d", fidScratch, reference), apdu.Command{CLA: 0x80, INS: 0x74, P1: reference, P2: 0x93})
 		// What is left behind is only the blob; the next one overwrites it.
-		_ = c.DeleteFileIfThere(ctx, fidScratch)
+		_ = c.DeleteFile(ctx, fidScratch)
 		return err
 	})
+}
+
+// unwrap sends UNWRAP. 6A80 is the answer of the real token to a blob it does
+// not take, 6400 that of the imitation.
+func (c *Card) unwrap(ctx context.Context, name string, cmd apdu.Command) error {
+	_, err := c.callPatiently(ctx, name, cmd)
+	var s *apdu.StatusError
+	if errors.As(err, &s) && (s.SW == apdu.WrongData || s.SW == apdu.ExecutionError) {
+		return fmt.Errorf("%s: %w (%s)", name, ErrUnwrapRefused, s.SW)
+	}
+	return err
+}
+
+// isAnswer tells what the token answered from what kept the answer away.
+func isAnswer(err error) bool {
+	var s *apdu.StatusError
+	return errors.As(err, &s)
 }

@@ -63,9 +63,16 @@ func (c *Card) PIN(ctx context.Context) (PINStatus, error) { return c.pinStatus(
 // SOPIN asks for the status of the SO-PIN. It spends no try.
 func (c *Card) SOPIN(ctx context.Context) (PINStatus, error) { return c.pinStatus(ctx, pinSO) }
 
+const verifyStatus = "VERIFY status"
+
 func (c *Card) pinStatus(ctx context.Context, reference byte) (PINStatus, error) {
-	const name = "VERIFY status"
-	r, err := c.send(ctx, name, apdu.Command{INS: 0x20, P2: reference})
+	return c.askPIN(ctx, reference, c.send)
+}
+
+// askPIN asks by a way to send commands: send, or transmit where a recovery
+// would be one within another.
+func (c *Card) askPIN(ctx context.Context, reference byte, send func(context.Context, string, apdu.Command) (apdu.Response, error)) (PINStatus, error) {
+	r, err := send(ctx, verifyStatus, apdu.Command{INS: 0x20, P2: reference})
 	if err != nil {
 		return PINStatus{}, err
 	}
@@ -88,9 +95,25 @@ func (c *Card) pinStatus(ctx context.Context, reference byte) (PINStatus, error)
 		s.Transport, s.Missing = !c.version.Before(2, 0), c.version.Before(2, 0)
 	case apdu.AuthFailed: // public key authentication is the missing condition
 	default:
-		return s, &apdu.StatusError{Command: name, SW: r.SW}
+		return s, &apdu.StatusError{Command: verifyStatus, SW: r.SW}
 	}
 	return s, nil
+}
+
+// refusal says why a PIN is not sent to a token of this status; nil if it may
+// be. The last try is for who insists.
+func (s PINStatus) refusal(insist bool) error {
+	switch {
+	case s.Missing:
+		return fmt.Errorf("the token is not initialised and has no PIN yet: %w", apdu.ErrNotFound)
+	case s.Blocked:
+		return fmt.Errorf("the PIN is blocked; the SO-PIN can unblock it if the token was initialised that way: %w", apdu.ErrBlocked)
+	case s.Transport:
+		return fmt.Errorf("the PIN is a transport PIN and must be changed before use: %w", apdu.ErrNotUsable)
+	case s.Tries == 1 && !insist:
+		return ErrLastTry
+	}
+	return nil
 }
 
 // Initialised tells whether the token has a user PIN.
@@ -99,75 +122,114 @@ func (c *Card) Initialised(ctx context.Context) (bool, error) {
 	return !s.Missing, err
 }
 
-// Login verifies the user PIN and keeps a copy until Close, to log in again
-// when another program resets the token. The last try is spent only with
-// insist. A refusal is a *PINError, apdu.ErrBlocked, ErrLastTry or
-// ErrPINLength; the last two send nothing.
+// Login verifies the user PIN and, if it is right, keeps a copy until Close, to
+// log in again when another program resets the token. The last try is spent
+// only with insist. A refusal is a *PINError, apdu.ErrBlocked, apdu.ErrNotUsable
+// (transport PIN), apdu.ErrNotFound (not initialised), ErrLastTry or
+// ErrPINLength. Only the first has cost a try, and ErrBlocked if this was the
+// last one; any other error of VERIFY leaves open whether it did.
 func (c *Card) Login(ctx context.Context, pin *secret.Bytes, insist bool) error {
 	if pin.Len() < MinPIN || pin.Len() > MaxPIN {
 		return ErrPINLength
 	}
+	c.forgetPIN()
 	return c.Transaction(ctx, func() error {
-		s, err := c.PIN(ctx)
-		switch {
-		case err != nil:
-			return err
-		case s.Missing:
-			return fmt.Errorf("the token is not initialised and has no PIN yet: %w", apdu.ErrNotFound)
-		case s.Blocked:
-			return fmt.Errorf("the PIN is blocked; the SO-PIN can unblock it if the token was initialised that way: %w", apdu.ErrBlocked)
-		case s.Transport:
-			return fmt.Errorf("the PIN is a transport PIN and must be changed before use: %w", apdu.ErrNotUsable)
-		case s.Tries == 1 && !insist:
-			return ErrLastTry
-		}
-		c.forgetPIN()
-		c.pin = pin.Clone()
-		return c.verify(ctx)
+		return again(func() error {
+			s, err := c.PIN(ctx)
+			if err == nil && s.Verified {
+				// Another program is logged in, which hides the tries.
+				// Selecting anew ends that and costs none; VERIFY would end
+				// it too if the PIN is wrong.
+				if err = c.selectApplet(ctx); err == nil {
+					s, err = c.askPIN(ctx, pinUser, c.transmit)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.refusal(insist); err != nil {
+				return err
+			}
+			c.lastTry = insist
+			return c.verify(ctx, pin)
+		})
 	})
 }
 
-// verify sends the kept PIN. A PIN that was refused is forgotten, so that it
-// is never sent a second time.
-func (c *Card) verify(ctx context.Context) error {
+// relogin logs in with the kept PIN after another program ended the login. The
+// rules of Login hold: another program may have used tries up, or changed the
+// PIN.
+func (c *Card) relogin(ctx context.Context) error {
+	s, err := c.askPIN(ctx, pinUser, c.transmit)
+	if err != nil {
+		return err
+	}
+	if s.Verified {
+		c.loggedIn = true
+		return nil
+	}
+	if err := s.refusal(c.lastTry); err != nil {
+		c.forgetPIN()
+		return fmt.Errorf("the login was ended by another program and cannot be repeated: %w", err)
+	}
+	return c.verify(ctx, c.pin)
+}
+
+// verify sends a PIN, and keeps it if the token takes it. A PIN that was
+// refused is forgotten, so that it is never sent a second time; so is, by not
+// being kept, a new one whose answer never came.
+func (c *Card) verify(ctx context.Context, pin *secret.Bytes) error {
 	const name = "VERIFY"
-	r, err := c.transmit(ctx, name, apdu.Command{INS: 0x20, P2: pinUser, Data: c.pin.Bytes()})
+	r, err := c.transmit(ctx, name, apdu.Command{INS: 0x20, P2: pinUser, Data: pin.Bytes()})
 	if err != nil {
 		return err
 	}
 	if r.SW == apdu.OK {
+		if pin != c.pin {
+			c.pin.Wipe()
+			c.pin = pin.Clone()
+		}
 		c.loggedIn = true
 		return nil
 	}
 	c.forgetPIN()
-	if n, ok := r.SW.TriesLeft(); ok && n > 0 {
+	n, ok := r.SW.TriesLeft()
+	switch {
+	case ok && n > 0:
 		return &PINError{Name: "PIN", Tries: n}
-	}
-	if n, ok := r.SW.TriesLeft(); r.SW == apdu.Blocked || ok && n == 0 {
+	case ok, r.SW == apdu.Blocked:
 		return fmt.Errorf("the PIN is wrong and now blocked: %w", apdu.ErrBlocked)
 	}
 	return &apdu.StatusError{Command: name, SW: r.SW}
 }
 
 // PINSetUp gives the retry counter that the PIN was set up with: what it shows
-// right after a good login. It needs a login, and logs in once more.
+// right after a good login; -1 if the token does not say. It needs a login, and
+// logs in once more.
 func (c *Card) PINSetUp(ctx context.Context) (int, error) {
+	if c.pin.Len() == 0 {
+		return -1, &apdu.StatusError{Command: verifyStatus, SW: apdu.NotAuthorised}
+	}
 	tries := -1
 	err := c.Transaction(ctx, func() error {
-		if !c.loggedIn {
-			return &apdu.StatusError{Command: "VERIFY status", SW: apdu.NotAuthorised}
-		}
-		if err := c.selectApplet(ctx); err != nil {
-			return err
-		}
-		r, err := c.transmit(ctx, "VERIFY status", apdu.Command{INS: 0x20, P2: pinUser})
-		if err != nil {
-			return err
-		}
-		if n, ok := r.SW.TriesLeft(); ok {
-			tries = n
-		}
-		return c.verify(ctx)
+		return again(func() error {
+			// Logged in for certain: then no try has been used up since.
+			if err := c.look(ctx); err != nil {
+				return err
+			}
+			if err := c.ready(ctx); err != nil {
+				return err
+			}
+			if err := c.selectApplet(ctx); err != nil {
+				return err
+			}
+			s, err := c.askPIN(ctx, pinUser, c.transmit)
+			if err != nil {
+				return err
+			}
+			tries = s.Tries
+			return c.verify(ctx, c.pin)
+		})
 	})
 	return tries, err
 }

@@ -1,0 +1,93 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// Data objects that the PIN protects stay sealed in the catalog: encrypted to a
+// recipient that only the DKEK opens. Its public half is recorded when shares
+// are first seen, so that a backup needs no DKEK.
+
+// recipient is what data of this token is sealed to; empty if none of its DKEKs
+// has been seen.
+func (h *history) recipient(inv *Inventory) string {
+	for _, d := range inv.token().Domains {
+		if r := h.shares[d.KCV].Recipient; d.KCV != "" && r != "" {
+			return r
+		}
+	}
+	return ""
+}
+
+// sealProtected reads the protected files of a token that is logged in, and
+// adds them to the snapshot, sealed; without a recipient it names them.
+func sealProtected(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, s *store.Snapshot) error {
+	recipient := h.recipient(inv)
+	for _, f := range inv.Unread {
+		if recipient == "" {
+			s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(),
+				Reason: "protected by the PIN, and there is no recovery key yet to seal it under: show its shares once (`hsmbackup dkek check SHARE…`) and back up again"})
+			continue
+		}
+		content, err := card.ReadFile(ctx, f)
+		if isTransport(err) {
+			return err
+		}
+		if err != nil {
+			s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(), Reason: err.Error()})
+			continue
+		}
+		sealed, err := dkek.SealData(recipient, content)
+		clear(content)
+		if err != nil {
+			return err
+		}
+		s.Files = append(s.Files, store.File{FID: fmt.Sprintf("%04x", uint16(f)), Content: sealed, Sealed: true})
+	}
+	return nil
+}
+
+// errOtherContent: a protected file is on the token with another content.
+var errOtherContent = errors.New("another content is there")
+
+// restoreProtected writes a protected file where there is none, finishes one
+// that was cut off, and leaves any other alone.
+func (r *restorer) restoreProtected(ctx context.Context, f schsm.FID, content []byte) error {
+	now, err := r.card.ReadFile(ctx, f)
+	defer clear(now)
+	switch {
+	case errors.Is(err, apdu.ErrNotFound):
+	case err != nil:
+		return err
+	case bytes.Equal(now, content):
+		return nil
+	case !begun(now, content):
+		return errOtherContent
+	}
+	return r.put(ctx, f, content)
+}
+
+// openSealed checks that what is sealed in a snapshot opens under the DKEK.
+// What another DKEK seals is no damage.
+func openSealed(s *store.Snapshot, key *dkek.Key) []store.Finding {
+	var findings []store.Finding
+	for _, f := range s.Files {
+		if !f.Sealed {
+			continue
+		}
+		content, err := key.OpenData(f.Content)
+		clear(content)
+		if err != nil && !errors.Is(err, dkek.ErrOtherKey) {
+			findings = append(findings, store.Finding{Where: fmt.Sprintf("snapshot %s, data object %s", s.ID, f.FID), What: err.Error()})
+		}
+	}
+	return findings
+}
