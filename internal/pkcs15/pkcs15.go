@@ -32,11 +32,9 @@ const (
 	tagTokenLabel = 0x80 // [0] in TokenInfo
 )
 
-// Flags of CommonObjectAttributes, as the content of their BIT STRING.
-var (
-	privateModifiable = []byte{0x06, 0xC0}
-	modifiable        = []byte{0x06, 0x40}
-)
+// privateModifiable are the flags of CommonObjectAttributes that keys have, as
+// the content of their BIT STRING.
+var privateModifiable = []byte{0x06, 0xC0}
 
 // elements checks the outer tag and gives the children of the first element.
 func elements(b []byte, tags ...uint16) (tlv.Element, tlv.List, error) {
