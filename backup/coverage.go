@@ -71,12 +71,15 @@ type history struct {
 	snapshots []*store.Snapshot // oldest first
 	proofs    map[store.Hash]store.Proof
 	failed    map[store.Hash]store.Proof
-	shares    map[store.KCV]store.ShareSeen
-	accepted  []store.Accepted
+	// restored has the blobs that were restored, each with the serial of the
+	// token and used there.
+	restored map[store.Hash]map[string]bool
+	shares   map[store.KCV]store.ShareSeen
+	accepted []store.Accepted
 }
 
 func readHistory(cat *store.Catalog) (*history, error) {
-	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}}
+	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}, restored: map[store.Hash]map[string]bool{}}
 	if cat == nil {
 		return h, nil
 	}
@@ -94,6 +97,12 @@ func readHistory(cat *store.Catalog) (*history, error) {
 		case p.OK:
 			h.proofs[p.Blob] = p
 			delete(h.failed, p.Blob)
+			if p.Kind == store.ProofRestored {
+				if h.restored[p.Blob] == nil {
+					h.restored[p.Blob] = map[string]bool{}
+				}
+				h.restored[p.Blob][p.Token] = true
+			}
 		default:
 			h.failed[p.Blob] = p
 		}
@@ -116,7 +125,7 @@ func (h *history) find(serial string, k Key) (same, there *store.Key) {
 			if here && there == nil {
 				there = stored
 			}
-			if same == nil && isSame(k, stored, here) {
+			if same == nil && isSame(k, stored, here || h.restored[store.HashOf(stored.Blob)][serial]) {
 				same = stored
 			}
 		}
@@ -125,15 +134,16 @@ func (h *history) find(serial string, k Key) (same, there *store.Key) {
 }
 
 // isSame tells whether a stored key is the one on the token. Without a public
-// key to go by, place and description must agree.
-func isSame(k Key, stored *store.Key, here bool) bool {
+// key to go by, the description must agree and the place, which is where it was
+// backed up or a token that it was restored to.
+func isSame(k Key, stored *store.Key, place bool) bool {
 	if k.Public != nil && len(stored.PublicKey) > 0 {
 		return bytes.Equal(k.Public.SPKI(), stored.PublicKey)
 	}
 	if k.Public != nil || len(stored.PublicKey) > 0 {
 		return false
 	}
-	return here && bytes.Equal(k.Description, stored.Description)
+	return place && bytes.Equal(k.Description, stored.Description)
 }
 
 func (h *history) cover(serial string, k Key) (Coverage, string) {

@@ -416,13 +416,14 @@ func writeFolder(dir string, files []exportFile, before func(step string) error)
 	if before == nil {
 		before = func(string) error { return nil }
 	}
+	dir = filepath.Clean(dir)
 	there, err := emptyFolder(dir)
 	if err != nil {
 		return err
 	}
 	// Beside a folder that is to be made; within one that is there, which may
 	// be the root of a USB stick.
-	parent, pattern := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".*.new"
+	parent, pattern := filepath.Dir(dir), "."+filepath.Base(dir)+".*.new"
 	if there {
 		parent, pattern = dir, ".export.*.new"
 	}

@@ -62,9 +62,10 @@ type restoreNote struct {
 }
 
 type restorer struct {
-	card    *schsm.Card
-	serial  string
-	journal *store.Journal
+	card     *schsm.Card
+	serial   string
+	snapshot string // its ID
+	journal  *store.Journal
 }
 
 func (r *restorer) note(reference byte) string {
@@ -87,7 +88,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	for _, problem := range now.Problems {
 		return nil, &Error{Class: Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
 	}
-	r := &restorer{card: card, serial: now.Serial, journal: o.Journal}
+	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal}
 	report := &RestoreReport{Plan: now}
 	progress := Options{Progress: o.Progress}.progress
 	touched := false
@@ -213,7 +214,7 @@ func (r *restorer) unwrap(ctx context.Context, item Item) error {
 		return err
 	}
 	if r.journal != nil {
-		if err := r.journal.Put(r.note(item.Reference), restoreNote{item.Key.KCV, item.Reference, store.HashOf(item.Key.Blob)}); err != nil {
+		if err := r.journal.Put(r.note(item.Reference), restoreNote{r.snapshot, item.Reference, store.HashOf(item.Key.Blob)}); err != nil {
 			return err
 		}
 	}

@@ -276,8 +276,8 @@ func LoadShares(ctx context.Context, card *schsm.Card, domain int, shares []*dke
 			return dkek.KCV{}, err
 		}
 		if d, err = card.LoadShare(ctx, domain, s.Bytes()); err != nil {
-			if i > 0 {
-				err = changed(err)
+			if i > 0 || isTransport(err) {
+				err = changed(err) // it may have been taken
 			}
 			return dkek.KCV{}, err
 		}

@@ -90,10 +90,11 @@ func (v *Verification) OK() bool {
 	return true
 }
 
-// Latest gives the newest snapshot of each token, oldest first.
+// Latest gives the newest snapshot of each token, oldest first. With
+// store.ErrDamaged come those that are whole.
 func Latest(cat *store.Catalog) ([]*store.Snapshot, error) {
 	all, err := cat.Snapshots()
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
 		return nil, err
 	}
 	newest := map[string]*store.Snapshot{}
@@ -106,7 +107,7 @@ func Latest(cat *store.Catalog) ([]*store.Snapshot, error) {
 			list = append(list, s)
 		}
 	}
-	return list, nil
+	return list, err
 }
 
 // record appends to the log what a verification found; where the catalog

@@ -208,6 +208,15 @@ func (d *Daemon) Plug(tb testing.TB, slot int, card vpcd.Card) {
 		cancel()
 		tb.Fatalf("pcsctest: slot %d is taken", slot)
 	}
+	// What pcscd still sees of a card before this one would pass for it.
+	if err := poll(func() (bool, error) {
+		r, err := d.look(slot)
+		return !r.Present, err
+	}); err != nil {
+		cancel()
+		d.free(slot, p)
+		tb.Fatalf("pcsctest: slot %d is not empty: %v", slot, err)
+	}
 	go func() { p.done <- vpcd.Serve(ctx, fmt.Sprintf("127.0.0.1:%d", basePort+slot), card) }()
 	tb.Cleanup(func() { d.unplug(tb, slot, p) })
 	atr := card.ATR()
@@ -240,18 +249,14 @@ func (d *Daemon) Unplug(tb testing.TB, slot int) {
 // unplug does nothing if p is not in the slot any more.
 func (d *Daemon) unplug(tb testing.TB, slot int, p *plug) {
 	tb.Helper()
-	d.mu.Lock()
-	there := p != nil && d.slots[slot] == p
-	if there {
-		d.slots[slot] = nil
-	}
-	up := d.running()
-	d.mu.Unlock()
-	if !there {
+	if !d.free(slot, p) {
 		return
 	}
 	p.cancel()
 	<-p.done
+	d.mu.Lock()
+	up := d.running()
+	d.mu.Unlock()
 	if !up {
 		return
 	}
@@ -262,6 +267,17 @@ func (d *Daemon) unplug(tb testing.TB, slot int, p *plug) {
 	if err != nil {
 		tb.Errorf("pcsctest: pcscd still sees the card in slot %d: %v", slot, err)
 	}
+}
+
+// free takes p out of the slot and tells whether it was in there.
+func (d *Daemon) free(slot int, p *plug) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p == nil || d.slots[slot] != p {
+		return false
+	}
+	d.slots[slot] = nil
+	return true
 }
 
 func (d *Daemon) look(slot int) (pcsc.Reader, error) {

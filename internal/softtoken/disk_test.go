@@ -87,6 +87,14 @@ func TestFile(t *testing.T) {
 	if !bytes.Equal(raw, readFile(t, path)) {
 		t.Error("looking and signing changed the file")
 	}
+	info, err = os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ok("00D7C401 06 54020000 5300") // nor does a change that is none
+	if again, err := os.Stat(path); err != nil || !os.SameFile(info, again) {
+		t.Error("the file was replaced for nothing")
+	}
 	c.do(apdu.OK, useCommand(0x68, 9, 0x73, message)) // but a counted use does
 	c = c.reopen()
 	if got := *c.state.Keys[9].Counter; got != 6 {
@@ -274,7 +282,7 @@ func TestOpenReject(t *testing.T) {
 		{`"Files":{}`, `"Files":null`}, {`"APDULimit":1232`, `"APDULimit":0`}, {`"Memory":77824`, `"Memory":-1`},
 		{`"RootKey":"`, `"RootKey":"AAAA`}, {`"DeviceKey":"`, `"DeviceKey":"AAAA`}, {`"Outstanding":0`, `"Outstanding":1`},
 		{`"DKEK":"`, `"DKEK":"AAAA`}, {`"PIN":{`, `"PI":{`}, {`"SO":{`, `"S":{`}, {`"Length":6`, `"Length":600`},
-		{`"Tries":3`, `"Tries":-3`}, {`"Tries":3`, `"Tries":4`}, {`"Issuer":1`, `"Issuer":-1`}, {`"Serial"`, `"X"`},
+		{`"Tries":3`, `"Tries":-3`}, {`"Tries":3`, `"Tries":4`}, {`"Issuer":1`, `"Issuer":-1`}, {`"Serial"`, `"X"`}, {`"DeviceCertificates"`, `"X"`},
 		{`"Options":1`, `"Options":-1`}, {`"Major":3`, `"Major":"3"`},
 	} {
 		rejected(strings.Join(x[:], " to "), change(x[0], x[1]), ErrNotToken)
@@ -365,6 +373,20 @@ func TestSaveFails(t *testing.T) {
 	c.transmit(changing["DELETE"])
 	if c = c.reopen(); c.state.Files[0xC401] != nil {
 		t.Error("C401 is still there")
+	}
+
+	// A share that cannot be stored is not loaded.
+	d := create(t, filepath.Join(dir, "b.tok"), Options{})
+	d.initialise("920101")
+	if err := os.Rename(dir, dir+"2"); err != nil {
+		t.Fatal(err)
+	}
+	d.want(apdu.MemoryFailure, "80520000 20 %s 00", shareA)
+	if got := d.ok("80520000 00"); !bytes.Equal(got, unhex(t, "0101 0000000000000000")) {
+		t.Errorf("DKEK status %X", got)
+	}
+	if err := os.Rename(dir+"2", dir); err != nil {
+		t.Fatal(err)
 	}
 
 	// An update that cannot be stored has not happened.

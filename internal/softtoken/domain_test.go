@@ -22,6 +22,9 @@ func TestDKEK(t *testing.T) {
 			{"create", "80520100 01 01 00", 0x6D00, ""},
 			{"unwrap", "80740193 01 00", 0x6D00, ""},
 		})
+		one, s := byte(1), spec(curve.ByName("P-256"), 0)
+		s.Domain = &one
+		c.do(0x6A80, generateCommand(1, s))
 		c.generate(1, spec(curve.ByName("P-256"), 0)) // keys can be made
 		c.run([]step{{"wrap", "80720192 000000", 0x6D00, ""}})
 	})
@@ -132,6 +135,7 @@ func TestKeyDomains(t *testing.T) {
 	c.run([]step{
 		{"create, no number", "80520101 00", 0x6700, ""},
 		{"create, two numbers", "80520101 02 0102 00", 0x6700, ""},
+		{"delete with data", "80520301 01 01 00", 0x6700, ""},
 		{"delete an empty slot", "80520301 00", 0x6A88, ""},
 		{"clear an empty slot", "80520401 00", 0x6A88, ""},
 		{"create 1 of 2 shares", "80520101 01 02 00", 0x9000, "02 02 0000000000000000"},

@@ -82,6 +82,7 @@ func TestReadUpdate(t *testing.T) {
 		{"write: nothing", "00D7CF01", 0x6A80, ""},
 		{"write: the wrong way round", "00D7CF01 06 5300 54020000", 0x6A80, ""},
 		{"write: too much", "00D7CF01 08 54020000 5300 5300", 0x6A80, ""},
+		{"write: offset of one byte", "00D7CF01 05 540100 5300", 0x6A80, ""},
 		{"write: half a TLV", "00D7CF01 06 54020000 5301", 0x6A80, ""},
 		{"2F02 is the factory's", "00D72F02 07 54020000 5301 99", 0x6982, ""},
 		{"keys have no content: write", "00D7CC01 07 54020000 5301 99", 0x6982, ""},

@@ -103,10 +103,10 @@ func (c card) verifyRSA(reference byte, k *rsa.PublicKey) {
 		c.Error("raw signature differs from PKCS#1")
 	}
 	secret := []byte("a secret")
-	sealed, err := rsa.EncryptPKCS1v15(rand.Reader, k, secret)
-	check("encryption", err)
-	plain := c.do(apdu.OK, useCommand(0x62, reference, 0x21, sealed))
-	if len(plain) != k.Size() || plain[0] != 0 || plain[1] != 2 || !bytes.HasSuffix(plain, append([]byte{0}, secret...)) {
+	padded := append([]byte{0, 2}, bytes.Repeat([]byte{0x77}, k.Size()-3-len(secret))...)
+	padded = append(append(padded, 0), secret...)
+	sealed := fill(new(big.Int).Exp(new(big.Int).SetBytes(padded), big.NewInt(int64(k.E)), k.N), k.Size())
+	if plain := c.do(apdu.OK, useCommand(0x62, reference, 0x21, sealed)); !bytes.Equal(plain, padded) {
 		c.Errorf("raw decryption: %X", plain)
 	}
 	for _, x := range []struct {

@@ -7,6 +7,14 @@
 // DKEK in clear, protected by nothing but its mode (0600). What is known of
 // real tokens is in the fact sheet; where that is silent the choice made here
 // is listed in docs/hardware.md.
+//
+// A token file is one line of JSON: Comment, SHA256 (hex, of the state as it
+// stands in the file) and State, whose first field is the version of the
+// format. It is replaced as a whole, by a new file that is synced first, with
+// each change and before the answer to the command leaves: what a host was told
+// has happened survives any crash, and a PIN try is stored as spent before the
+// PIN is looked at. A lock file beside it, NAME.lock, keeps other processes off
+// while the token is open.
 package softtoken
 
 import (

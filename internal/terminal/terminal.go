@@ -87,7 +87,7 @@ func closeBoth(in, out *os.File) {
 // ReadSecret asks for a line that is not shown while it is typed. When ctx
 // ends, the terminal shows what is typed again and the context's error is
 // returned. It wraps ErrNone without a terminal, ErrNoAnswer when the input
-// ends.
+// ends; on Unix the end of input (Ctrl-D) is passed over, and Ctrl-C ends.
 func (Terminal) ReadSecret(ctx context.Context, prompt string) (*secret.Bytes, error) {
 	in, out, err := open()
 	if err != nil {
@@ -130,7 +130,8 @@ func (Terminal) ReadSecret(ctx context.Context, prompt string) (*secret.Bytes, e
 	}
 }
 
-// ReadLine asks for a line that is shown. Errors are those of ReadSecret.
+// ReadLine asks for a line that is shown. Errors are those of ReadSecret; the
+// end of input is always ErrNoAnswer.
 func (Terminal) ReadLine(ctx context.Context, prompt string) (string, error) {
 	in, out, err := open()
 	if err != nil {

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+)
+
+func newAcceptCommand(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "accept KEY --reason TEXT",
+		Short: "record that a key which cannot be exported is meant to be so",
+		Long: `Records that a key of the attached token cannot be exported and is meant to stay
+there alone. It then counts as done. The key is named by its reference, ID,
+label, or the SHA-256 of its public key. A key that can be exported is refused.`,
+		Example: `  hsmbackup accept 3 --reason "short-lived, can be made again"`,
+		Args:    arguments(1, 1, "one KEY"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.accept(cmd.Context(), args[0], reason) },
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, `TEXT` that is kept in the catalog")
+	uses(cmd, useCatalog, useToken)
+	return cmd
+}
+
+func (a *app) accept(ctx context.Context, which, reason string) error {
+	if reason == "" {
+		return usagef("", "--reason TEXT is missing: it says to others why this key has no backup")
+	}
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	inv, err := backup.Take(ctx, t.card)
+	if err != nil {
+		return err
+	}
+	if _, err := inv.FindKey(which); err != nil {
+		return err
+	}
+	cat, err := a.existingCatalog()
+	if err == nil && cat == nil {
+		cat, err = a.makeCatalog()
+	}
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	k, err := backup.Accept(inv, cat, which, reason)
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		return a.document(struct {
+			Serial    string `json:"serial"`
+			Reference int    `json:"reference"`
+			Label     string `json:"label"`
+			Reason    string `json:"reason"`
+		}{inv.Serial, int(k.Reference), k.Label, reason})
+	}
+	a.printf("%s of %s is accepted as not exportable", k.Name(), inv.Serial)
+	return nil
+}

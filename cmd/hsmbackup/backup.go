@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/words"
+	"hsmbackup/store"
+)
+
+func newBackupCommand(a *app) *cobra.Command {
+	var noProof bool
+	cmd := &cobra.Command{
+		Use:   "backup",
+		Short: "export every key into the catalog and prove that it comes back",
+		Long: `Takes a snapshot of a token: every key wrapped under the recovery key, with its
+description, certificate and all that makes it up. Then each new key blob is
+proven by round trip: the token unwraps it to a free place, original and copy
+answer the same question, and the copy is deleted. Private keys never leave the
+token in clear, and the recovery key is not needed.
+
+The catalog is made if there is none. At the end stand six words: kept
+elsewhere, they tell an older or altered catalog from this one (check --head).`,
+		Example: `  hsmbackup backup
+  hsmbackup backup --token DENK0404144 --pin file:PIN
+  hsmbackup backup --no-proof`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.backup(cmd.Context(), noProof) },
+	}
+	cmd.Flags().BoolVar(&noProof, "no-proof", false, "leave the round trip out; the keys stay unproven")
+	uses(cmd, useCatalog, useToken, useConfirm, useYes)
+	return cmd
+}
+
+// headWords is how many words of the head's hash are shown: 66 bits.
+const headWords = 6
+
+func head(e store.Entry) string { return strings.Join(words.Encode(e.Hash[:], headWords), " ") }
+
+func (a *app) backup(ctx context.Context, noProof bool) error {
+	path, err := a.catalogPath()
+	if err != nil {
+		return err
+	}
+	// A catalog that cannot be written is noticed before the PIN is asked for.
+	cat, err := store.Open(path, true)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return named(path, err)
+	}
+	defer func() { closeCatalog(cat) }()
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	if err := a.login(ctx, t); err != nil {
+		return err
+	}
+	if missing {
+		if cat, err = a.makeCatalog(); err != nil {
+			return err
+		}
+	}
+	r, err := backup.Run(ctx, t.card, cat, backup.Options{NoProof: noProof, SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	for _, c := range r.Cleaned {
+		a.note("removed what an interrupted proof had left behind: %s", c)
+	}
+	covered, exits := 0, exitSet{}
+	for _, k := range r.Keys {
+		if k.Coverage.Done() {
+			covered++
+		} else {
+			exits.add(exitIncomplete)
+		}
+	}
+	if len(r.Snapshot.Missing) > 0 {
+		exits.add(exitIncomplete)
+	}
+	if a.flags.json {
+		if err := a.document(backupDocument(r)); err != nil {
+			return err
+		}
+	} else {
+		a.printKeys(r.Keys)
+		for _, m := range r.Snapshot.Missing {
+			a.printf("  not kept: %s: %s", m.What, m.Reason)
+		}
+		a.printf("snapshot %s of %s: %d of %s restorable", r.Snapshot.ID, t.name(), covered, count(len(r.Keys), "key"))
+		a.printf("head: %s", head(r.Head))
+	}
+	return exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...)
+}
+
+// spendUse asks before a proof spends a use of a key that has a use counter.
+func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
+	return func(k backup.Key) bool {
+		left := ""
+		if k.Info.Counter != nil {
+			left = fmt.Sprintf(" (%d left)", *k.Info.Counter)
+		}
+		return a.ask(ctx, fmt.Sprintf("Proving %s spends one of its uses%s. Prove it?", k.Name(), left)) == nil
+	}
+}
+
+// incomplete names all that is not restorable, for the line on stderr.
+func incomplete(keys []backup.KeyCoverage, missing []store.Gap) string {
+	var list []string
+	for _, k := range keys {
+		if !k.Coverage.Done() {
+			list = append(list, fmt.Sprintf("%s is %s", k.Key.Name(), k.Coverage))
+		}
+	}
+	for _, m := range missing {
+		list = append(list, m.What+" was not kept")
+	}
+	return strings.Join(list, "; ")
+}
+
+// remedies says what to do about keys that are not covered.
+func (a *app) remedies(keys []backup.KeyCoverage) []string {
+	todo := map[backup.Coverage]string{
+		backup.NoShare:       "`hsmbackup verify --offline --share FILE` shows that the shares exist",
+		backup.Unproven:      "`hsmbackup verify --offline --share FILE` proves without the token",
+		backup.NotExportable: "`hsmbackup accept KEY --reason TEXT`, if it is meant to stay on this token alone",
+	}
+	var hints []string
+	for _, k := range keys {
+		if h := todo[k.Coverage]; h != "" {
+			hints = append(hints, h)
+			delete(todo, k.Coverage)
+		}
+	}
+	return hints
+}
+
+type jsonBackup struct {
+	Snapshot jsonSnapshot `json:"snapshot"`
+	Keys     []jsonKey    `json:"keys"`
+	Missing  []store.Gap  `json:"missing"`
+	Head     string       `json:"head"`
+}
+
+func backupDocument(r *backup.Report) jsonBackup {
+	doc := jsonBackup{Snapshot: snapshotDocument(r.Snapshot), Keys: []jsonKey{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head)}
+	for _, k := range r.Keys {
+		doc.Keys = append(doc.Keys, keyDocument(k))
+	}
+	return doc
+}

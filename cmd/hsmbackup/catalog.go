@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"hsmbackup/store"
+)
+
+// catalogPath is where the catalog is: --catalog, else $HSMBACKUP_CATALOG,
+// else hsmbackup/catalog.db in the user's data directory.
+func (a *app) catalogPath() (string, error) {
+	if a.flags.catalog != "" {
+		return a.flags.catalog, nil
+	}
+	if p, ok := a.lookupEnv("HSMBACKUP_CATALOG"); ok && p != "" {
+		return p, nil
+	}
+	dir, err := a.dataDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "hsmbackup", "catalog.db"), nil
+}
+
+// dataDir is the user's data directory: XDG_DATA_HOME or ~/.local/share,
+// ~/Library/Application Support on macOS, %LocalAppData% on Windows.
+func (a *app) dataDir() (string, error) {
+	const give = "give --catalog or set HSMBACKUP_CATALOG"
+	variable := "XDG_DATA_HOME"
+	if runtime.GOOS == "windows" {
+		variable = "LocalAppData"
+	}
+	if runtime.GOOS != "darwin" {
+		if dir, ok := a.lookupEnv(variable); ok && filepath.IsAbs(dir) {
+			return dir, nil
+		}
+	}
+	home, err := os.UserHomeDir()
+	switch {
+	case err != nil || runtime.GOOS == "windows":
+		return "", failf("no-catalog", give, "there is no data directory to keep the catalog in")
+	case runtime.GOOS == "darwin":
+		return filepath.Join(home, "Library", "Application Support"), nil
+	}
+	return filepath.Join(home, ".local", "share"), nil
+}
+
+// named puts the path before an error of the store.
+func named(path string, err error) error {
+	var at *fs.PathError
+	if err == nil || errors.As(err, &at) {
+		return err
+	}
+	return fmt.Errorf("catalog %s: %w", path, err)
+}
+
+// lookCatalog opens the catalog for looking. Without one it is nil.
+func (a *app) lookCatalog() (*store.Catalog, error) {
+	path, err := a.catalogPath()
+	if err != nil {
+		return nil, err
+	}
+	cat, err := store.Open(path, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return cat, named(path, err)
+}
+
+// needCatalog is lookCatalog for verbs that are nothing without one.
+func (a *app) needCatalog() (*store.Catalog, error) {
+	cat, err := a.lookCatalog()
+	if err == nil && cat == nil {
+		return nil, a.noCatalog()
+	}
+	return cat, err
+}
+
+func (a *app) noCatalog() error {
+	path, err := a.catalogPath()
+	if err != nil {
+		return err
+	}
+	return failf("no-catalog", "`hsmbackup backup` makes one; --catalog names another place", "there is no catalog at %s", path)
+}
+
+// recordingCatalog opens the catalog of a verb that records what it found: for
+// writing if that is allowed and nobody else has it open, else for looking.
+// The second result says why it is not recorded.
+func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
+	path, err := a.catalogPath()
+	if err != nil {
+		return nil, "", err
+	}
+	cat, err = store.Open(path, true)
+	switch {
+	case err == nil:
+		return cat, "", nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, "", a.noCatalog()
+	case errors.Is(err, store.ErrReadOnly):
+		why := err.Error()
+		cat, err = store.Open(path, false)
+		return cat, why, named(path, err)
+	}
+	return nil, "", named(path, err)
+}
+
+// existingCatalog opens the catalog for writing; without one it is nil.
+func (a *app) existingCatalog() (*store.Catalog, error) {
+	path, err := a.catalogPath()
+	if err != nil {
+		return nil, err
+	}
+	cat, err := store.Open(path, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return cat, named(path, err)
+}
+
+// makeCatalog makes the catalog and says so.
+func (a *app) makeCatalog() (*store.Catalog, error) {
+	path, err := a.catalogPath()
+	if err != nil {
+		return nil, err
+	}
+	cat, err := store.Create(path)
+	if err == nil {
+		a.note("new catalog: %s", path)
+	}
+	return cat, named(path, err)
+}
+
+// closeCatalog closes a catalog that may be nil.
+func closeCatalog(cat *store.Catalog) {
+	if cat != nil {
+		_ = cat.Close() // everything that was written is on the disk already
+	}
+}

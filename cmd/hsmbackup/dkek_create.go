@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/internal/words"
+)
+
+type dkekCreate struct {
+	out  string
+	weak bool
+}
+
+func newDKEKCreateCommand(a *app) *cobra.Command {
+	var o dkekCreate
+	cmd := &cobra.Command{
+		Use:   "create --out FILE",
+		Short: "make a share of a new recovery key",
+		Long: `Makes a random share, writes it under a password to a new file (mode 0600, the
+format of sc-hsm-tool), reads the file back and opens it again.
+
+Without --password, a password of seven random words is made and shown once on
+the terminal. A weak password is refused: whoever gets the file can try millions
+a day. One share makes a whole recovery key; to give several people one each,
+run this once for each of them and load all the shares.`,
+		Example: `  hsmbackup dkek create --out share1.pbe                      a password is made and shown
+  hsmbackup dkek create --out share1.pbe --password prompt    a password of your own
+  hsmbackup dkek create --out share1.pbe --password file:PW`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.dkekCreate(cmd.Context(), o) },
+	}
+	cmd.Flags().StringVar(&o.out, "out", "", "the new `FILE`; one that exists is never overwritten")
+	cmd.Flags().BoolVar(&o.weak, "weak-password", false, "take a password although it is weak")
+	uses(cmd)
+	return cmd
+}
+
+// generatedWords is the length of a generated password: 77 bits.
+const generatedWords = 7
+
+func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
+	if o.out == "" {
+		return usagef("", "--out FILE is missing: it names the file to write the share to")
+	}
+	// Asking for a password before noticing that would be a nuisance.
+	if _, err := os.Lstat(o.out); err == nil {
+		return failf("exists", "", "%s exists already, and nothing is ever overwritten", o.out)
+	}
+	password, err := a.newPassword(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer password.Wipe()
+	share := dkek.NewShare()
+	defer share.Wipe()
+	file, err := dkek.SealPBE(ctx, share, password.Bytes(), a.derivation("making the share"))
+	if err != nil {
+		return err
+	}
+	if err := writeNew(o.out, file); err != nil {
+		return err
+	}
+	if err := a.reopen(ctx, o.out, file, share, password); err != nil {
+		// Nobody has used it yet, and a share that does not open is worse than
+		// none.
+		_ = os.Remove(o.out)
+		return err
+	}
+	key, err := dkek.Combine(share)
+	if err != nil {
+		_ = os.Remove(o.out)
+		return err
+	}
+	defer key.Wipe()
+	if a.flags.json {
+		return a.document(struct {
+			File string `json:"file"`
+			KCV  string `json:"kcv"`
+		}{o.out, key.KCV().String()})
+	}
+	a.printf("%s: share written, read back and opened", terminal.Printable(o.out))
+	a.printf("KCV %s, if this is the only share", key.KCV())
+	a.next("keep the file and its password apart, and copies of both; then `hsmbackup init --share %s`", o.out)
+	return nil
+}
+
+// derivation gives a progress function for one share.
+func (a *app) derivation(what string) dkek.Progress {
+	return func(done, total uint64) { a.progress.Set(what, int64(done), int64(total)) }
+}
+
+// newPassword reads the password of --password, or makes one and shows it on
+// the terminal.
+func (a *app) newPassword(ctx context.Context, o dkekCreate) (*secret.Bytes, error) {
+	if a.flags.password.text == "" {
+		return a.generatedPassword(ctx)
+	}
+	password, err := a.readSecret(ctx, a.flags.password.source, "password of the new share", true)
+	if err != nil {
+		return nil, err
+	}
+	if err := dkek.CheckPassword(password.Bytes()); err != nil {
+		if !o.weak {
+			password.Wipe()
+			return nil, failf("weak-password", "leave --password out and seven random words are made, or insist with --weak-password", "%s", err)
+		}
+		a.note("warning: %s", err)
+	}
+	return password, nil
+}
+
+func (a *app) generatedPassword(ctx context.Context) (*secret.Bytes, error) {
+	if !a.tty.Available() {
+		return nil, usagef("give --password env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a generated password on")
+	}
+	phrase, err := words.Random(generatedWords)
+	if err != nil {
+		return nil, err
+	}
+	password := secret.New(phrase)
+	screen := make([]byte, 0, 256)
+	screen = append(screen, "The password of the new share, shown once; write it down:\n\n    "...)
+	screen = append(screen, password.Bytes()...)
+	screen = append(screen, "\n\n"...)
+	err = a.tty.Show(screen)
+	clear(screen)
+	if err == nil {
+		_, err = a.tty.ReadLine(ctx, "Press Enter when it is written down, and it goes off the screen.")
+	}
+	// Five lines up, and everything below is cleared. What a terminal keeps to
+	// scroll back to is out of reach.
+	if eraseErr := a.tty.Show([]byte("\033[5A\033[J")); err == nil {
+		err = eraseErr
+	}
+	if err != nil {
+		password.Wipe()
+		return nil, err
+	}
+	return password, nil
+}
+
+// reopen reads a share file back and opens it as its keeper will one day.
+func (a *app) reopen(ctx context.Context, path string, want []byte, share *dkek.Share, password *secret.Bytes) error {
+	got, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return failf("not-written", "the disk may be failing", "%s does not hold what was written to it; it is deleted", path)
+	}
+	again, err := dkek.OpenPBE(ctx, got, password.Bytes(), a.derivation("opening it again"))
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	defer again.Wipe()
+	if !again.Equal(share) {
+		return failf("not-written", "this computer may be failing", "%s opens to another share than was written; it is deleted", path)
+	}
+	return nil
+}
+
+// writeNew writes a new file for its owner only, durably. It never replaces
+// anything, and a write that fails leaves nothing behind.
+func writeNew(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// syncDir makes a new name in a folder durable. Windows has no such call.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/store"
+)
+
+func newDKEKLoadCommand(a *app) *cobra.Command {
+	var domain int
+	cmd := &cobra.Command{
+		Use:   "load --share FILE...",
+		Short: "load shares into a token that misses some",
+		Long: `Loads shares into a token that was initialised for a recovery key and still
+misses shares of it, and compares the KCV when it is complete. Each share is
+loaded once. It needs no PIN and no catalog: shares and backup need not meet on
+one computer.
+
+Shares go to a token only after a look at who it is: its certificate up to the
+vendor's root, and proof that it holds the device key.`,
+		Example: `  hsmbackup dkek load --share share1.pbe
+  hsmbackup dkek load --share alice.pbe,password=prompt --share bob.pbe,password=prompt`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.dkekLoad(cmd.Context(), domain) },
+	}
+	cmd.Flags().IntVar(&domain, "domain", 0, "key domain `N`, of a token that has several")
+	uses(cmd, useCatalog, useToken, useShare, useUntrusted)
+	return cmd
+}
+
+func (a *app) dkekLoad(ctx context.Context, domain int) error {
+	given := len(a.flags.shareArgs)
+	if given == 0 {
+		return usagef("", "--share FILE is missing")
+	}
+	if domain < 0 || domain > 255 {
+		return usagef("", "--domain takes 0 to 255")
+	}
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	cat, notRecorded, err := a.catalogToRecord()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	inv, err := backup.Take(ctx, t.card)
+	if err != nil {
+		return err
+	}
+	missing := -1
+	whole := false
+	for _, d := range inv.Domains {
+		if d.Number == domain && !d.Empty {
+			missing, whole = d.Outstanding, d.Outstanding == d.Shares && d.Shares == given
+		}
+	}
+	switch {
+	case missing < 0:
+		return failf("no-dkek", "`hsmbackup init` sets a token up for one; that wipes it", "%s has no place for a recovery key here", t.name())
+	case missing == 0:
+		return failf("dkek-complete", "", "%s has its recovery key already: no share is missing", t.name())
+	case missing < given:
+		return failf("too-many-shares", "", "%s misses %s, %d are given", t.name(), count(missing, "share"), given)
+	}
+	shares, err := a.openShares(ctx)
+	if err != nil {
+		return err
+	}
+	defer wipeShares(shares)
+	// The shares give the recovery key only if they are all of it.
+	var key *dkek.Key
+	var expect dkek.KCV
+	if key, err = dkek.Combine(shares...); err != nil && (whole || given > 1) {
+		return err
+	}
+	defer key.Wipe()
+	if whole {
+		expect = key.KCV()
+	}
+	note, err := backup.TrustToken(ctx, t.card, cat, kcvText(expect), a.trust(t))
+	if err != nil {
+		return err
+	}
+	if note != "" {
+		a.note("%s", note)
+	}
+	kcv, err := backup.LoadShares(ctx, t.card, domain, shares, expect)
+	if err != nil {
+		a.unknownChange(err)
+		return err
+	}
+	a.changed = true
+	if !kcv.IsZero() && cat != nil && notRecorded == "" {
+		seen := store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"}
+		if whole {
+			err = recordShare(cat, key, seen)
+		} else {
+			err = cat.RecordShareSeen(seen)
+		}
+		if err != nil {
+			notRecorded = describe(err, false).message
+		}
+	}
+	if notRecorded != "" {
+		a.note("not recorded that these shares were seen: %s", notRecorded)
+	}
+	if a.flags.json {
+		return a.document(struct {
+			Serial      string `json:"serial"`
+			KCV         string `json:"kcv"`
+			Outstanding int    `json:"outstanding"`
+		}{t.serial, kcvText(kcv), missing - given})
+	}
+	if kcv.IsZero() {
+		a.printf("%s loaded into %s, %s missing", count(given, "share"), t.name(), fmt.Sprint(missing-given))
+		return nil
+	}
+	a.printf("%s has the recovery key %s", t.name(), kcv)
+	if !whole {
+		a.note("the shares came one by one: compare the KCV with the one you expect")
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+func newExportCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "export DIR [SNAPSHOT]",
+		Short: "write a snapshot as plain files that OpenSC restores without us",
+		Long: `Writes a snapshot as plain files into a new or empty folder: wrapped keys (.bin)
+that sc-hsm-tool restores, public keys, certificates, manifest.json, SHA256SUMS,
+and RESTORE.md with the commands for these very keys. The keys stay wrapped
+under the recovery key. This is the form for archives.`,
+		Example: `  hsmbackup export out/
+  hsmbackup export out/ DENK0404144
+  (cd out && sha256sum -c SHA256SUMS)`,
+		Args: arguments(1, 2, "a DIR, and perhaps a SNAPSHOT"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			name := ""
+			if len(args) > 1 {
+				name = args[1]
+			}
+			return a.export(args[0], name)
+		},
+	}
+	uses(cmd, useCatalog)
+	return cmd
+}
+
+// exported is the body of an entry that records an export.
+type exported struct {
+	Snapshot string     `json:"snapshot"`
+	Hash     store.Hash `json:"hash"`
+}
+
+func (a *app) export(dir, name string) error {
+	cat, why, err := a.recordingCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	s, err := chooseSnapshot(cat, name, "")
+	if err != nil {
+		return err
+	}
+	proofs, err := cat.Proofs()
+	if err != nil {
+		return err
+	}
+	r, err := backup.Export(dir, s, backup.ExportOptions{Program: program(), Proofs: proofs})
+	if err != nil {
+		return err
+	}
+	if why == "" {
+		if _, err := cat.Append(store.KindExport, exported{s.ID, s.Hash}); err != nil {
+			why = describe(err, false).message
+		}
+	}
+	if why != "" {
+		a.note("the export was not recorded: %s", why)
+	}
+	if a.flags.json {
+		err := a.document(struct {
+			Snapshot string      `json:"snapshot"`
+			Dir      string      `json:"dir"`
+			Files    []string    `json:"files"`
+			Left     []store.Gap `json:"left"`
+		}{s.ID, dir, append([]string{}, r.Files...), append([]store.Gap{}, r.Left...)})
+		if err != nil {
+			return err
+		}
+	} else {
+		a.printf("snapshot %s of %s: %s in %s", s.ID, s.Token.Serial, count(len(r.Files), "file"), terminal.Printable(dir))
+		for _, l := range r.Left {
+			a.printf("  not brought back by it: %s: %s", terminal.Printable(l.What), terminal.Printable(l.Reason))
+		}
+	}
+	exits := exitSet{}
+	if !r.Complete() {
+		exits.add(exitIncomplete)
+	}
+	return exits.outcome("RESTORE.md does not bring back everything of the snapshot")
+}

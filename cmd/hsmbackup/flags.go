@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// sharedFlags are the flags that mean the same for every verb.
+type sharedFlags struct {
+	catalog   string
+	token     string
+	shares    []string
+	confirm   string
+	untrusted string
+	yes, json bool
+	pin       sourceFlag
+	soPIN     sourceFlag
+	password  sourceFlag
+
+	shareArgs []shareArg // shares, parsed
+}
+
+// sourceFlag is a flag that says where a secret is read.
+type sourceFlag struct {
+	text string
+	source
+}
+
+// Names of the shared flags that a verb lists when it uses them. The flags for
+// secrets are taken by every verb, which reads only what it needs, so that a
+// script can give the same ones everywhere; --json every verb has as well.
+const (
+	useCatalog   = "catalog"
+	useToken     = "token"
+	useShare     = "share"
+	useConfirm   = "confirm"
+	useUntrusted = "untrusted-token"
+	useYes       = "yes"
+)
+
+// everywhere lists the flags that need no naming.
+var everywhere = []string{"pin", "so-pin", "password", "json", "help"}
+
+// annotation is where a command keeps the shared flags that it uses.
+const annotation = "flags"
+
+// uses notes which shared flags a verb uses. Others are refused, not ignored.
+func uses(cmd *cobra.Command, flags ...string) {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[annotation] = strings.Join(flags, " ")
+}
+
+func isUsed(cmd *cobra.Command, flag string) bool {
+	return slices.Contains(everywhere, flag) || slices.Contains(strings.Fields(cmd.Annotations[annotation]), flag)
+}
+
+// addShared defines the shared flags on the root command.
+func (a *app) addShared(f *pflag.FlagSet) {
+	f.StringVar(&a.flags.catalog, useCatalog, "", "the catalog `FILE` (default $HSMBACKUP_CATALOG, else hsmbackup/catalog.db in the user's data directory)")
+	f.StringVar(&a.flags.token, useToken, "", "`WHICH` token: its serial, its label, or soft:FILE (default: the only one attached)")
+	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+sources)
+	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
+	f.StringVar(&a.flags.password.text, "password", "", "`SOURCE` of the password of share files")
+	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK); repeat for each")
+	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
+	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
+	f.BoolVar(&a.flags.yes, useYes, false, "answer every question with yes, but for secrets and serials")
+	f.BoolVar(&a.flags.json, "json", false, "print one JSON document")
+}
+
+// checkShared is called before each verb: it refuses flags that the verb does
+// not use, reads the sources, and takes secrets out of the environment.
+func (a *app) checkShared(cmd *cobra.Command) error {
+	var unused string
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if unused == "" && cmd.InheritedFlags().Lookup(f.Name) != nil && !isUsed(cmd, f.Name) {
+			unused = f.Name
+		}
+	})
+	if unused != "" && hasSharedFlags(cmd) {
+		return usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
+	}
+	for flag, s := range map[string]*sourceFlag{"--pin": &a.flags.pin, "--so-pin": &a.flags.soPIN, "--password": &a.flags.password} {
+		var err error
+		if s.source, err = parseSource(flag, s.text); err != nil {
+			return err
+		}
+	}
+	for _, text := range a.flags.shares {
+		s, err := a.parseShare(text)
+		if err != nil {
+			return err
+		}
+		a.flags.shareArgs = append(a.flags.shareArgs, s)
+	}
+	a.dropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.password.source)
+	for _, s := range a.flags.shareArgs {
+		a.dropEnvironment(s.password)
+	}
+	return nil
+}
+
+// hasSharedFlags tells our verbs from those that come with cobra.
+func hasSharedFlags(cmd *cobra.Command) bool { _, ok := cmd.Annotations[annotation]; return ok }
+
+// arguments checks the number of arguments; what names them for people.
+func arguments(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef(seeHelp(cmd), "%s: %s is missing", cmd.CommandPath(), what)
+		case most >= 0 && len(args) > most && most == 0:
+			return usagef(seeHelp(cmd), "%s takes no arguments", cmd.CommandPath())
+		case most >= 0 && len(args) > most:
+			return usagef(seeHelp(cmd), "%s takes %s and nothing else", cmd.CommandPath(), what)
+		}
+		return nil
+	}
+}
+
+func seeHelp(cmd *cobra.Command) string { return fmt.Sprintf("see `%s --help`", cmd.CommandPath()) }

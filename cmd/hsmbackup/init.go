@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+	"hsmbackup/store"
+)
+
+type initOptions struct {
+	label     string
+	shares    int
+	noDKEK    bool
+	noUnblock bool
+	pinTries  int
+	soFloor   int
+}
+
+func newInitCommand(a *app) *cobra.Command {
+	var o initOptions
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "initialise a token and load the shares of its recovery key",
+		Long: `Sets PIN and SO-PIN, the label and the number of shares of the recovery key, and
+loads the shares given. A token that holds anything is wiped by this: that is
+refused unless all of it would come back from the catalog, and then its serial
+has to be typed.
+
+Shares go to a token only after a look at who it is: its certificate up to the
+vendor's root, and proof that it holds the device key.
+
+The SO-PIN of a token that was initialised before must be the one it has: a
+wrong one costs a try, and without tries the token can never be initialised
+again. Digits only are the safest choice for a new one.
+
+Without a recovery key, no key of the token can ever be exported: there is no
+backup of such keys, and no way to change that later. That is what --no-dkek
+does. --shares 0 has the token make up a recovery key that nobody knows: keys
+can be exported, and restored to this very token until it is initialised again.`,
+		Example: `  hsmbackup init --share share1.pbe --label ssh
+  hsmbackup init --share alice.pbe --share bob.pbe
+  hsmbackup init --shares 2                    the shares are loaded later: dkek load
+  hsmbackup init --token soft:old.tok --share share1.pbe --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0200001`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("shares") {
+				o.shares = max(1, len(a.flags.shareArgs))
+			}
+			return a.init(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.label, "label", "", "the token's label, `TEXT`")
+	f.IntVar(&o.shares, "shares", 1, "`N` shares make the recovery key (default: as many as are given, at least 1); 0: made up by the token")
+	f.BoolVar(&o.noDKEK, "no-dkek", false, "no recovery key: keys of this token can never be exported or backed up")
+	f.BoolVar(&o.noUnblock, "no-unblock", false, "the SO-PIN cannot unblock the PIN")
+	f.IntVar(&o.pinTries, "pin-tries", 3, "`N` wrong PINs block it; at most 3 for a PIN of 6 characters, 5 for 7, 10 for more")
+	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse if fewer than `N` tries of the SO-PIN are left")
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes)
+	return cmd
+}
+
+func (o initOptions) check(given int) error {
+	switch {
+	case o.noDKEK && given > 0:
+		return usagef("", "--no-dkek and --share exclude each other: without a recovery key there are no shares")
+	case o.shares < 0 || o.shares > 255:
+		return usagef("", "--shares takes 0 to 255")
+	case given > o.shares && !o.noDKEK:
+		return usagef("", "%s are given, but --shares says %d", count(given, "share"), o.shares)
+	case o.pinTries < 1 || o.pinTries > 10:
+		return usagef("", "--pin-tries takes 1 to 10")
+	}
+	return nil
+}
+
+func (a *app) init(ctx context.Context, o initOptions) error {
+	if err := o.check(len(a.flags.shareArgs)); err != nil {
+		return err
+	}
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	cat, notRecorded, err := a.catalogToRecord()
+	if err != nil {
+		return err
+	}
+	defer func() { closeCatalog(cat) }()
+	inv, err := backup.Take(ctx, t.card)
+	if err != nil {
+		return err
+	}
+	if err := backup.GuardWipe(inv, cat); err != nil {
+		return err
+	}
+	if o.noDKEK {
+		a.note("without a recovery key no key of this token can ever be exported: there will be no backup of them")
+	}
+	if err := a.confirmInit(ctx, t, inv); err != nil {
+		return err
+	}
+	s := backup.SetUp{
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: o.pinTries, Shares: o.shares, NoDKEK: o.noDKEK, Label: o.label},
+		Trust:          a.trust(t), Origin: "init", MinSOTries: o.soFloor,
+	}
+	if o.noUnblock {
+		s.Initialisation.Options = 0
+	}
+	kcv, cat, err := a.setUp(ctx, t, inv, cat, notRecorded, s)
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		return a.document(struct {
+			Serial string `json:"serial"`
+			KCV    string `json:"kcv"`
+		}{t.serial, kcvText(kcv)})
+	}
+	a.printf("%s is initialised", t.name())
+	switch {
+	case o.noDKEK:
+		a.printf("it has no recovery key: its keys can never be exported")
+	case o.shares == 0:
+		a.printf("its recovery key %s was made up by the token: nobody has shares of it", kcv)
+	case kcv.IsZero():
+		a.printf("%s of its recovery key missing", count(o.shares-len(a.flags.shareArgs), "share"))
+		a.next("`hsmbackup dkek load --share FILE` loads them")
+	default:
+		a.printf("it has the recovery key %s, from %s", kcv, count(o.shares, "share"))
+		a.next("make keys on it (pkcs11-tool --keypairgen), then `hsmbackup backup`")
+	}
+	return nil
+}
+
+func kcvText(kcv dkek.KCV) string {
+	if kcv.IsZero() {
+		return ""
+	}
+	return kcv.String()
+}
+
+// trust is what the command line says of a token that shares may go to.
+func (a *app) trust(t *token) backup.Trust {
+	untrusted := a.flags.untrusted
+	if sameSerial(untrusted, t.serial) {
+		untrusted = t.serial
+	}
+	return backup.Trust{SoftFile: t.softFile, Untrusted: untrusted}
+}
+
+// confirmInit has the serial typed of a token that is not new; a token that
+// was never initialised holds nothing, and a yes will do.
+func (a *app) confirmInit(ctx context.Context, t *token, inv *backup.Inventory) error {
+	if a.flags.confirm == "" && !inv.Initialised {
+		return a.ask(ctx, fmt.Sprintf("Initialise %s?", t.name()))
+	}
+	what := fmt.Sprintf("Initialising %s wipes it.", t.name())
+	if n := len(inv.Keys); n > 0 {
+		what = fmt.Sprintf("Initialising %s wipes it, with %s.", t.name(), count(n, "key"))
+	}
+	return a.confirm(ctx, t, what)
+}
+
+// catalogToRecord opens the catalog for a verb that records something if it
+// can. Without one, and with one that cannot be written, the second result
+// says why nothing is recorded.
+func (a *app) catalogToRecord() (*store.Catalog, string, error) {
+	cat, err := a.existingCatalog()
+	if err == nil || !errors.Is(err, store.ErrReadOnly) {
+		return cat, "", err
+	}
+	why := err.Error()
+	cat, err = a.lookCatalog()
+	return cat, why, err
+}
+
+// setUp reads PIN, SO-PIN and shares, initialises the token, loads the shares
+// and records that they were seen. It gives the catalog back, which it makes
+// if there was none and there is something to record.
+func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *store.Catalog, notRecorded string, s backup.SetUp) (dkek.KCV, *store.Catalog, error) {
+	fail := func(err error) (dkek.KCV, *store.Catalog, error) { return dkek.KCV{}, cat, err }
+	pin, soPIN, err := a.newPINs(ctx, t, inv)
+	if err != nil {
+		return fail(err)
+	}
+	defer pin.Wipe()
+	defer soPIN.Wipe()
+	s.Initialisation.PIN, s.Initialisation.SOPIN = pin, soPIN
+	if most := mostTries(pin.Len()); s.Initialisation.PINTries > most {
+		if s.Origin == "init" {
+			return fail(usagef("", "a PIN of %d characters may have %d tries at most", pin.Len(), most))
+		}
+		a.note("the PIN gets %d tries, not %d as it had: its length allows no more", most, s.Initialisation.PINTries)
+		s.Initialisation.PINTries = most
+	}
+	var key *dkek.Key
+	if len(a.flags.shareArgs) > 0 {
+		if key, s.Shares, err = a.openKey(ctx); err != nil {
+			return fail(err)
+		}
+		defer key.Wipe()
+		defer wipeShares(s.Shares)
+	}
+	kcv, note, err := backup.Initialise(ctx, t.card, cat, s)
+	if note != "" {
+		a.note("%s", note)
+	}
+	if err != nil {
+		a.unknownChange(err)
+		return fail(err)
+	}
+	a.changed = true
+	if kcv.IsZero() {
+		return kcv, cat, nil
+	}
+	if cat == nil {
+		if cat, err = a.makeCatalog(); err != nil {
+			return fail(err)
+		}
+		seen := store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: s.Origin, Random: len(s.Shares) == 0}
+		if err := cat.RecordShareSeen(seen); err != nil {
+			return fail(err)
+		}
+	}
+	switch {
+	case notRecorded != "":
+		a.note("not recorded that these shares were seen: %s", notRecorded)
+	case key != nil:
+		anchor := key.AnchorKey()
+		defer clear(anchor)
+		if err := cat.SetAnchor(kcv.String(), anchor); err != nil {
+			return fail(err)
+		}
+	}
+	return kcv, cat, nil
+}
+
+// unknownChange notes that a token which went away in the middle of a command
+// may have carried it out.
+func (a *app) unknownChange(err error) {
+	if errors.Is(err, apdu.ErrGone) {
+		a.changed = true
+	}
+}
+
+// mostTries is the highest retry counter that a PIN of n characters may have
+// (fact sheet §2.4).
+func mostTries(n int) int {
+	switch n {
+	case 6:
+		return 3
+	case 7:
+		return 5
+	}
+	return 10
+}
+
+// newPINs reads the PIN to set and the SO-PIN, and checks both before anything
+// is sent. An SO-PIN that the token has already is asked for once.
+func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
+	text, err := a.readSecret(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer text.Wipe()
+	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
+		return nil, nil, err
+	}
+	pin, err = a.readSecret(ctx, a.flags.pin.source, "new PIN of "+t.name()+", 6 to 16 characters", true)
+	if err == nil && (pin.Len() < schsm.MinPIN || pin.Len() > schsm.MaxPIN) {
+		pin.Wipe()
+		err = schsm.ErrPINLength
+	}
+	if err != nil {
+		soPIN.Wipe()
+		return nil, nil, err
+	}
+	return pin, soPIN, nil
+}

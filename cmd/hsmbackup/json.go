@@ -1,0 +1,114 @@
+package main
+
+// The documents of --json. Hex is upper case for KCVs and lower case for
+// everything else; times are RFC 3339 in UTC.
+
+type jsonError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint"`
+}
+
+type jsonStatus struct {
+	Tokens []jsonToken `json:"tokens"`
+}
+
+type jsonToken struct {
+	Serial      string       `json:"serial"`
+	Label       string       `json:"label"`
+	Reader      string       `json:"reader"`
+	Firmware    string       `json:"firmware"`
+	Software    bool         `json:"software"`
+	Initialised bool         `json:"initialised"`
+	PINTries    int          `json:"pin_tries"`
+	SOPINTries  int          `json:"so_pin_tries"`
+	DKEK        []jsonDomain `json:"dkek"`
+	Keys        []jsonKey    `json:"keys"`
+}
+
+type jsonDomain struct {
+	Domain      int    `json:"domain"`
+	Shares      int    `json:"shares"`
+	Outstanding int    `json:"outstanding"`
+	KCV         string `json:"kcv"`
+}
+
+type jsonKey struct {
+	Reference int    `json:"reference"`
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	Type      string `json:"type"`
+	SSH       string `json:"ssh"`
+	Coverage  string `json:"coverage"`
+	Reason    string `json:"reason"`
+}
+
+type jsonDKEKCheck struct {
+	KCV      string        `json:"kcv"`
+	Complete bool          `json:"complete"`
+	Shares   []jsonShare   `json:"shares"`
+	Wrapped  []jsonWrapped `json:"wrapped"`
+}
+
+type jsonShare struct {
+	File   string `json:"file"`
+	Kind   string `json:"kind"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason"`
+}
+
+type jsonWrapped struct {
+	File      string `json:"file"`
+	Type      string `json:"type"`
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	KCV       string `json:"kcv"`
+	PublicKey string `json:"public_key"`
+	Proof     string `json:"proof"`
+	Matched   string `json:"matched"`
+	OK        bool   `json:"ok"`
+	Reason    string `json:"reason"`
+}
+
+type jsonVerification struct {
+	Proof     string              `json:"proof"`
+	OK        bool                `json:"ok"`
+	Anchored  string              `json:"anchored"`
+	Snapshots []jsonSnapshotProof `json:"snapshots"`
+	// Findings are damage in the catalog itself, Uncovered keys of an attached
+	// token that are in no snapshot.
+	Findings    []jsonFinding `json:"findings"`
+	Uncovered   []jsonKey     `json:"uncovered"`
+	NotRecorded string        `json:"not_recorded"`
+}
+
+type jsonSnapshotProof struct {
+	ID    string         `json:"id"`
+	Token string         `json:"token"`
+	Keys  []jsonKeyProof `json:"keys"`
+}
+
+type jsonKeyProof struct {
+	Reference int    `json:"reference"`
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	Type      string `json:"type"`
+	Proof     string `json:"proof"`
+	Matched   string `json:"matched"`
+	OK        bool   `json:"ok"`
+	Reason    string `json:"reason"`
+}
+
+type jsonFinding struct {
+	Where string `json:"where"`
+	What  string `json:"what"`
+}
+
+type jsonSnapshot struct {
+	ID    string `json:"id"`
+	Token string `json:"token"`
+	Taken string `json:"taken"`
+	Keys  int    `json:"keys"`
+	KCV   string `json:"kcv"`
+	Hash  string `json:"hash"`
+}

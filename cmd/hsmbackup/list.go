@@ -1,0 +1,325 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+func newListCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list the snapshots",
+		Long:  `Lists all snapshots in the catalog, the oldest first.`,
+		Example: `  hsmbackup list
+  hsmbackup list --json`,
+		Args: arguments(0, 0, ""),
+		RunE: func(*cobra.Command, []string) error { return a.list() },
+	}
+	uses(cmd, useCatalog)
+	return cmd
+}
+
+func (a *app) list() error {
+	cat, err := a.needCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	all, err := cat.Snapshots()
+	exits, message := exitSet{}, ""
+	if errors.Is(err, store.ErrDamaged) { // the others are listed all the same
+		message = describe(err, false).message
+		exits.add(exitDamaged)
+	} else if err != nil {
+		return err
+	}
+	const hint = "`hsmbackup check` lists all that does not check out"
+	if a.flags.json {
+		doc := struct {
+			Snapshots []jsonSnapshot `json:"snapshots"`
+		}{[]jsonSnapshot{}}
+		for _, s := range all {
+			doc.Snapshots = append(doc.Snapshots, snapshotDocument(s))
+		}
+		if err := a.document(doc); err != nil {
+			return err
+		}
+		return exits.outcome(message, hint)
+	}
+	var rows [][]string
+	for _, s := range all {
+		rows = append(rows, []string{s.ID, s.Token.Serial, quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s)})
+	}
+	a.table(rows)
+	if len(all) == 0 && message == "" {
+		a.printf("no snapshots yet")
+	}
+	return exits.outcome(message, hint)
+}
+
+// snapshotKCV gives the KCVs that the keys of a snapshot are under, most often
+// one.
+func snapshotKCV(s *store.Snapshot) string {
+	var list []string
+	for _, k := range s.Keys {
+		if len(k.Blob) > 0 && k.KCV != "" && !slices.Contains(list, k.KCV) {
+			list = append(list, k.KCV)
+		}
+	}
+	if len(list) == 0 {
+		for _, d := range s.Token.Domains {
+			if d.KCV != "" && !slices.Contains(list, d.KCV) {
+				list = append(list, d.KCV)
+			}
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+func snapshotDocument(s *store.Snapshot) jsonSnapshot {
+	return jsonSnapshot{s.ID, s.Token.Serial, s.Taken.UTC().Format(time.RFC3339), len(s.Keys), snapshotKCV(s), s.Hash.String()}
+}
+
+func newShowCommand(a *app) *cobra.Command {
+	var ssh bool
+	cmd := &cobra.Command{
+		Use:   "show [SNAPSHOT...]",
+		Short: "show what a snapshot holds",
+		Long: `Shows the token and the keys of a snapshot: named by its ID or the beginning of
+it, by a token's serial (its newest), or "latest". Without one, the newest of
+each token.`,
+		Example: `  hsmbackup show
+  hsmbackup show latest --ssh          the SSH public key lines
+  hsmbackup show DENK0404144`,
+		RunE: func(_ *cobra.Command, args []string) error { return a.show(args, ssh) },
+	}
+	cmd.Flags().BoolVar(&ssh, "ssh", false, "print the SSH public key lines and nothing else")
+	uses(cmd, useCatalog)
+	return cmd
+}
+
+type jsonShownKey struct {
+	Reference int    `json:"reference"`
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	Type      string `json:"type"`
+	Usage     string `json:"usage"`
+	KCV       string `json:"kcv"`
+	PublicKey string `json:"public_key"`
+	SSH       string `json:"ssh"`
+	Exported  bool   `json:"exported"`
+	Reason    string `json:"reason"`
+}
+
+type jsonShown struct {
+	jsonSnapshot
+	Label    string         `json:"label"`
+	Firmware string         `json:"firmware"`
+	Software bool           `json:"software"`
+	Options  string         `json:"options"`
+	Contents []jsonShownKey `json:"contents"`
+	Files    []string       `json:"files"`
+	Missing  []store.Gap    `json:"missing"`
+}
+
+func shownKey(k store.Key) jsonShownKey {
+	out := jsonShownKey{
+		Reference: k.Reference, Label: k.Label, ID: hex.EncodeToString(k.ID), Type: k.Type, Usage: pkcs15.Usage(k.Usage).String(),
+		KCV: k.KCV, Exported: len(k.Blob) > 0, Reason: k.Reason,
+	}
+	if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
+		out.PublicKey, out.SSH = string(public.PEM()), public.SSH(k.Label)
+	}
+	return out
+}
+
+func (a *app) show(names []string, ssh bool) error {
+	cat, err := a.needCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	list, err := snapshots(cat, names)
+	if err != nil {
+		return err
+	}
+	doc := struct {
+		Snapshots []jsonShown `json:"snapshots"`
+	}{[]jsonShown{}}
+	for _, s := range list {
+		shown := jsonShown{
+			jsonSnapshot: snapshotDocument(s), Label: s.Token.Label, Firmware: s.Token.Firmware, Software: s.Token.Software, Options: s.Token.Options,
+			Contents: []jsonShownKey{}, Files: []string{}, Missing: append([]store.Gap{}, s.Missing...),
+		}
+		for _, k := range s.Keys {
+			shown.Contents = append(shown.Contents, shownKey(k))
+		}
+		for _, f := range s.Files {
+			shown.Files = append(shown.Files, strings.ToUpper(f.FID))
+		}
+		doc.Snapshots = append(doc.Snapshots, shown)
+	}
+	switch {
+	case a.flags.json:
+		return a.document(doc)
+	case ssh:
+		for _, s := range doc.Snapshots {
+			for _, k := range s.Contents {
+				if k.SSH != "" {
+					a.printf("%s", terminal.Printable(k.SSH))
+				}
+			}
+		}
+	default:
+		for _, s := range doc.Snapshots {
+			a.printSnapshot(s)
+		}
+	}
+	return nil
+}
+
+func (a *app) printSnapshot(s jsonShown) {
+	software := ""
+	if s.Software {
+		software = ", software token"
+	}
+	a.printf("snapshot %s of %s, taken %s", s.ID, s.Token, s.Taken)
+	a.printf("  token %s, firmware %s%s, options %s", terminal.Printable(quoted(s.Label)), s.Firmware, software, s.Options)
+	a.printf("  hash %s", s.Hash)
+	var rows [][]string
+	for _, k := range s.Contents {
+		exported := "under KCV " + k.KCV
+		if !k.Exported {
+			exported = "NOT EXPORTED: " + k.Reason
+		}
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + k.ID, k.Usage, exported})
+	}
+	a.table(rows)
+	if len(s.Files) > 0 {
+		a.printf("  files %s", strings.Join(s.Files, " "))
+	}
+	for _, m := range s.Missing {
+		a.printf("  NOT KEPT: %s: %s", m.What, m.Reason)
+	}
+}
+
+func newLogCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "log",
+		Short: "show everything that happened to the catalog",
+		Long: `Shows the log of the catalog, the oldest entry first. Entries are chained: each
+holds the hash of the one before.`,
+		Example: `  hsmbackup log
+  hsmbackup log --json`,
+		Args: arguments(0, 0, ""),
+		RunE: func(*cobra.Command, []string) error { return a.log() },
+	}
+	uses(cmd, useCatalog)
+	return cmd
+}
+
+type jsonEntry struct {
+	Seq     uint64          `json:"seq"`
+	Time    string          `json:"time"`
+	Kind    string          `json:"kind"`
+	Program string          `json:"program"`
+	Hash    string          `json:"hash"`
+	Body    json.RawMessage `json:"body"`
+}
+
+func (a *app) log() error {
+	cat, err := a.needCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	all, err := cat.Log()
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		doc := struct {
+			Entries []jsonEntry `json:"entries"`
+		}{[]jsonEntry{}}
+		for _, e := range all {
+			doc.Entries = append(doc.Entries, jsonEntry{e.Seq, e.Time.UTC().Format(time.RFC3339), e.Kind, e.Program, e.Hash.String(), e.Body})
+		}
+		return a.document(doc)
+	}
+	var rows [][]string
+	for _, e := range all {
+		rows = append(rows, []string{fmt.Sprint(e.Seq), e.Time.UTC().Format(time.RFC3339), e.Kind, e.Hash.String()[:12], entryText(e)})
+	}
+	a.table(rows)
+	return nil
+}
+
+// entryText says in words what an entry records; of a kind that is not known it
+// gives the body as it stands.
+func entryText(e store.Entry) string {
+	var b struct {
+		ID          string `json:"id"`
+		Serial      string `json:"serial"`
+		KCV         string `json:"kcv"`
+		Origin      string `json:"origin"`
+		Random      bool   `json:"random"`
+		Snapshot    string `json:"snapshot"`
+		Token       string `json:"token"`
+		Complete    bool   `json:"complete"`
+		Proof       string `json:"proof"`
+		OK          bool   `json:"ok"`
+		Anchored    string `json:"anchored"`
+		Reference   int    `json:"reference"`
+		Label       string `json:"label"`
+		Reason      string `json:"reason"`
+		Format      int    `json:"format"`
+		SuccessorOf string `json:"successor_of"`
+		Proofs      []store.Proof
+	}
+	if json.Unmarshal(e.Body, &b) != nil {
+		return string(e.Body)
+	}
+	verdict := func(ok bool, good, bad string) string {
+		if ok {
+			return good
+		}
+		return bad
+	}
+	switch e.Kind {
+	case store.KindCreated:
+		return fmt.Sprintf("catalog of format %d", b.Format)
+	case store.KindSnapshot:
+		return fmt.Sprintf("%s of %s", b.ID, b.Serial)
+	case store.KindShareSeen:
+		return fmt.Sprintf("recovery key %s (%s)%s", b.KCV, b.Origin, verdict(b.Random, ", random: nobody has shares", ""))
+	case store.KindAccepted:
+		return fmt.Sprintf("key %d of %s: %s", b.Reference, b.Serial, b.Reason)
+	case store.KindCheck:
+		return fmt.Sprintf("%s, %s, anchored: %s", b.Proof, verdict(b.OK, "good", "NOT GOOD"), b.Anchored)
+	case store.KindRestore:
+		return fmt.Sprintf("%s onto %s, %s", b.Snapshot, b.Token, verdict(b.Complete, "complete", "NOT COMPLETE"))
+	case store.KindExport:
+		return b.Snapshot
+	case store.KindSuccessor:
+		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
+	case store.KindProof:
+		var list []string
+		for _, p := range b.Proofs {
+			list = append(list, fmt.Sprintf("%s key %d of %s %s", p.Kind, p.Reference, p.Snapshot, verdict(p.OK, "good", "NOT GOOD: "+p.Reason)))
+		}
+		return strings.Join(list, "; ")
+	}
+	return string(e.Body)
+}

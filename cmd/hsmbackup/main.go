@@ -1,0 +1,28 @@
+// Hsmbackup backs up and restores SmartCard-HSM tokens.
+//
+// This package is the command line: flags, prompts, tables, exit codes, and
+// which transport, catalog and software token belong together. The jobs are
+// in package backup.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"hsmbackup/internal/secret"
+)
+
+func main() { os.Exit(run()) }
+
+// run is main with an exit code, so that deferred calls are made.
+func run() int {
+	secret.Harden()
+	// The first SIGINT or SIGTERM ends the work at the next safe place, the
+	// second ends the program: stop gives the signals their usual meaning back.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return newApp().run(ctx, os.Args[1:])
+}

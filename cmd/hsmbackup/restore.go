@@ -1,0 +1,517 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+// restoreFlags are those of plan and restore.
+type restoreFlags struct {
+	from    string
+	keys    []string
+	at      []string
+	journal string
+	init    bool
+	soFloor int
+}
+
+func (o *restoreFlags) addTo(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.from, "from", "", "the `SNAPSHOT`: its ID, a token's serial (its newest), or latest (default: this token's, or the only token's in the catalog)")
+	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY`: its reference, ID or label in the snapshot; repeat for several")
+	f.StringArrayVar(&o.at, "at", nil, "`KEY=REFERENCE` puts a key at another reference than it had; repeat for several")
+}
+
+func newPlanCommand(a *app) *cobra.Command {
+	var o restoreFlags
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "show what a restore would do to this token",
+		Long: `Compares a snapshot with a token and says of every key what a restore would do:
+new, same (there already), repair (a restore was cut off), conflict (something
+else is in its place and would be left there), not-in-backup, does-not-fit. It
+changes nothing and needs no PIN.
+
+It exits with 0 when all fits and with 3 when something does not.`,
+		Example: `  hsmbackup plan --from DENK0404144
+  hsmbackup plan --from latest --token soft:spare.tok`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.plan(cmd.Context(), o) },
+	}
+	o.addTo(cmd)
+	uses(cmd, useCatalog, useToken)
+	return cmd
+}
+
+func newRestoreCommand(a *app) *cobra.Command {
+	var o restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "restore a snapshot onto a token, with proof",
+		Long: `Shows the plan, asks once, and restores: each key is unwrapped by the token under
+its old reference, used against the public key in the catalog, and described as
+it was; what was written is read back. Keys that are there already stay as they
+are. Interrupted, it goes on when it is run again.
+
+With --init a fresh token is initialised first, as the old one was, and the
+shares given are loaded; its PIN and SO-PIN are asked for. A token that holds
+anything is wiped only if all of it would come back from the catalog.`,
+		Example: `  hsmbackup restore
+  hsmbackup restore --from DENK0404144 --init --share share1.pbe
+  hsmbackup restore --from SOFT0400001 --token soft:spare.tok --init --share share1.pbe \
+      --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0400002`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !o.init && (len(a.flags.shareArgs) > 0 || a.flags.untrusted != "") {
+				return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share and --untrusted-token are for --init")
+			}
+			if !o.init && cmd.Flags().Changed("so-pin-floor") {
+				return usagef("", "--so-pin-floor is for --init")
+			}
+			return a.restore(cmd.Context(), o)
+		},
+	}
+	o.addTo(cmd)
+	cmd.Flags().BoolVar(&o.init, "init", false, "initialise the token first and load the shares of --share")
+	cmd.Flags().StringVar(&o.journal, "journal", "", "`FILE` to note the work under way in, when the catalog cannot be written")
+	cmd.Flags().IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "with --init: refuse if fewer than `N` tries of the SO-PIN are left")
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes)
+	return cmd
+}
+
+// chooseSnapshot gives the snapshot to restore: the one named, else the newest
+// of this very token, else the newest of the only token in the catalog.
+func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, error) {
+	if from != "" {
+		return cat.Snapshot(trimSerial(cat, from))
+	}
+	newest, err := backup.Latest(cat)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, s := range newest {
+		if s.Token.Serial == serial {
+			return s, nil
+		}
+		list = append(list, fmt.Sprintf("--from %s  %s  %s", s.Token.Serial, quoted(s.Token.Label), count(len(s.Keys), "key")))
+	}
+	switch len(newest) {
+	case 0:
+		return nil, failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+	case 1:
+		return newest[0], nil
+	}
+	return nil, &failure{exit: exitRefused, code: "ambiguous-snapshot", message: fmt.Sprintf("the catalog has snapshots of %d tokens: name one with --from", len(newest)), hints: list}
+}
+
+// options turns --key and --at into references of the snapshot.
+func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) {
+	var out backup.RestoreOptions
+	for _, name := range o.keys {
+		k, err := findStored(s, name)
+		if err != nil {
+			return out, err
+		}
+		out.Keys = append(out.Keys, byte(k.Reference))
+	}
+	for _, text := range o.at {
+		i := strings.LastIndex(text, "=")
+		if i < 0 {
+			return out, usagef("", "--at takes KEY=REFERENCE")
+		}
+		k, err := findStored(s, text[:i])
+		if err != nil {
+			return out, err
+		}
+		n, err := strconv.Atoi(text[i+1:])
+		if err != nil || n < 1 || n > 255 {
+			return out, usagef("", "--at takes KEY=REFERENCE with a reference of 1 to 255")
+		}
+		if out.At == nil {
+			out.At = map[byte]byte{}
+		}
+		out.At[byte(k.Reference)] = byte(n)
+	}
+	return out, nil
+}
+
+// findStored finds a key of a snapshot by its reference, ID or label.
+func findStored(s *store.Snapshot, name string) (*store.Key, error) {
+	var found []*store.Key
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		if name == strconv.Itoa(k.Reference) || name == k.Label || len(k.ID) > 0 && strings.EqualFold(name, hex.EncodeToString(k.ID)) {
+			found = append(found, k)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, failf("no-such-key", "`hsmbackup show "+s.ID+"` lists them", "snapshot %s has no key with the reference, ID or label %q", s.ID, name)
+	case 1:
+		return found[0], nil
+	}
+	return nil, failf("ambiguous-key", "name it by its reference", "%q fits %d keys of snapshot %s", name, len(found), s.ID)
+}
+
+func (a *app) plan(ctx context.Context, o restoreFlags) error {
+	cat, err := a.needCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	s, err := chooseSnapshot(cat, o.from, t.serial)
+	if err != nil {
+		return err
+	}
+	options, err := o.options(s)
+	if err != nil {
+		return err
+	}
+	options.Journal = cat.Journal()
+	p, err := backup.MakePlan(ctx, t.card, s, options)
+	if err != nil {
+		return err
+	}
+	// A token that only has to be initialised is not one that does not fit.
+	fits := afterInit(p).Fits()
+	if a.flags.json {
+		if err := a.document(planDocument(p, fits)); err != nil {
+			return err
+		}
+	} else {
+		a.printPlan(p)
+	}
+	exits := exitSet{}
+	if !fits {
+		exits.add(exitIncomplete)
+	}
+	return exits.outcome("not everything of the snapshot would be on this token")
+}
+
+// afterInit is the plan without the one problem that --init settles.
+func afterInit(p *backup.Plan) *backup.Plan {
+	out := *p
+	out.Problems = slices.DeleteFunc(slices.Clone(p.Problems), func(x backup.Problem) bool { return x.Code == "not-initialised" })
+	return &out
+}
+
+type jsonPlan struct {
+	Snapshot string            `json:"snapshot"`
+	Token    string            `json:"token"`
+	Fits     bool              `json:"fits"`
+	Keys     []jsonPlanItem    `json:"keys"`
+	Files    []jsonPlanFile    `json:"files"`
+	Problems []jsonPlanProblem `json:"problems"`
+}
+
+type jsonPlanItem struct {
+	Reference int    `json:"reference"`
+	At        int    `json:"at"`
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	Type      string `json:"type"`
+	Action    string `json:"action"`
+	Reason    string `json:"reason"`
+}
+
+type jsonPlanFile struct {
+	File   string `json:"file"`
+	Action string `json:"action"`
+	Reason string `json:"reason"`
+}
+
+type jsonPlanProblem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint"`
+}
+
+func planDocument(p *backup.Plan, fits bool) jsonPlan {
+	doc := jsonPlan{Snapshot: p.Snapshot.ID, Token: p.Serial, Fits: fits, Keys: []jsonPlanItem{}, Files: []jsonPlanFile{}, Problems: []jsonPlanProblem{}}
+	for _, i := range p.Items {
+		doc.Keys = append(doc.Keys, jsonPlanItem{i.Key.Reference, int(i.Reference), i.Key.Label, hex.EncodeToString(i.Key.ID), i.Key.Type, string(i.Action), i.Reason})
+	}
+	for _, f := range p.Files {
+		doc.Files = append(doc.Files, jsonPlanFile{f.FID.String(), string(f.Action), f.Reason})
+	}
+	for _, x := range p.Problems {
+		doc.Problems = append(doc.Problems, jsonPlanProblem{x.Code, x.Message, x.Hint})
+	}
+	return doc
+}
+
+func (a *app) printPlan(p *backup.Plan) {
+	a.printf("snapshot %s of %s onto %s", p.Snapshot.ID, p.Snapshot.Token.Serial, p.Serial)
+	var rows [][]string
+	for _, i := range p.Items {
+		action := string(i.Action)
+		if i.Reason != "" {
+			action += ": " + i.Reason
+		}
+		place := fmt.Sprintf("  key %d", i.Key.Reference)
+		if int(i.Reference) != i.Key.Reference {
+			place += fmt.Sprintf(" as %d", i.Reference)
+		}
+		rows = append(rows, []string{place, i.Key.Type, quoted(i.Key.Label), "ID " + hex.EncodeToString(i.Key.ID), action})
+	}
+	a.table(rows)
+	for _, f := range p.Files {
+		a.printf("  file %s  %s %s", f.FID, f.Action, terminal.Printable(f.Reason))
+	}
+	for _, m := range p.Snapshot.Missing {
+		a.printf("  not in the backup: %s: %s", terminal.Printable(m.What), m.Reason)
+	}
+	for _, x := range p.Problems {
+		a.printf("first: %s", terminal.Printable(x.Message))
+		a.printf("       %s", terminal.Printable(x.Hint))
+	}
+}
+
+func (a *app) restore(ctx context.Context, o restoreFlags) error {
+	cat, notRecorded, err := a.recordingCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	s, err := chooseSnapshot(cat, o.from, t.serial)
+	if err != nil {
+		return err
+	}
+	options, err := o.options(s)
+	if err != nil {
+		return err
+	}
+	options.Progress = a.steps
+	if cat.Writable() {
+		if o.journal != "" {
+			return usagef("", "--journal is for a catalog that cannot be written; this one can")
+		}
+		options.Journal = cat.Journal()
+	} else if o.journal != "" {
+		if options.Journal, err = store.OpenJournal(o.journal); err != nil {
+			return named(o.journal, err)
+		}
+		defer options.Journal.Close()
+	}
+	p, err := backup.MakePlan(ctx, t.card, s, options)
+	if err != nil {
+		return err
+	}
+	loggedIn := false
+	if o.init {
+		if loggedIn, err = a.initForRestore(ctx, t, cat, notRecorded, s, p, o); err != nil {
+			return err
+		}
+		if p, err = backup.MakePlan(ctx, t.card, s, options); err != nil {
+			return err
+		}
+	}
+	if !a.flags.json && !loggedIn { // else it was shown before the token was initialised
+		a.printPlan(p)
+	}
+	for _, x := range p.Problems {
+		return &failure{exit: exitFailed, code: x.Code, message: x.Message, hints: []string{x.Hint}}
+	}
+	if !loggedIn {
+		if err := a.confirmRestore(ctx, t, p); err != nil {
+			return err
+		}
+		if err := a.login(ctx, t); err != nil {
+			return err
+		}
+	}
+	var record *store.Catalog
+	if cat.Writable() {
+		record = cat
+	}
+	r, err := backup.Restore(ctx, t.card, record, p, options)
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	if notRecorded == "" {
+		notRecorded = r.NotRecorded
+	}
+	if notRecorded != "" {
+		a.note("the result was not recorded: %s", notRecorded)
+	}
+	return a.printRestore(r)
+}
+
+// confirmRestore asks once. --confirm answers as well as --yes, if the serial
+// is right; where nothing is to be written there is nothing to ask.
+func (a *app) confirmRestore(ctx context.Context, t *token, p *backup.Plan) error {
+	if a.flags.confirm != "" {
+		return a.confirm(ctx, t, "")
+	}
+	n := 0
+	for _, i := range p.Items {
+		if i.Action == backup.New || i.Action == backup.Repair {
+			n++
+		}
+	}
+	for _, f := range p.Files {
+		if f.Action == backup.New || f.Action == backup.Repair {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return a.ask(ctx, fmt.Sprintf("Restore this onto %s?", t.name()))
+}
+
+// initForRestore brings the token to where the keys can be restored: it
+// initialises it and loads the shares, unless an earlier run has done so. It
+// tells whether the card is logged in.
+func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, notRecorded string, s *store.Snapshot, p *backup.Plan, o restoreFlags) (bool, error) {
+	if len(p.Problems) == 0 {
+		return false, nil // initialised, and with the right recovery key
+	}
+	given := len(a.flags.shareArgs)
+	if given == 0 {
+		return false, usagef("", "--init needs the shares of the recovery key: --share FILE for each")
+	}
+	expect, err := recoveryKey(s, p)
+	if err != nil {
+		return false, err
+	}
+	inv, err := backup.Take(ctx, t.card)
+	if err != nil {
+		return false, err
+	}
+	if err := backup.GuardWipe(inv, cat); err != nil {
+		return false, err
+	}
+	if !a.flags.json {
+		a.printPlan(afterInit(p))
+	}
+	if err := a.confirmInit(ctx, t, inv); err != nil {
+		return false, err
+	}
+	set := backup.SetUp{
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: s.Token.PINTries, Shares: given},
+		Expect:         expect, Trust: a.trust(t), Origin: "restore", MinSOTries: o.soFloor,
+	}
+	if n, err := strconv.ParseUint(s.Token.Options, 16, 16); err == nil {
+		set.Initialisation.Options = schsm.Options(n) &^ schsm.OptionTransportPIN
+	}
+	if _, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set); err != nil {
+		return false, err
+	}
+	a.note("%s is initialised and has the recovery key %s", t.name(), expect)
+	return true, nil
+}
+
+// recoveryKey is the one that the keys to restore are under.
+func recoveryKey(s *store.Snapshot, p *backup.Plan) (dkek.KCV, error) {
+	var list []string
+	for _, i := range p.Items {
+		if len(i.Key.Blob) > 0 && !slices.Contains(list, i.Key.KCV) {
+			list = append(list, i.Key.KCV)
+		}
+	}
+	if len(list) == 0 {
+		return dkek.KCV{}, failf("nothing-to-restore", "`hsmbackup show "+s.ID+"` says why", "snapshot %s holds no exported key", s.ID)
+	}
+	if len(list) > 1 {
+		return dkek.KCV{}, failf("several-recovery-keys", "restore them one recovery key at a time with --key", "the keys of snapshot %s are under several recovery keys: %s", s.ID, strings.Join(list, ", "))
+	}
+	return dkek.ParseKCV(list[0])
+}
+
+type jsonRestore struct {
+	Snapshot string         `json:"snapshot"`
+	Token    string         `json:"token"`
+	Complete bool           `json:"complete"`
+	Keys     []jsonKeyProof `json:"keys"`
+	SSH      []string       `json:"ssh"`
+}
+
+func (a *app) printRestore(r *backup.RestoreReport) error {
+	p := r.Plan
+	var lines []string
+	for i, item := range p.Items {
+		if public, err := pubkey.ParseSPKI(item.Key.PublicKey); err == nil && r.Keys[i].OK {
+			if line := public.SSH(item.Key.Label); line != "" {
+				lines = append(lines, line)
+			}
+		}
+	}
+	exits := exitSet{}
+	good := 0
+	var bad []string
+	for _, k := range r.Keys {
+		switch {
+		case k.OK:
+			good++
+			continue
+		case k.Damage:
+			exits.add(exitDamaged)
+		}
+		exits.add(exitIncomplete)
+		bad = append(bad, fmt.Sprintf("key %d %s: %s", k.Reference, quoted(k.Label), k.Reason))
+	}
+	for _, f := range r.Files {
+		if !f.OK {
+			exits.add(exitIncomplete)
+			bad = append(bad, fmt.Sprintf("file %s: %s", f.FID, f.Reason))
+		}
+	}
+	for _, m := range p.Snapshot.Missing {
+		bad = append(bad, m.What+" is not in the backup")
+	}
+	if !r.Complete() {
+		exits.add(exitIncomplete)
+	}
+	if a.flags.json {
+		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), append([]string{}, lines...)}); err != nil {
+			return err
+		}
+		return exits.outcome(strings.Join(bad, "; "))
+	}
+	var rows [][]string
+	for i, k := range r.Keys {
+		verdict := "restored and used"
+		switch {
+		case !k.OK:
+			verdict = "NOT RESTORED: " + k.Reason
+		case p.Items[i].Action == backup.Same:
+			verdict = "was there already, and used"
+		}
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+	}
+	a.table(rows)
+	for _, l := range lines {
+		a.printf("%s", terminal.Printable(l))
+	}
+	a.printf("%d of %s are on %s and were used", good, count(len(r.Keys), "key"), p.Serial)
+	if r.LabelKept != "" {
+		a.note("the token keeps its label, %s", quoted(r.LabelKept))
+	}
+	return exits.outcome(strings.Join(bad, "; "))
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	// Scripts run this binary under the program's name.
+	if filepath.Base(os.Args[0]) != "hsmbackup" {
+		enterPCSC()
+	}
+	testscript.Main(m, map[string]func(){"hsmbackup": main})
+}
+
+// TestScripts runs the whole program, one script per topic. $DATA is the folder
+// of golden files. No script sees the readers of this computer.
+func TestScripts(t *testing.T) {
+	data, err := filepath.Abs(filepath.Join("..", "..", "testdata"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("DATA", data)
+			e.Setenv("HSMBACKUP_CATALOG", "c.db")
+			e.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(e.WorkDir, "no-pcscd"))
+			for name, content := range map[string]string{"PIN": "648219\n", "SO": "3537363231383830\r\n", "PW": "ordinary trumpet grit clinic permit joke abandon\n", "PWA": "testpw-1\n"} {
+				if err := os.WriteFile(filepath.Join(e.WorkDir, name), []byte(content), 0o600); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits,
+			"same":  same,
+			"flip":  flip,
+		},
+	})
+}
+
+// exits CODE PROGRAM ARGS... runs a program, which must end with that exit
+// code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// same FILE... notes the content of files; a second call fails if one has
+// changed. It stands around commands that only look.
+func same(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: same FILE...")
+	}
+	for _, name := range args {
+		now := fmt.Sprintf("%x", sha256.Sum256([]byte(ts.ReadFile(name))))
+		key := "SAME_" + strings.Map(func(r rune) rune {
+			if r == '.' || r == '/' {
+				return '_'
+			}
+			return r
+		}, name)
+		if before := ts.Getenv(key); before != "" && before != now {
+			ts.Fatalf("%s has changed", name)
+		}
+		ts.Setenv(key, now)
+	}
+}
+
+// flip FILE TEXT flips one bit a little behind the first place where the text
+// is in the file.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: flip FILE TEXT")
+	}
+	b := []byte(ts.ReadFile(args[0]))
+	i := bytes.Index(b, []byte(args[1]))
+	if i < 0 {
+		ts.Fatalf("%s does not hold %q", args[0], args[1])
+	}
+	b[i+len(args[1])+40] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}

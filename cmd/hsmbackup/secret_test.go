@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
+)
+
+// noTerminal is what a program without a terminal sees.
+type noTerminal struct{}
+
+func (noTerminal) Available() bool { return false }
+func (noTerminal) ReadSecret(context.Context, string) (*secret.Bytes, error) {
+	return nil, terminal.ErrNone
+}
+func (noTerminal) ReadLine(context.Context, string) (string, error) { return "", terminal.ErrNone }
+func (noTerminal) Ask(context.Context, string) (bool, error)        { return false, terminal.ErrNone }
+func (noTerminal) TypeBack(context.Context, string, string) error   { return terminal.ErrNone }
+func (noTerminal) Show([]byte) error                                { return terminal.ErrNone }
+
+func TestParseSource(t *testing.T) {
+	for _, c := range []struct{ text, kind, arg string }{
+		{"", "prompt", ""},
+		{"prompt", "prompt", ""},
+		{"env:PIN", "env", "PIN"},
+		{"file:C:\\pin", "file", "C:\\pin"},
+		{"fd:3", "fd", "3"},
+		{"cmd:pass show a:b", "cmd", "pass show a:b"},
+	} {
+		s, err := parseSource("--pin", c.text)
+		if err != nil || s.kind != c.kind || s.arg != c.arg {
+			t.Errorf("%q: %+v, %v", c.text, s, err)
+		}
+	}
+}
+
+func TestParseSourceReject(t *testing.T) {
+	for _, text := range []string{"648219", "hunter2", "env:", "file:", "cmd:", "fd:", "fd:-1", "fd:secret", "pass:hunter2", ":hunter2", "ENV:hunter2", "prompt:hunter2"} {
+		_, err := parseSource("--pin", text)
+		f := explain(err)
+		if err == nil || f.exit != exitUsage {
+			t.Errorf("%q is taken: %v", text, err)
+			continue
+		}
+		if len(text) > 6 && strings.Contains(err.Error()+strings.Join(f.hints, ""), text[strings.Index(text, ":")+1:]) {
+			t.Errorf("%q is repeated: %v", text, err)
+		}
+	}
+}
+
+// slow gives one byte at a time, and then an error that is no end.
+type slow struct {
+	r   io.Reader
+	err error
+}
+
+func (s slow) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b[:1])
+	if errors.Is(err, io.EOF) && s.err != nil {
+		err = s.err
+	}
+	return n, err
+}
+
+func TestFirstLine(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"648219\n", "648219"},
+		{"648219\r\nmore\n", "648219"},
+		{"648219", "648219"},
+		{"", ""},
+		{"\nsecond", ""},
+		{" blanks stay \n", " blanks stay "},
+		{"a\rb\n", "a\rb"},
+		{strings.Repeat("x", maxSecret-1) + "\n", strings.Repeat("x", maxSecret-1)},
+	} {
+		b, err := firstLine(slow{r: strings.NewReader(c.in)}, source{})
+		if err != nil || string(b.Bytes()) != c.want {
+			t.Errorf("%.20q: %q, %v", c.in, b.Bytes(), err)
+		}
+	}
+	if _, err := firstLine(strings.NewReader(strings.Repeat("x", maxSecret+1)), source{}); err == nil {
+		t.Error("a line without end is taken")
+	}
+	broken := errors.New("broken")
+	if _, err := firstLine(slow{strings.NewReader("648"), broken}, source{}); !errors.Is(err, broken) {
+		t.Errorf("half a secret: %v", err)
+	}
+	// What follows the line is left to others.
+	r := strings.NewReader("first\nsecond\n")
+	for _, want := range []string{"first", "second"} {
+		if b, err := firstLine(r, source{}); err != nil || string(b.Bytes()) != want {
+			t.Errorf("%q, %v, want %q", b.Bytes(), err, want)
+		}
+	}
+}
+
+// A secret in the environment is dropped there, and a descriptor is read once.
+func TestSourcesAreReadOnce(t *testing.T) {
+	environment := map[string]string{"PIN": "648219"}
+	a := newApp()
+	a.lookupEnv = func(name string) (string, bool) { v, ok := environment[name]; return v, ok }
+	a.unsetEnv = func(name string) error { delete(environment, name); return nil }
+	a.stdin = strings.NewReader("from stdin\n")
+	defer a.secrets.wipe()
+	env, fd := source{"--pin", "env", "PIN"}, source{"--password", "fd", "0"}
+	a.dropEnvironment(env, fd)
+	if len(environment) != 0 {
+		t.Error("the secret is still in the environment")
+	}
+	for _, c := range []struct {
+		s    source
+		want string
+	}{{env, "648219"}, {env, "648219"}, {fd, "from stdin"}, {fd, "from stdin"}} {
+		b, err := a.readSecret(t.Context(), c.s, "secret", true)
+		if err != nil || string(b.Bytes()) != c.want {
+			t.Errorf("%s: %q, %v", c.s.kind, b.Bytes(), err)
+		}
+		b.Wipe()
+	}
+}

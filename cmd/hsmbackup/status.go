@@ -1,0 +1,413 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/pcsc"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+func newStatusCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "what is attached, what is backed up, and what to do next",
+		Long: `Shows every attached token with its tries, its recovery key and its keys, and of
+each key whether it would come back today. It needs no PIN, spends no try and
+changes nothing.
+
+Coverage of a key: covered (exported, proven, its shares seen), unproven,
+no-share (nobody has shown shares of its recovery key), stale (the key has
+changed since), missing (in no snapshot), not-exportable, accepted.`,
+		Example: `  hsmbackup status
+  hsmbackup status --token soft:old.tok
+  hsmbackup status --json`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context()) },
+	}
+	uses(cmd, useCatalog, useToken)
+	return cmd
+}
+
+// seen is a token with what is known of it.
+type seen struct {
+	token    *token
+	inv      *backup.Inventory
+	coverage []backup.KeyCoverage
+}
+
+func (a *app) status(ctx context.Context) error {
+	cat, err := a.lookCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	tokens, unreached := a.reach(ctx)
+	if unreached != nil && (len(tokens) == 0 && a.flags.token != "" || ctx.Err() != nil) {
+		return unreached
+	}
+	defer func() {
+		for _, t := range tokens {
+			t.close()
+		}
+	}()
+	var list []seen
+	for _, t := range tokens {
+		s := seen{token: t}
+		if s.inv, err = backup.Take(ctx, t.card); err != nil {
+			return err
+		}
+		if s.coverage, err = backup.Cover(s.inv, cat); err != nil {
+			return err
+		}
+		list = append(list, s)
+	}
+	if a.flags.json {
+		if unreached != nil {
+			return unreached
+		}
+		doc := jsonStatus{Tokens: []jsonToken{}}
+		for _, s := range list {
+			doc.Tokens = append(doc.Tokens, s.document())
+		}
+		if err := a.document(doc); err != nil {
+			return err
+		}
+		return uncovered(list)
+	}
+	for _, s := range list {
+		a.printToken(s)
+	}
+	if err := a.printCatalog(cat); err != nil {
+		return err
+	}
+	if unreached != nil {
+		return unreached
+	}
+	if len(list) == 0 {
+		a.printf("no token is attached")
+	}
+	next, err := a.nextCommand(list, cat)
+	if err != nil {
+		return err
+	}
+	if next != "" {
+		a.printf("next: %s", next)
+	}
+	return uncovered(list)
+}
+
+// reach opens the token of --token, or all that are attached. Other cards are
+// noted.
+func (a *app) reach(ctx context.Context) ([]*token, error) {
+	if a.flags.token != "" {
+		t, err := a.openToken(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return []*token{t}, nil
+	}
+	found, others, err := a.attached(ctx)
+	for _, o := range others {
+		a.note("%s", o)
+	}
+	return found, err
+}
+
+// uncovered is the outcome of a look at tokens.
+func uncovered(list []seen) error {
+	exits := exitSet{}
+	n, total := 0, 0
+	for _, s := range list {
+		total += len(s.coverage)
+		for _, k := range s.coverage {
+			if !k.Coverage.Done() {
+				n++
+				exits.add(exitIncomplete)
+			}
+		}
+	}
+	return exits.outcome(fmt.Sprintf("%d of %s not covered", n, count(total, "key")))
+}
+
+func (s seen) document() jsonToken {
+	t := jsonToken{
+		Serial: s.inv.Serial, Label: s.inv.Label, Reader: s.token.reader, Firmware: s.inv.Firmware,
+		Software: s.inv.Software, Initialised: s.inv.Initialised, PINTries: s.inv.PIN.Tries, SOPINTries: s.inv.SOPIN.Tries,
+		DKEK: []jsonDomain{}, Keys: []jsonKey{},
+	}
+	for _, d := range s.inv.Domains {
+		if !d.Empty {
+			t.DKEK = append(t.DKEK, jsonDomain{d.Number, d.Shares, d.Outstanding, domainKCV(d)})
+		}
+	}
+	for _, k := range s.coverage {
+		t.Keys = append(t.Keys, keyDocument(k))
+	}
+	return t
+}
+
+func keyDocument(k backup.KeyCoverage) jsonKey {
+	return jsonKey{
+		Reference: int(k.Key.Reference), Label: k.Key.Label, ID: hex.EncodeToString(k.Key.ID), Type: k.Key.Type,
+		SSH: k.Key.SSH(), Coverage: string(k.Coverage), Reason: k.Reason,
+	}
+}
+
+// domainKCV is empty while it means nothing.
+func domainKCV(d schsm.Domain) string {
+	if kcv := dkek.KCV(d.KCV); d.Ready() && !kcv.IsZero() {
+		return kcv.String()
+	}
+	return ""
+}
+
+func (a *app) printToken(s seen) {
+	name := s.inv.Serial
+	if name == "" {
+		name = "token without serial"
+	}
+	if s.inv.Label != "" {
+		name += "  " + quoted(s.inv.Label)
+	}
+	kind := ""
+	if s.inv.Software {
+		kind = "  software token"
+	}
+	a.printf("%s  firmware %s%s  in %s", name, s.inv.Firmware, kind, terminal.Printable(s.token.reader))
+	if !s.inv.Initialised {
+		a.printf("  not initialised")
+		a.printf("")
+		return
+	}
+	rows := [][]string{
+		{"  PIN", tries(s.inv.PIN)},
+		{"  SO-PIN", tries(s.inv.SOPIN)},
+		{"  options", options(s.inv.Options)},
+	}
+	for _, d := range s.inv.Domains {
+		title := "  recovery key"
+		if len(s.inv.Domains) > 1 {
+			title = fmt.Sprintf("  key domain %d", d.Number)
+		}
+		rows = append(rows, []string{title, domainText(d)})
+	}
+	if len(s.inv.Domains) == 0 {
+		rows = append(rows, []string{"  recovery key", "none: keys of this token can never be exported"})
+	}
+	if s.inv.FreeMemory >= 0 {
+		rows = append(rows, []string{"  free memory", fmt.Sprintf("%d bytes", s.inv.FreeMemory)})
+	}
+	a.table(rows)
+	a.printKeys(s.coverage)
+	a.printf("")
+}
+
+func (a *app) printKeys(keys []backup.KeyCoverage) {
+	if len(keys) == 0 {
+		a.printf("  no keys")
+	}
+	var rows [][]string
+	for _, k := range keys {
+		verdict := string(k.Coverage)
+		if k.Reason != "" {
+			verdict += ": " + k.Reason
+		}
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Key.Reference), k.Key.Type, quoted(k.Key.Label), "ID " + hex.EncodeToString(k.Key.ID), verdict})
+	}
+	a.table(rows)
+}
+
+func tries(s schsm.PINStatus) string {
+	switch {
+	case s.Missing:
+		return "not set"
+	case s.Blocked:
+		return "BLOCKED"
+	case s.Transport:
+		return "transport PIN, to be changed before use"
+	case s.Tries < 0:
+		return "set"
+	case s.Tries == 1:
+		return "1 TRY LEFT"
+	}
+	return fmt.Sprintf("%d tries left", s.Tries)
+}
+
+func options(o schsm.Options) string {
+	text := fmt.Sprintf("%04x", uint16(o))
+	switch {
+	case o&schsm.OptionUnblock == 0:
+		text += ", a blocked PIN can not be unblocked"
+	case o&schsm.OptionUnblockOnly != 0:
+		text += ", the SO-PIN unblocks the PIN but sets no new one"
+	default:
+		text += ", the SO-PIN unblocks the PIN"
+	}
+	return text
+}
+
+func domainText(d schsm.Domain) string {
+	switch {
+	case d.Empty:
+		return "empty"
+	case len(d.UID) > 0:
+		return "agreed between tokens (XKEK): it has no shares"
+	case d.Outstanding > 0:
+		return fmt.Sprintf("incomplete, %d of %s missing", d.Outstanding, count(d.Shares, "share"))
+	case d.Shares == 0:
+		return fmt.Sprintf("KCV %s, made up by the token: nobody has shares", dkek.KCV(d.KCV))
+	}
+	return fmt.Sprintf("KCV %s, %s", dkek.KCV(d.KCV), count(d.Shares, "share"))
+}
+
+// printCatalog says how old backup, proof and the sight of shares are.
+func (a *app) printCatalog(cat *store.Catalog) error {
+	path, err := a.catalogPath()
+	if err != nil {
+		return err
+	}
+	if cat == nil {
+		a.printf("catalog: none at %s", terminal.Printable(path))
+		return nil
+	}
+	a.printf("catalog: %s", terminal.Printable(path))
+	newest, err := backup.Latest(cat)
+	if err != nil {
+		return err
+	}
+	proofs, err := cat.Proofs()
+	if err != nil {
+		return err
+	}
+	shares, err := cat.SharesSeen()
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, s := range newest {
+		proven, shown := "never", "never"
+		for _, p := range proofs {
+			if p.Snapshot == s.ID && p.OK && p.Kind != store.ProofIntact {
+				proven = a.age(p.Time)
+			}
+		}
+		for _, k := range s.Keys {
+			if seen, ok := shares[k.KCV]; ok && !seen.Random {
+				shown = a.age(seen.Time)
+			}
+		}
+		rows = append(rows, []string{"  " + s.Token.Serial, "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken), "proven " + proven, "shares seen " + shown})
+	}
+	a.table(rows)
+	return nil
+}
+
+// age is how long ago something was, in words.
+func (a *app) age(t time.Time) string {
+	d := a.now().Sub(t)
+	switch {
+	case d < 2*time.Minute:
+		return "just now"
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d minutes ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// nextCommand is the one command that comes next.
+func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
+	for _, s := range list {
+		named := ""
+		if len(list) > 1 || a.flags.token != "" {
+			named = " --token " + s.token.argument()
+		}
+		if !s.inv.Initialised {
+			from, err := restorable(s.inv.Serial, cat)
+			if err != nil {
+				return "", err
+			}
+			if from != "" {
+				return fmt.Sprintf("hsmbackup restore --init --from %s --share FILE%s", from, named), nil
+			}
+			return "hsmbackup dkek create --out share1.pbe, then hsmbackup init --share share1.pbe" + named, nil
+		}
+		for _, d := range s.inv.Domains {
+			if d.Outstanding > 0 {
+				return "hsmbackup dkek load --share FILE" + named, nil
+			}
+		}
+		worst := map[backup.Coverage]*backup.KeyCoverage{}
+		for i, k := range s.coverage {
+			if worst[k.Coverage] == nil {
+				worst[k.Coverage] = &s.coverage[i]
+			}
+		}
+		switch {
+		case worst[backup.Missing] != nil, worst[backup.Stale] != nil, worst[backup.Unproven] != nil:
+			return "hsmbackup backup" + named, nil
+		case worst[backup.NoShare] != nil:
+			return "hsmbackup verify --offline --share FILE", nil
+		case worst[backup.NotExportable] != nil:
+			return fmt.Sprintf("hsmbackup accept %d --reason TEXT%s, if this key is meant to stay on this token", worst[backup.NotExportable].Key.Reference, named), nil
+		}
+	}
+	if cat != nil && len(list) > 0 {
+		return "hsmbackup check, now and then", nil
+	}
+	return "", nil
+}
+
+// argument is what --token takes to name this token.
+func (t *token) argument() string {
+	if t.softFile || t.serial == "" {
+		return shellQuoted(t.reader)
+	}
+	return t.serial
+}
+
+// shellQuoted makes one word of the shell, where that needs quotes.
+func shellQuoted(s string) string {
+	if strings.ContainsAny(s, " '\"\\$&|;<>()*?[]#~`!{}\t\n") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// restorable names the token in the catalog that a fresh one may be meant to
+// replace: its own serial, or the only one.
+func restorable(serial string, cat *store.Catalog) (string, error) {
+	if cat == nil {
+		return "", nil
+	}
+	newest, err := backup.Latest(cat)
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
+		return "", err
+	}
+	for _, s := range newest {
+		if s.Token.Serial == serial {
+			return serial, nil
+		}
+	}
+	if len(newest) > 0 {
+		return newest[len(newest)-1].Token.Serial, nil
+	}
+	return "", nil
+}
+
+// withoutPCSC tells errors that only mean that there are no tokens to look at.
+func withoutPCSC(err error) bool {
+	return errors.Is(err, pcsc.ErrNoService) || errors.Is(err, pcsc.ErrNotBuilt)
+}

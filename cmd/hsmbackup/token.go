@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/pcsc"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/softtoken"
+)
+
+// token is one SmartCard-HSM that was reached.
+type token struct {
+	card   *schsm.Card
+	serial string
+	// reader is the reader's name, or soft:FILE.
+	reader string
+	// softFile: opened as soft:FILE, so that nobody can take it for hardware.
+	softFile bool
+	label    string
+	keys     int
+	closers  []func() error
+}
+
+// close forgets the PIN and lets go of the token.
+func (t *token) close() {
+	if t == nil {
+		return
+	}
+	if t.card != nil {
+		t.card.Close()
+	}
+	for _, c := range t.closers {
+		_ = c() // nothing was left to be written
+	}
+}
+
+// name is how the token is spoken of.
+func (t *token) name() string {
+	if t.serial == "" {
+		return "the token in " + t.reader
+	}
+	return t.serial
+}
+
+// describe is a line about the token for someone who has to choose.
+func (t *token) describe() string {
+	keys := fmt.Sprintf("%d keys", t.keys)
+	if t.keys == 1 {
+		keys = "1 key"
+	}
+	label := "no label"
+	if t.label != "" {
+		label = fmt.Sprintf("label %q", t.label)
+	}
+	serial := t.serial
+	if serial == "" {
+		serial = "(no serial)"
+	}
+	return fmt.Sprintf("%s  %s  %s  in %s", serial, label, keys, t.reader)
+}
+
+const softPrefix = "soft:"
+
+// sameSerial compares what was typed with a serial. Readers and OpenSC print
+// zeros behind it.
+func sameSerial(typed, serial string) bool {
+	typed = strings.ToUpper(strings.TrimSpace(typed))
+	want := strings.ToUpper(serial)
+	return serial != "" && (typed == want || typed == want+"0000" || typed == want+"00000")
+}
+
+// openToken reaches the token that --token names, or the only one attached.
+func (a *app) openToken(ctx context.Context) (*token, error) { return a.openNamed(ctx, a.flags.token) }
+
+func (a *app) openNamed(ctx context.Context, which string) (*token, error) {
+	if file, ok := strings.CutPrefix(which, softPrefix); ok {
+		return a.openSoft(ctx, file)
+	}
+	found, others, err := a.attached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fits := choose(found, which)
+	if len(fits) == 1 {
+		for _, t := range found {
+			if t != fits[0] {
+				t.close()
+			}
+		}
+		return fits[0], nil
+	}
+	defer func() {
+		for _, t := range found {
+			t.close()
+		}
+	}()
+	return nil, notOne(found, fits, others, which)
+}
+
+// choose gives the tokens that a name fits: by serial, else by label, else by
+// the reader's name of a token that has no serial.
+func choose(found []*token, which string) []*token {
+	if which == "" {
+		return found
+	}
+	for _, fit := range []func(*token) bool{
+		func(t *token) bool { return sameSerial(which, t.serial) },
+		func(t *token) bool { return t.label == which },
+		func(t *token) bool { return t.serial == "" && t.reader == which },
+	} {
+		var list []*token
+		for _, t := range found {
+			if fit(t) {
+				list = append(list, t)
+			}
+		}
+		if len(list) > 0 {
+			return list
+		}
+	}
+	return nil
+}
+
+// notOne explains why no token, or more than one, was found.
+func notOne(found, fits []*token, others []string, which string) error {
+	lines := func(list []*token) []string {
+		var out []string
+		for _, t := range list {
+			out = append(out, t.describe())
+		}
+		return out
+	}
+	switch {
+	case len(fits) > 1 && which == "":
+		return &failure{exit: exitRefused, code: "ambiguous-token", message: fmt.Sprintf("%d tokens are attached: name one with --token SERIAL", len(fits)), hints: lines(fits)}
+	case len(fits) > 1:
+		return &failure{exit: exitRefused, code: "ambiguous-token", message: fmt.Sprintf("%q is the label of %d tokens: name one by its serial", which, len(fits)), hints: lines(fits)}
+	case len(found) > 0:
+		return &failure{exit: exitRefused, code: "wrong-token", message: fmt.Sprintf("no attached token has the serial or label %q", which), hints: lines(found)}
+	}
+	f := &failure{exit: exitFailed, code: "no-token", message: "no token is attached", hints: others}
+	if which != "" {
+		f.message = fmt.Sprintf("no token is attached, so %q is not either", which)
+	}
+	f.hints = append(f.hints, "plug in the token; a software token is named with --token soft:FILE")
+	return f
+}
+
+// attached opens every SmartCard-HSM in a reader. others says of other cards,
+// and of tokens that did not answer, why they are not among them.
+func (a *app) attached(ctx context.Context) (found []*token, others []string, err error) {
+	readers, err := pcsc.Readers(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range readers {
+		if !r.Present {
+			continue
+		}
+		t, err := openReader(ctx, r.Name)
+		switch {
+		case err == nil:
+			found = append(found, t)
+		case ctx.Err() != nil:
+			for _, t := range found {
+				t.close()
+			}
+			return nil, nil, ctx.Err()
+		case errors.Is(err, schsm.ErrNotSmartCardHSM):
+			others = append(others, fmt.Sprintf("the card in %s is no SmartCard-HSM", r.Name))
+		default:
+			others = append(others, err.Error())
+		}
+	}
+	return found, others, nil
+}
+
+func openReader(ctx context.Context, reader string) (*token, error) {
+	conn, err := pcsc.Connect(ctx, reader)
+	if err != nil {
+		return nil, err
+	}
+	return openTransmitter(ctx, conn, reader, conn.Close)
+}
+
+// openSoft opens a software token in this process; it needs no pcscd.
+func (a *app) openSoft(ctx context.Context, file string) (*token, error) {
+	soft, err := softtoken.Open(file)
+	if err != nil {
+		return nil, softError(file, err)
+	}
+	t, err := openTransmitter(ctx, soft, softPrefix+file, soft.Close)
+	if err != nil {
+		return nil, err
+	}
+	t.softFile = true
+	return t, nil
+}
+
+func openTransmitter(ctx context.Context, way apdu.Transmitter, reader string, closer func() error) (*token, error) {
+	t := &token{reader: reader, closers: []func() error{closer}}
+	var err error
+	if t.card, err = schsm.Open(ctx, way); err == nil {
+		t.serial = t.card.Serial()
+		err = t.look(ctx)
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// look reads what is needed to tell the token from others.
+func (t *token) look(ctx context.Context) error {
+	info, err := t.card.ReadFile(ctx, schsm.FIDTokenInfo)
+	switch {
+	case err == nil:
+		if label, err := pkcs15.ParseTokenInfo(info); err == nil {
+			t.label = label
+		}
+	case !errors.Is(err, apdu.ErrNotFound):
+		return err
+	}
+	files, err := t.card.Enumerate(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.Prefix() == schsm.PrefixKey && f.Index() != 0 {
+			t.keys++
+		}
+	}
+	return nil
+}
+
+// login asks for the PIN and logs in. The last try is spent only for someone
+// who confirms the serial.
+func (a *app) login(ctx context.Context, t *token) error {
+	status, err := t.card.PIN(ctx)
+	if err != nil {
+		return err
+	}
+	insist := false
+	switch {
+	case status.Missing:
+		return failf("not-initialised", "`hsmbackup init` sets it up", "%s is not initialised and has no PIN yet", t.name())
+	case status.Blocked:
+		return fmt.Errorf("%s: the %w", t.name(), apdu.ErrBlocked)
+	case status.Tries == 1:
+		if a.flags.confirm == "" && !a.tty.Available() {
+			return schsm.ErrLastTry
+		}
+		if err := a.confirm(ctx, t, fmt.Sprintf("%s has one PIN try left; a wrong PIN blocks it.", t.name())); err != nil {
+			return err
+		}
+		insist = true
+	}
+	what := "PIN of " + t.name()
+	if status.Tries > 0 {
+		what += fmt.Sprintf(" (tries left: %d)", status.Tries)
+	}
+	pin, err := a.readSecret(ctx, a.flags.pin.source, what, false)
+	if err != nil {
+		return err
+	}
+	defer pin.Wipe()
+	return t.card.Login(ctx, pin, insist)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestSameSerial(t *testing.T) {
+	for _, typed := range []string{"DENK0404144", "DENK04041440000", "DENK040414400000", "denk0404144", " DENK0404144 "} {
+		if !sameSerial(typed, "DENK0404144") {
+			t.Errorf("%q is not taken", typed)
+		}
+	}
+	for _, typed := range []string{"", "DENK0404145", "DENK04041440", "DENK0404144000000", "ENK0404144"} {
+		if sameSerial(typed, "DENK0404144") {
+			t.Errorf("%q is taken", typed)
+		}
+	}
+	if sameSerial("", "") || sameSerial("0000", "") {
+		t.Error("a token without serial has a name")
+	}
+}
+
+// The guard against the wrong token: one, by serial, by label if that is
+// unique; the reader's name only for a token that has no serial.
+func TestChooseToken(t *testing.T) {
+	a := &token{serial: "DENK0000001", label: "ssh", reader: "Reader A", keys: 2}
+	b := &token{serial: "DENK0000002", label: "ssh", reader: "Reader B", keys: 1}
+	c := &token{serial: "DENK0000003", label: "vpn", reader: "Reader C"}
+	d := &token{reader: "Reader D"}
+	all := []*token{a, b, c, d}
+	for _, x := range []struct {
+		found []*token
+		which string
+		want  *token
+		exit  int
+		says  string
+	}{
+		{[]*token{a}, "", a, 0, ""},
+		{all, "DENK0000002", b, 0, ""},
+		{all, "DENK00000020000", b, 0, ""},
+		{all, "vpn", c, 0, ""},
+		{all, "Reader D", d, 0, ""},
+		{all, "", nil, exitRefused, "4 tokens are attached"},
+		{all, "ssh", nil, exitRefused, `"ssh" is the label of 2 tokens`},
+		{all, "Reader A", nil, exitRefused, "no attached token"},
+		{[]*token{a}, "DENK0000009", nil, exitRefused, "no attached token"},
+		{nil, "", nil, exitFailed, "no token is attached"},
+		{nil, "DENK0000001", nil, exitFailed, "no token is attached"},
+	} {
+		fits := choose(x.found, x.which)
+		if x.want != nil {
+			if len(fits) != 1 || fits[0] != x.want {
+				t.Errorf("%q: %v", x.which, fits)
+			}
+			continue
+		}
+		if len(fits) == 1 {
+			t.Errorf("%q gives %s", x.which, fits[0].name())
+			continue
+		}
+		var f *failure
+		if err := notOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.exit != x.exit || !strings.Contains(f.message, x.says) {
+			t.Errorf("%q: %v", x.which, err)
+		}
+	}
+	var f *failure
+	if !errors.As(notOne(all, all, nil, ""), &f) || !strings.Contains(f.hints[0], "DENK0000001") || !strings.Contains(f.hints[0], "2 keys") || !strings.Contains(f.hints[0], "Reader A") {
+		t.Errorf("the list of tokens: %q", f.hints)
+	}
+	if !errors.As(notOne(nil, nil, []string{"the card in X is no SmartCard-HSM"}, ""), &f) || !strings.Contains(f.hints[0], "no SmartCard-HSM") {
+		t.Errorf("a card of another kind is not named: %q", f.hints)
+	}
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/words"
+	"hsmbackup/store"
+)
+
+func newVerifyCommand(a *app) *cobra.Command {
+	var offline bool
+	cmd := &cobra.Command{
+		Use:   "verify [SNAPSHOT...]",
+		Short: "prove that stored keys come back",
+		Long: `Proves the newest snapshot of the attached token, or the ones named, by round
+trip: the token itself unwraps each key blob to a free place, original and copy
+answer the same question, and the copy is deleted.
+
+With --offline the key blobs are opened on this computer with the shares of the
+recovery key, and each private key is compared with all that is known of it. No
+token is needed; the private keys are open in this computer's memory meanwhile.
+Without a snapshot named, the newest of each token is taken.`,
+		Example: `  hsmbackup verify
+  hsmbackup verify --offline --share share1.pbe
+  hsmbackup verify latest --offline --share alice.pbe --share bob.pbe`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if offline {
+				if len(a.flags.shareArgs) == 0 {
+					return usagef("", "--offline needs the shares of the recovery key: --share FILE")
+				}
+				if a.flags.token != "" || a.flags.confirm != "" {
+					return usagef("", "--offline needs no token: leave --token and --confirm out")
+				}
+				return a.verifyOffline(cmd.Context(), args)
+			}
+			if len(a.flags.shareArgs) > 0 {
+				return usagef("", "--share is for --offline: a round trip needs the PIN only")
+			}
+			return a.verifyRoundTrip(cmd.Context(), args)
+		},
+	}
+	cmd.Flags().BoolVar(&offline, "offline", false, "open the key blobs on this computer with the shares, without a token")
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes)
+	return cmd
+}
+
+// wholeSnapshots is snapshots for verbs that report damage themselves: those
+// that cannot be read are left to them.
+func wholeSnapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
+	list, err := snapshots(cat, names)
+	if len(names) == 0 && errors.Is(err, store.ErrDamaged) {
+		err = nil
+	}
+	return list, err
+}
+
+// snapshots gives the named ones, or else the newest of each token.
+func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
+	if len(names) == 0 {
+		return backup.Latest(cat)
+	}
+	var list []*store.Snapshot
+	for _, name := range names {
+		s, err := cat.Snapshot(trimSerial(cat, name))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// trimSerial takes the zeros off a serial that readers print behind it.
+func trimSerial(cat *store.Catalog, name string) string {
+	all, err := cat.Snapshots()
+	if err != nil {
+		return name // whoever uses the name will see the error
+	}
+	for _, s := range all {
+		if sameSerial(name, s.Token.Serial) {
+			return s.Token.Serial
+		}
+	}
+	return name
+}
+
+func (a *app) verifyOffline(ctx context.Context, names []string) error {
+	cat, why, err := a.recordingCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	list, err := wholeSnapshots(cat, names)
+	if err != nil {
+		return err
+	}
+	a.note("private keys are open in this computer's memory while they are compared")
+	key, shares, err := a.openKey(ctx)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	wipeShares(shares)
+	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.steps, Program: program()})
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	return a.printVerification(v, "proof: opened with the recovery key "+key.KCV().String()+", on this computer", why, nil)
+}
+
+func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
+	path, err := a.catalogPath()
+	if err != nil {
+		return err
+	}
+	// A round trip notes in the journal what it is about to leave on the token.
+	cat, err := a.existingCatalog()
+	if err != nil {
+		return err
+	}
+	if cat == nil {
+		return a.noCatalog()
+	}
+	defer closeCatalog(cat)
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	if len(names) == 0 {
+		names = []string{t.serial}
+	}
+	list, err := snapshots(cat, names)
+	if errors.Is(err, store.ErrNoSnapshot) {
+		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "catalog %s: %s", path, err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.login(ctx, t); err != nil {
+		return err
+	}
+	v, err := backup.VerifyRoundTrip(ctx, t.card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	return a.printVerification(v, "proof: round trip on "+t.name(), "", nil)
+}
+
+func newCheckCommand(a *app) *cobra.Command {
+	var headText string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "check the catalog, for timers: no secret, no question",
+		Long: `Checks everything in the catalog that can be checked without a secret: structure,
+hashes, the chain from the first entry to the last, and of each key that blob,
+public key, certificate and description fit together. When a token is attached,
+it says whether it holds a key that is in no snapshot.
+
+This finds accidents. A catalog that someone replaced as a whole, or an older
+copy of it, shows only against something kept elsewhere: --head takes the six
+words that a backup printed. Without, the catalog is intact, but not anchored.`,
+		Example: `  hsmbackup check
+  hsmbackup check --head "abandon ability able about above absent"
+  hsmbackup check --json`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), headText) },
+	}
+	cmd.Flags().StringVar(&headText, "head", "", "`WORDS` that an earlier backup printed as head")
+	uses(cmd, useCatalog, useToken)
+	return cmd
+}
+
+func (a *app) check(ctx context.Context, headText string) error {
+	var prefix []byte
+	var bits int
+	if headText != "" {
+		var err error
+		if prefix, bits, err = words.Decode(strings.Fields(headText)); err != nil {
+			return usagef("", "--head: %s", err)
+		}
+		if bits < headWords*words.Bits {
+			return usagef("", "--head takes %d words, as `hsmbackup backup` prints them", headWords)
+		}
+	}
+	cat, why, err := a.recordingCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	v, err := backup.Check(cat, prefix, bits)
+	if err != nil {
+		return err
+	}
+	uncovered, err := a.inNoSnapshot(ctx, cat)
+	if err != nil {
+		return err
+	}
+	return a.printVerification(v, "proof: intact, without any secret", why, uncovered)
+}
+
+// inNoSnapshot gives the keys of attached tokens that no snapshot has as they
+// are now. That there is no token or no PC/SC is no error here.
+func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.KeyCoverage, error) {
+	tokens, err := a.reach(ctx)
+	if err != nil && (a.flags.token != "" || ctx.Err() != nil || !withoutPCSC(err)) {
+		return nil, err
+	}
+	var list []backup.KeyCoverage
+	for _, t := range tokens {
+		defer t.close()
+		inv, err := backup.Take(ctx, t.card)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := backup.Cover(inv, cat)
+		if errors.Is(err, store.ErrDamaged) {
+			continue // it is among the findings
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range keys {
+			if k.Coverage == backup.Missing || k.Coverage == backup.Stale {
+				list = append(list, k)
+			}
+		}
+	}
+	return list, nil
+}
+
+// printVerification prints a result and gives the error that carries its exit
+// code.
+func (a *app) printVerification(v *backup.Verification, first, notRecorded string, uncovered []backup.KeyCoverage) error {
+	if notRecorded == "" {
+		notRecorded = v.NotRecorded
+	}
+	exits := exitSet{}
+	if v.Damaged() {
+		exits.add(exitDamaged)
+	}
+	if !v.OK() || len(uncovered) > 0 {
+		exits.add(exitIncomplete)
+	}
+	if a.flags.json {
+		if err := a.document(verificationDocument(v, notRecorded, uncovered)); err != nil {
+			return err
+		}
+	} else {
+		a.printf("%s", first)
+		a.printProofs(v)
+		for _, f := range v.Findings {
+			a.printf("DAMAGED: %s", f)
+		}
+		for _, k := range uncovered {
+			a.printf("on the token and not in the catalog: %s: %s", k.Key.Name(), k.Reason)
+		}
+		a.printf("%s", anchorText(v))
+	}
+	if notRecorded != "" {
+		a.note("the result was not recorded: %s", notRecorded)
+	}
+	var hints []string
+	if len(uncovered) > 0 {
+		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
+	}
+	return exits.outcome(verificationSummary(v, uncovered), hints...)
+}
+
+func (a *app) printProofs(v *backup.Verification) {
+	for _, s := range v.Snapshots {
+		a.printf("snapshot %s of %s", s.ID, s.Token)
+		var rows [][]string
+		for _, k := range s.Keys {
+			verdict := k.Proof
+			switch {
+			case k.Matched != "":
+				verdict += ", matches its " + k.Matched
+				if k.Matched == "self" {
+					verdict = k.Proof + ", agrees with itself"
+				}
+			case k.Damage:
+				verdict = "DAMAGED: " + k.Reason
+			case !k.OK:
+				verdict = "NOT PROVEN: " + k.Reason
+			}
+			rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+		}
+		a.table(rows)
+		for _, m := range s.Missing {
+			a.printf("  not in the backup: %s: %s", m.What, m.Reason)
+		}
+	}
+}
+
+// anchorText says what the catalog's head was compared with.
+func anchorText(v *backup.Verification) string {
+	since := ""
+	if v.Since > 0 {
+		since = fmt.Sprintf(", %s since", entries(v.Since))
+	}
+	if len(v.Findings) > 0 {
+		return "the catalog is damaged"
+	}
+	switch v.Anchored {
+	case backup.AnchoredWords:
+		return "the catalog is anchored: it holds the entry that the words name" + since
+	case backup.AnchoredDKEK:
+		return "the catalog is anchored by the recovery key" + since
+	}
+	return "the catalog is intact, not anchored"
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
+}
+
+func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage) string {
+	var list []string
+	if n := len(v.Findings); n > 0 {
+		list = append(list, count(n, "finding")+" in the catalog, the first: "+v.Findings[0].String())
+	}
+	for _, s := range v.Snapshots {
+		for _, k := range s.Keys {
+			if !k.OK {
+				list = append(list, fmt.Sprintf("snapshot %s, key %d %s: %s", s.ID, k.Reference, quoted(k.Label), k.Reason))
+			}
+		}
+	}
+	for _, k := range uncovered {
+		list = append(list, fmt.Sprintf("%s is not in the catalog as it is now", k.Key.Name()))
+	}
+	return strings.Join(list, "; ")
+}
+
+func verificationDocument(v *backup.Verification, notRecorded string, uncovered []backup.KeyCoverage) jsonVerification {
+	doc := jsonVerification{
+		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0, Anchored: v.Anchored,
+		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []jsonKey{}, NotRecorded: notRecorded,
+	}
+	for _, s := range v.Snapshots {
+		doc.Snapshots = append(doc.Snapshots, jsonSnapshotProof{s.ID, s.Token, keyProofs(s.Keys)})
+	}
+	for _, f := range v.Findings {
+		doc.Findings = append(doc.Findings, jsonFinding{f.Where, f.What})
+	}
+	for _, k := range uncovered {
+		doc.Uncovered = append(doc.Uncovered, keyDocument(k))
+	}
+	return doc
+}
+
+func keyProofs(keys []backup.KeyProof) []jsonKeyProof {
+	list := []jsonKeyProof{}
+	for _, k := range keys {
+		list = append(list, jsonKeyProof{k.Reference, k.Label, hex.EncodeToString(k.ID), k.Type, k.Proof, k.Matched, k.OK, k.Reason})
+	}
+	return list
+}
