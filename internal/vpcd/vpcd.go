@@ -142,7 +142,7 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	})
 	taken := false
 	for {
-		frame, err := readFrame(conn)
+		frame, err := readFrame(prompt{conn})
 		if err != nil {
 			break
 		}
@@ -206,6 +206,15 @@ func (s *server) work(ctx context.Context, l *link, frames <-chan []byte) error 
 		}
 	}
 	return nil
+}
+
+// prompt acknowledges at once what the reader sent: it sends a frame in two
+// parts, and the second only when the first is acknowledged.
+type prompt struct{ conn net.Conn }
+
+func (p prompt) Read(b []byte) (int, error) {
+	acknowledge(p.conn)
+	return p.conn.Read(b)
 }
 
 // maxFrame is what two bytes of length can say.
