@@ -122,7 +122,7 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 	}
 	for i, k := range inv.Keys {
 		o.progress("exporting "+k.Name(), i, len(inv.Keys))
-		stored, err := export(ctx, card, inv, h, k)
+		stored, err := export(ctx, card, inv, h, k, o)
 		if err != nil {
 			return nil, err
 		}
@@ -142,43 +142,63 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 }
 
 // export gives the record of one key, with its blob if it can be had.
-func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k Key) (*store.Key, error) {
+func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k Key, o Options) (*store.Key, error) {
 	stored := &store.Key{
-		Reference: int(k.Reference), ID: k.ID, Label: k.Label, Type: k.Type, Usage: uint32(k.Usage),
+		Reference: int(k.Reference), ID: k.ID, Label: k.Label, Usage: uint32(k.Usage),
 		Algorithms: k.Info.Algorithms, Counter: k.Info.Counter, Domain: k.Info.Domain, KCV: k.KCV,
 		Description: k.Description, Certificate: k.Certificate, Reason: k.NotExportable,
 	}
-	if k.Public != nil {
-		stored.PublicKey, stored.PublicFrom = k.Public.SPKI(), k.PublicFrom
-	}
-	if stored.Reason != "" {
-		return stored, nil
-	}
-	if blob := h.reusable(inv.Serial, k); blob != nil {
-		stored.Blob = blob.Blob
-		stored.CheckValue = blob.CheckValue
-		return stored, nil
-	}
-	blob, err := card.Wrap(ctx, k.Reference)
-	if isTransport(err) {
-		return nil, err
-	}
-	if err != nil {
-		stored.Reason = refusal(err)
-		return stored, nil
-	}
-	if err := checkBlob(blob, k); err != nil {
-		return nil, failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
-	}
-	stored.Blob = blob
-	if k.Public == nil && k.Info.Counter == nil {
-		s := k.subject()
-		s.kind = kindOf(blob)
-		if stored.CheckValue, err = checkValue(ctx, card, k.Reference, s); isTransport(err) {
+	var err error
+	if stored.Reason == "" {
+		if blob := h.reusable(inv.Serial, k); blob != nil {
+			stored.Blob = blob.Blob
+			stored.CheckValue = blob.CheckValue
+		} else if err = exportNew(ctx, card, &k, stored, o); err != nil {
 			return nil, err
 		}
 	}
+	stored.Type = k.Type
+	if k.Public != nil {
+		stored.PublicKey, stored.PublicFrom = k.Public.SPKI(), k.PublicFrom
+	}
 	return stored, nil
+}
+
+// exportNew has the token wrap a key and makes sure that what is kept beside
+// the blob belongs to it. A refusal of the token is a reason, not an error.
+func exportNew(ctx context.Context, card *schsm.Card, k *Key, stored *store.Key, o Options) error {
+	blob, err := card.Wrap(ctx, k.Reference)
+	if isTransport(err) {
+		return err
+	}
+	if err != nil {
+		stored.Reason = refusal(err)
+		return nil
+	}
+	if kind := kindOf(blob); kind != 0 && kind != k.Kind {
+		k.disown(kind)
+	}
+	if err := checkBlob(blob, *k); err != nil {
+		return failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
+	}
+	stored.Blob = blob
+	if k.Public != nil && k.Info.Counter == nil {
+		// A restore goes by the public key, so it must be this key's.
+		err := proveUse(ctx, card, k.Reference, k.subject())
+		if isTransport(err) {
+			return err
+		}
+		if errors.Is(err, errAnswer) {
+			k.disown(k.Kind)
+		}
+	}
+	if k.Public != nil || k.Info.Counter != nil && (o.NoProof || o.SpendUse == nil || !o.SpendUse(*k)) {
+		return nil
+	}
+	if stored.CheckValue, err = checkValue(ctx, card, k.Reference, k.subject()); isTransport(err) {
+		return err
+	}
+	return nil
 }
 
 // refusal puts the status word of WRAP into a reason.
@@ -217,7 +237,7 @@ func (h *history) reusable(serial string, k Key) *store.Key {
 		return nil
 	}
 	stored, _ := h.find(serial, k)
-	if stored == nil || len(stored.Blob) == 0 || stored.KCV != k.KCV || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
+	if stored == nil || len(stored.Blob) == 0 || len(stored.PublicKey) == 0 || stored.KCV != k.KCV || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
 		return nil
 	}
 	if p, ok := h.proofs[store.HashOf(stored.Blob)]; !ok || p.Token != serial {
@@ -258,21 +278,27 @@ func (r *roundTrip) proveStored(ctx context.Context, inv *Inventory, s *store.Sn
 		p.Reason = "the key is no longer on this token"
 		return p, nil
 	}
-	if original.Kind == 0 {
-		original.Kind = kindOf(stored.Blob)
+	if len(stored.PublicKey) == 0 {
+		original.disown(kindOf(stored.Blob))
 	}
 	var err error
-	p.Reason, err = r.prove(ctx, original, stored.Blob)
+	p.Reason, err = r.prove(ctx, original, stored)
 	p.OK = err == nil && p.Reason == ""
 	return p, err
 }
 
-// original finds the key on the token that a stored one was made from.
+// original finds the key on the token that a stored one was made from: the one
+// at its reference, else, of a key that was moved, any that is the same.
 func (inv *Inventory) original(stored *store.Key) (Key, bool) {
-	for _, k := range inv.Keys {
-		if isSame(k, stored, int(k.Reference) == stored.Reference) {
-			return k, true
+	var found *Key
+	for i, k := range inv.Keys {
+		here := int(k.Reference) == stored.Reference
+		if isSame(k, stored, here) && (found == nil || here) {
+			found = &inv.Keys[i]
 		}
 	}
-	return Key{}, false
+	if found == nil {
+		return Key{}, false
+	}
+	return *found, true
 }

@@ -5,16 +5,21 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
+	_ "crypto/sha1" // tokens hash with it; nothing rests on that here
 	"crypto/sha256"
+	_ "crypto/sha512" // likewise
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
 )
 
 // challenge is one way to use a key whose answer shows which key it is.
@@ -40,7 +45,7 @@ var errNoWay = errors.New("its list of allowed algorithms leaves no way to use i
 // subject is what is known of a key that is to be challenged.
 type subject struct {
 	kind   pkcs15.Kind
-	bits   int         // of RSA; 0 not known
+	bits   int         // of RSA, if a description is right; 0 not known
 	public *pubkey.Key // nil not known
 	allows func(schsm.Algorithm) bool
 }
@@ -60,6 +65,7 @@ func challenges(card *schsm.Card, s subject, from source) []challenge {
 		for _, bits := range sizes(s) {
 			list = append(list, rsaChallenges(card, s, bits, from)...)
 		}
+		list = append(list, rsaHashChallenges(card, s, from)...)
 	}
 	if s.kind == pkcs15.EC || s.kind == 0 {
 		for _, c := range curves(s) {
@@ -77,10 +83,13 @@ func sizes(s subject) []int {
 	switch {
 	case s.public != nil && s.public.RSA != nil:
 		return []int{s.public.Bits()}
-	case s.bits > 0 && s.kind == pkcs15.RSA:
-		return []int{s.bits}
 	}
-	return []int{4096, 3072, 2048, 1024}
+	all := []int{4096, 3072, 2048, 1024, 1536}
+	if s.kind == pkcs15.RSA && s.bits > 0 { // a description says so
+		all = slices.DeleteFunc(all, func(n int) bool { return n == s.bits })
+		all = slices.Insert(all, 0, s.bits)
+	}
+	return all
 }
 
 func curves(s subject) []*curve.Curve {
@@ -130,6 +139,65 @@ func rsaChallenges(card *schsm.Card, s subject, bits int, from source) []challen
 	return list
 }
 
+// rsaHashChallenges are signatures of a message that the token hashes, for keys
+// whose list allows nothing better. They are of no size.
+func rsaHashChallenges(card *schsm.Card, s subject, from source) []challenge {
+	message := append([]byte("hsmbackup proof of a key: "), from("RSA message", 32)...)
+	var list []challenge
+	for _, h := range tokenHashes[1:] { // not SHA-256, which has gone before
+		if a := rsaPKCS1Hashed | h.digit; s.allows(a) {
+			list = append(list, challenge{a, message, card.Sign, identity, verifierOf(s, h.hash, message)})
+		}
+	}
+	for _, h := range tokenHashes {
+		if a := rsaPSSHashed | h.digit; s.allows(a) && s.public != nil {
+			list = append(list, challenge{a, message, card.Sign, nil, func(answer []byte) error {
+				if rsa.VerifyPSS(s.public.RSA, h.hash, h.sum(message), answer, nil) != nil {
+					return errAnswer
+				}
+				return nil
+			}})
+		}
+	}
+	return list
+}
+
+// Algorithms for which the token hashes the message itself, without the digit
+// that says by which hash (fact sheet §2.9).
+const (
+	rsaPKCS1Hashed schsm.Algorithm = 0x30
+	rsaPSSHashed   schsm.Algorithm = 0x40
+	ecdsaHashed    schsm.Algorithm = 0x70
+)
+
+// tokenHash is a hash that tokens compute, and its digit.
+type tokenHash struct {
+	digit schsm.Algorithm
+	hash  crypto.Hash
+}
+
+var tokenHashes = []tokenHash{{3, crypto.SHA256}, {4, crypto.SHA384}, {5, crypto.SHA512}, {2, crypto.SHA224}, {1, crypto.SHA1}}
+
+func (h tokenHash) sum(message []byte) []byte {
+	w := h.hash.New()
+	_, _ = w.Write(message) // a hash never fails
+	return w.Sum(nil)
+}
+
+// verifierOf is verifier for a message that the token hashes.
+func verifierOf(s subject, h crypto.Hash, message []byte) func([]byte) error {
+	if s.public == nil {
+		return nil
+	}
+	digest := tokenHash{hash: h}.sum(message)
+	return func(answer []byte) error {
+		if s.public.Verify(h, digest, answer) != nil {
+			return errAnswer
+		}
+		return nil
+	}
+}
+
 // digestInfoSHA256 stands before the digest in PKCS#1 v1.5 (RFC 8017 §9.2).
 var digestInfoSHA256 = []byte{0x30, 0x31, 0x30, 0x0D, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}
 
@@ -174,11 +242,20 @@ func ecChallenges(card *schsm.Card, s subject, c *curve.Curve, from source) []ch
 		}
 		list = append(list, challenge{schsm.ECDH, c.Marshal(x, y), card.Decipher, normal, check})
 	}
-	if s.allows(schsm.ECDSA) && s.public != nil {
+	if s.public == nil {
+		return list // two signatures of one key differ
+	}
+	message := append([]byte("hsmbackup proof of a key: "), from(c.Name+" message", 32)...)
+	if s.allows(schsm.ECDSA) {
 		// Cut to what fits the smallest field; the token would refuse more.
-		digest := sha256.Sum256(append([]byte("hsmbackup proof of a key: "), from(c.Name+" message", 32)...))
+		digest := sha256.Sum256(message)
 		input := digest[:min(len(digest), c.FieldBytes())]
 		list = append(list, challenge{schsm.ECDSA, input, card.Sign, nil, verifier(s, input)})
+	}
+	for _, h := range tokenHashes {
+		if a := ecdsaHashed | h.digit; s.allows(a) {
+			list = append(list, challenge{a, message, card.Sign, nil, verifierOf(s, h.hash, message)})
+		}
 	}
 	return list
 }
@@ -327,4 +404,29 @@ func checkValue(ctx context.Context, card *schsm.Card, reference byte, s subject
 		return append([]byte{byte(ch.algorithm)}, normal...), nil
 	}
 	return nil, errNoWay
+}
+
+// proveValue uses a key with the fixed challenge and compares the answer with
+// the check value of the key that it should be.
+func proveValue(ctx context.Context, card *schsm.Card, reference byte, s subject, want []byte) error {
+	got, err := checkValue(ctx, card, reference, s)
+	if err == nil && !bytes.Equal(got, want) {
+		err = errAnswer
+	}
+	return err
+}
+
+// provable tells whether a stored key can be shown to be itself once it is on a
+// token again: by its public key and a use that its list allows, or by its
+// check value.
+func provable(k *store.Key) bool {
+	public, err := pubkey.ParseSPKI(k.PublicKey)
+	if err != nil {
+		return len(k.CheckValue) > 0
+	}
+	s := subject{kind: pkcs15.EC, public: public, allows: schsm.KeyInfo{Algorithms: k.Algorithms}.Allows}
+	if public.RSA != nil {
+		s.kind = pkcs15.RSA
+	}
+	return slices.ContainsFunc(challenges(nil, s, fixedBytes), func(c challenge) bool { return c.check != nil })
 }

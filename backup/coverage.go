@@ -37,6 +37,8 @@ type KeyCoverage struct {
 	Key      Key
 	Coverage Coverage
 	Reason   string
+	// Notes are what must be known of the key besides (see Notes).
+	Notes []string
 }
 
 // Complete tells whether every key is covered or accepted.
@@ -59,7 +61,7 @@ func Cover(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
 	}
 	list := make([]KeyCoverage, 0, len(inv.Keys))
 	for _, k := range inv.Keys {
-		kc := KeyCoverage{Key: k}
+		kc := KeyCoverage{Key: k, Notes: h.notes(inv, k)}
 		kc.Coverage, kc.Reason = h.cover(inv.Serial, k)
 		list = append(list, kc)
 	}
@@ -115,35 +117,61 @@ func readHistory(cat *store.Catalog) (*history, error) {
 }
 
 // find gives the newest stored key that is this one, and the newest key that
-// was stored under its reference of this token.
+// was stored under its reference of this token. What this token's own snapshots
+// hold goes before what others do, and within a snapshot a key that is the same
+// in all respects before another copy of it.
 func (h *history) find(serial string, k Key) (same, there *store.Key) {
+	var elsewhere *store.Key
 	for i := len(h.snapshots) - 1; i >= 0; i-- {
 		s := h.snapshots[i]
+		own := s.Token.Serial == serial
+		best, rank := (*store.Key)(nil), 0
 		for j := range s.Keys {
 			stored := &s.Keys[j]
-			here := s.Token.Serial == serial && stored.Reference == int(k.Reference)
+			here := own && stored.Reference == int(k.Reference)
 			if here && there == nil {
 				there = stored
 			}
-			if same == nil && isSame(k, stored, here || h.restored[store.HashOf(stored.Blob)][serial]) {
-				same = stored
+			if !isSame(k, stored, here || h.restored[store.HashOf(stored.Blob)][serial]) {
+				continue
+			}
+			n := 1
+			if bytes.Equal(stored.Description, k.Description) && bytes.Equal(stored.Certificate, k.Certificate) {
+				n += 2
+			}
+			if here {
+				n++
+			}
+			if n > rank {
+				best, rank = stored, n
 			}
 		}
+		switch {
+		case best == nil:
+		case own && same == nil:
+			same = best
+		case !own && elsewhere == nil:
+			elsewhere = best
+		}
+	}
+	if same == nil {
+		same = elsewhere
 	}
 	return same, there
 }
 
 // isSame tells whether a stored key is the one on the token. Without a public
 // key to go by, the description must agree and the place, which is where it was
-// backed up or a token that it was restored to.
+// backed up or a token that it was restored to; where a certificate is beside it
+// that the backup found to be another key's, so must that.
 func isSame(k Key, stored *store.Key, place bool) bool {
-	if k.Public != nil && len(stored.PublicKey) > 0 {
+	switch {
+	case k.Public != nil && len(stored.PublicKey) > 0:
 		return bytes.Equal(k.Public.SPKI(), stored.PublicKey)
-	}
-	if k.Public != nil || len(stored.PublicKey) > 0 {
+	case len(stored.PublicKey) > 0:
 		return false
 	}
-	return place && bytes.Equal(k.Description, stored.Description)
+	return place && bytes.Equal(k.Description, stored.Description) && (k.Public == nil || bytes.Equal(k.Certificate, stored.Certificate))
 }
 
 func (h *history) cover(serial string, k Key) (Coverage, string) {
@@ -175,6 +203,9 @@ func (h *history) coverStored(stored *store.Key) (Coverage, string) {
 			return Unproven, p.Reason
 		}
 		return Unproven, "nothing shows yet that it would come back"
+	}
+	if !provable(stored) {
+		return Unproven, "a restore could not show that it is this key: " + errNothingKnown.Error() + ", or its list of allowed algorithms leaves no way to use it"
 	}
 	seen, ok := h.shares[stored.KCV]
 	switch {

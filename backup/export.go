@@ -416,6 +416,9 @@ func writeFolder(dir string, files []exportFile, before func(step string) error)
 	if before == nil {
 		before = func(string) error { return nil }
 	}
+	if dir == "" { // Clean would make it the current folder
+		return failf("no-folder", "name a folder to export into", "no folder is named")
+	}
 	dir = filepath.Clean(dir)
 	there, err := emptyFolder(dir)
 	if err != nil {

@@ -66,7 +66,7 @@ func TestBackupPulledAtEveryCommand(t *testing.T) {
 				token, card := newToken(t, "3.5", "SOFT0200001")
 				initToken(t, card, cat, newShare(t, 1))
 				generate(t, card, 1, "P-256", "one", []byte{1})
-				generate(t, card, 2, "P-384", "two", []byte{2})
+				generate(t, card, 2, "P-256", "two", []byte{2})
 				pulled := pull(token, stage, n)
 				_, err := Run(ctx, card, cat, Options{})
 				if !*pulled {

@@ -88,7 +88,10 @@ const (
 func (k Key) Name() string { return keyName(k.Label, int(k.Reference)) }
 
 func keyName(label string, reference int) string {
-	if label == "" {
+	switch {
+	case reference == 0: // adopted, and not known
+		return fmt.Sprintf("key %q", label)
+	case label == "":
 		return fmt.Sprintf("key %d", reference)
 	}
 	return fmt.Sprintf("%q (key %d)", label, reference)
@@ -145,7 +148,7 @@ func isTransport(err error) bool {
 	if err == nil || errors.As(err, &status) {
 		return false
 	}
-	for _, e := range []error{schsm.ErrUnwrapRefused, errAnswer, errNoWay} {
+	for _, e := range []error{schsm.ErrUnwrapRefused, errAnswer, errNoWay, errNothingKnown} {
 		if errors.Is(err, e) {
 			return false
 		}
@@ -214,15 +217,8 @@ func (inv *Inventory) readFiles(ctx context.Context, card *schsm.Card) error {
 // describe works out what description and certificate say.
 func (k *Key) describe() {
 	if d, err := pkcs15.ParseKey(k.Description); err == nil {
-		k.Label, k.ID, k.Usage, k.Kind, k.Bits = d.Label, d.ID, d.Usage, d.Kind, d.Bits
-		switch d.Kind {
-		case pkcs15.RSA:
-			k.Type = pubkey.RSAType(d.Bits)
-		case pkcs15.AES:
-			k.Type = pubkey.AESType(d.Bits)
-		case pkcs15.EC:
-			k.Type = fmt.Sprintf("EC-%d", d.Bits)
-		}
+		k.Label, k.ID, k.Usage = d.Label, d.ID, d.Usage
+		k.describedAs(d)
 	}
 	if k.Public, k.PublicFrom = publicKey(k.Certificate); k.Public != nil {
 		k.Type, k.Bits = k.Public.Type(), k.Public.Bits()
@@ -230,6 +226,29 @@ func (k *Key) describe() {
 		if k.Public.RSA != nil {
 			k.Kind = pkcs15.RSA
 		}
+	}
+}
+
+// describedAs takes kind and size from a description.
+func (k *Key) describedAs(d *pkcs15.KeyDescription) {
+	k.Kind, k.Bits = d.Kind, d.Bits
+	switch d.Kind {
+	case pkcs15.RSA:
+		k.Type = pubkey.RSAType(d.Bits)
+	case pkcs15.AES:
+		k.Type = pubkey.AESType(d.Bits)
+	case pkcs15.EC:
+		k.Type = fmt.Sprintf("EC-%d", d.Bits)
+	}
+}
+
+// disown forgets a public key that turned out to be another key's: somebody
+// stored a certificate under the wrong ID. What is left is the kind that the
+// blob tells, and the description if it says the same.
+func (k *Key) disown(kind pkcs15.Kind) {
+	k.Public, k.PublicFrom, k.Type, k.Kind, k.Bits = nil, "", "", kind, 0
+	if d, err := pkcs15.ParseKey(k.Description); err == nil && d.Kind == kind {
+		k.describedAs(d)
 	}
 }
 

@@ -44,6 +44,8 @@ type Item struct {
 	Reference byte
 	Action    Action
 	Reason    string
+	// Notes are what must be known of the key besides (see Notes).
+	Notes []string
 }
 
 // FileItem is the plan for one other file.
@@ -96,6 +98,10 @@ type RestoreOptions struct {
 	Keys []byte
 	// At gives keys another reference than they had.
 	At map[byte]byte
+	// Blobs and AtBlob are Keys and At for keys of an adopted snapshot whose
+	// reference is not known: by the hashes of their blobs.
+	Blobs  []store.Hash
+	AtBlob map[store.Hash]byte
 	// OpenData opens what is sealed under the DKEK; nil without shares.
 	OpenData func(sealed []byte) ([]byte, error)
 	// Journal keeps track of work under way; nil reads all of it off the token.
@@ -119,16 +125,28 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 		}
 		p.Resumed = len(notes) > 0
 	}
+	free := newPlaces(inv, s, o)
 	for _, k := range s.Keys {
-		if o.Keys == nil || slices.Contains(o.Keys, byte(k.Reference)) {
-			p.Items = append(p.Items, planKey(inv, k, o.At))
+		switch {
+		case !o.all() && !o.chooses(k):
+		case k.Reference == 0:
+			item, err := free.planKey(k)
+			if err != nil {
+				return nil, err
+			}
+			p.Items = append(p.Items, item)
+		default:
+			p.Items = append(p.Items, planKey(inv, k, o.At, s.Keys...))
 		}
 	}
-	if o.Keys != nil && len(p.Items) < len(o.Keys) {
+	if !o.all() && len(p.Items) < len(o.Keys)+len(o.Blobs) {
 		return nil, failf("no-such-key", "`hsmbackup show` lists the keys of a snapshot", "snapshot %s has no key at one of the references %v", s.ID, o.Keys)
 	}
+	for i := range p.Items {
+		p.Items[i].Notes = StoredNotes(s, &p.Items[i].Key)
+	}
 	p.twice()
-	if o.Keys == nil {
+	if o.all() {
 		p.Files = planFiles(inv, s, o.OpenData != nil)
 	}
 	p.capacity(inv)
@@ -136,8 +154,9 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	return p, nil
 }
 
-// planKey decides about one key.
-func planKey(inv *Inventory, k store.Key, at map[byte]byte) Item {
+// planKey decides about one key; others are the keys that are restored with it,
+// itself included.
+func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key) Item {
 	item := Item{Key: k, Reference: byte(k.Reference)}
 	if to, ok := at[item.Reference]; ok {
 		item.Reference = to
@@ -152,16 +171,11 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte) Item {
 	if why := cannotTake(inv, k); why != "" {
 		return decide(DoesNotFit, "%s", why)
 	}
-	for _, here := range inv.Keys {
-		if here.Public == nil || !bytes.Equal(here.Public.SPKI(), k.PublicKey) {
-			continue
-		}
-		if here.Reference != item.Reference && here.Description != nil {
-			item.Reference = here.Reference
-			return decide(Same, "already on the token as key %d", here.Reference)
-		}
-	}
 	here := inv.at(item.Reference)
+	if other, ok := moved(inv, k, item.Reference, others); ok {
+		item.Reference = other
+		return decide(Same, "already on the token as key %d", other)
+	}
 	switch {
 	case here.key == nil && here.free():
 		return decide(New, "")
@@ -182,6 +196,25 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte) Item {
 		return decide(Conflict, "this key is there with another description or certificate")
 	}
 	return decide(Conflict, "another key (%s) is at reference %d", here.key.Name(), item.Reference)
+}
+
+// moved finds a key on the token at another reference than the one it goes to:
+// unless it is at that one too, or what is at the other is a second copy that
+// the snapshot has there.
+func moved(inv *Inventory, k store.Key, goes byte, others []store.Key) (byte, bool) {
+	is := func(here Key) bool { return here.Public != nil && bytes.Equal(here.Public.SPKI(), k.PublicKey) }
+	if here := inv.at(goes).key; here != nil && is(*here) {
+		return 0, false
+	}
+	for _, here := range inv.Keys {
+		second := slices.ContainsFunc(others, func(c store.Key) bool {
+			return c.Reference != k.Reference && c.Reference == int(here.Reference) && bytes.Equal(c.PublicKey, k.PublicKey)
+		})
+		if is(here) && here.Description != nil && !second {
+			return here.Reference, true
+		}
+	}
+	return 0, false
 }
 
 // begun tells whether what is in a file is the beginning of what should be
@@ -236,9 +269,11 @@ func cannotTake(inv *Inventory, k store.Key) string {
 	return ""
 }
 
-func (inv *Inventory) version() schsm.Version {
+func (inv *Inventory) version() schsm.Version { return version(inv.Firmware) }
+
+func version(firmware string) schsm.Version {
 	var v schsm.Version
-	_, _ = fmt.Sscanf(inv.Firmware, "%d.%d", &v.Major, &v.Minor)
+	_, _ = fmt.Sscanf(firmware, "%d.%d", &v.Major, &v.Minor)
 	return v
 }
 
@@ -342,9 +377,17 @@ func (p *Plan) problems(inv *Inventory) {
 			ready[d.KCV] = true
 		}
 	}
+	// Of several key domains, those that have their DKEK go ahead.
+	some := slices.ContainsFunc(p.Items, func(i Item) bool { return i.Action.Done() && ready[i.Key.KCV] })
 	wrong := map[string]bool{}
-	for _, i := range p.Items {
-		if kcv := i.Key.KCV; (i.Action == New) && !ready[kcv] && !wrong[kcv] {
+	for n := range p.Items {
+		i := &p.Items[n]
+		kcv := i.Key.KCV
+		switch {
+		case i.Action != New || ready[kcv]:
+		case some:
+			i.Action, i.Reason = NeedsShare, fmt.Sprintf("it is under the recovery key %s, which no key domain of the token has; `hsmbackup dkek load --domain N` loads its shares", kcv)
+		case !wrong[kcv]:
 			wrong[kcv] = true
 			p.Problems = append(p.Problems, Problem{"kcv-mismatch", fmt.Sprintf("the keys are under the recovery key %s, the token has %s", kcv, inv.recoveryKeys()),
 				"`hsmbackup dkek load --share FILE …` if shares are missing; else initialise the token and load the shares of that recovery key"})

@@ -120,7 +120,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 			return fail(err)
 		}
 	}
-	if o.Keys == nil {
+	if o.all() {
 		if err := r.restoreLabel(ctx, now.Snapshot, report); err != nil {
 			return fail(err)
 		}
@@ -160,10 +160,13 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		}
 		begun = true
 	}
+	// unknown: it was unwrapped from its blob, but nothing can tell more.
+	unknown := false
 	if err := r.prove(ctx, k, item.Reference); err != nil {
 		if isTransport(err) {
 			return proof, err
 		}
+		unknown = begun && (errors.Is(err, errNoWay) || errors.Is(err, errNothingKnown))
 		proof.Reason = fmt.Sprintf("it is on the token but was not shown to be this key: %v", err)
 		if begun && errors.Is(err, errAnswer) && item.Action != Same {
 			// What was unwrapped here is not the key: it must not stay under
@@ -173,7 +176,9 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 			}
 			proof.Reason, proof.Damage = fmt.Sprintf("what its key blob restored is not this key (%v); it was deleted again", err), true
 		}
-		return proof, nil
+		if !unknown {
+			return proof, nil
+		}
 	}
 	if item.Action != Same {
 		for _, f := range []struct {
@@ -190,7 +195,7 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 			return proof, err
 		}
 	}
-	proof.OK = true
+	proof.OK = !unknown
 	return proof, nil
 }
 
@@ -199,12 +204,23 @@ func (r *restorer) refused(proof KeyProof, err error) (KeyProof, error) {
 	switch {
 	case errors.Is(err, apdu.ErrNoMemory):
 		proof.Reason = "the token is full"
-	case errors.Is(err, schsm.ErrUnwrapRefused), errors.Is(err, apdu.ErrInternal), errors.Is(err, schsm.ErrTooLong):
+	case errors.Is(err, schsm.ErrUnwrapRefused), errors.Is(err, schsm.ErrTooLong), thisAlone(err):
 		proof.Reason = err.Error()
 	default:
 		return proof, err
 	}
 	return proof, nil
+}
+
+// thisAlone tells answers by which a token refuses one key or file and may take
+// the next, such as old tokens to files that are too long for them.
+func thisAlone(err error) bool {
+	for _, e := range []error{apdu.ErrInternal, apdu.ErrWrongLength, apdu.ErrWrongData, apdu.ErrOffset, apdu.ErrParameters, apdu.ErrAlgorithm} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // unwrap makes the key: intent into the journal, then the command. Right before
@@ -230,17 +246,13 @@ func (r *restorer) prove(ctx context.Context, k *store.Key, reference byte) erro
 		return proveUse(ctx, r.card, reference, s)
 	}
 	if len(k.CheckValue) == 0 {
-		return errors.New("neither its public key nor a check value is in the backup")
+		return errNothingKnown
 	}
-	got, err := checkValue(ctx, r.card, reference, s)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(got, k.CheckValue) {
-		return errAnswer
-	}
-	return nil
+	return proveValue(ctx, r.card, reference, s, k.CheckValue)
 }
+
+// errNothingKnown: there is nothing to recognise a key by.
+var errNothingKnown = errors.New("neither its public key nor an answer of it is in the backup")
 
 // put writes a file and reads it back. What is there already and equal stays;
 // anything else there was judged in the plan, or made by UNWRAP itself as the
@@ -303,7 +315,7 @@ func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte
 		result.OK = true
 	case errors.Is(err, apdu.ErrNoMemory):
 		result.Reason = "the token is full"
-	case errors.Is(err, errOtherContent):
+	case errors.Is(err, errOtherContent), thisAlone(err):
 		result.Reason = err.Error()
 	default:
 		return result, err

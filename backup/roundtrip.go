@@ -34,8 +34,12 @@ func (r *roundTrip) note() string { return "round-trip/" + r.serial }
 
 // prove gives the reason why a blob is not proven, empty if it is. The error is
 // for what keeps every other blob from being proven too.
-func (r *roundTrip) prove(ctx context.Context, k Key, blob []byte) (reason string, err error) {
-	if k.Info.Counter != nil && (r.spendUse == nil || !r.spendUse(k)) {
+func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason string, err error) {
+	blob := stored.Blob
+	// A key with a use counter whose answer to the fixed challenge is known is
+	// not used again: its copy, which has no counter, must give that answer.
+	known := k.Info.Counter != nil && k.Public == nil && len(stored.CheckValue) > 0
+	if k.Info.Counter != nil && !known && (r.spendUse == nil || !r.spendUse(k)) {
 		return fmt.Sprintf("the proof would spend one of the %d uses that the key has left", *k.Info.Counter), nil
 	}
 	if err := r.card.Confirm(ctx); err != nil {
@@ -53,7 +57,11 @@ func (r *roundTrip) prove(ctx context.Context, k Key, blob []byte) (reason strin
 	}
 	err = r.card.Unwrap(ctx, free, blob)
 	if err == nil {
-		err = proveSame(ctx, r.card, k.Reference, free, k.subject())
+		if known {
+			err = proveValue(ctx, r.card, free, k.subject(), stored.CheckValue)
+		} else {
+			err = proveSame(ctx, r.card, k.Reference, free, k.subject())
+		}
 		// Whatever the answer, the copy goes. Without a connection it stays in
 		// the journal, and the next run deletes it.
 		if gone := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(free)); gone != nil {
@@ -88,8 +96,8 @@ func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []stri
 		return nil, err
 	}
 	for _, k := range inv.Keys {
-		if k.Description != nil || k.Certificate != nil {
-			continue
+		if k.Description != nil || k.Certificate != nil || k.Info.Counter != nil {
+			continue // no copy: UNWRAP makes none of these
 		}
 		original, ok := r.originalOf(ctx, inv, k, n, found)
 		if !ok {
@@ -120,8 +128,14 @@ func (r *roundTrip) originalOf(ctx context.Context, inv *Inventory, k Key, n cop
 		if noted && n.Reference == k.Reference && n.Original != o.Reference {
 			continue
 		}
-		if proveSame(ctx, r.card, o.Reference, k.Reference, o.subject()) == nil {
+		s := o.subject()
+		if proveSame(ctx, r.card, o.Reference, k.Reference, s) == nil {
 			return o, true
+		}
+		if s.public != nil { // it may be another key's
+			if s.public, s.kind = nil, 0; proveSame(ctx, r.card, o.Reference, k.Reference, s) == nil {
+				return o, true
+			}
 		}
 	}
 	return Key{}, false

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
-	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -157,13 +156,14 @@ func holdsFile(s *store.Snapshot, f File) bool {
 
 // SetUp is an initialisation and the shares that follow it.
 type SetUp struct {
+	// Initialisation is what the token is told. Its Shares are those of Sets.
 	Initialisation schsm.Initialisation
-	// Shares are loaded after it; fewer than Initialisation.Shares leave the
-	// rest to be loaded later.
-	Shares []*dkek.Share
-	// Expect is the KCV that must come out; zero expects none in particular.
-	Expect dkek.KCV
-	Trust  Trust
+	// Sets are the DKEKs to be, one for each key domain that is to have one. A
+	// token without domain slots (Initialisation.Domains is 0) has the one of
+	// domain 0, or none with NoDKEK. A set of 0 shares is a DKEK that the token
+	// makes up itself; only a token without slots is asked for that.
+	Sets  []DomainSet
+	Trust Trust
 	// Origin is recorded with "share seen".
 	Origin string
 	// MinSOTries is the floor: with fewer tries of the SO-PIN left nothing is
@@ -174,86 +174,125 @@ type SetUp struct {
 // DefaultSOFloor is the number of SO-PIN tries below which none is risked.
 const DefaultSOFloor = 3
 
-// Initialise wipes a token, sets it up and loads shares. Before anything is
-// touched it makes sure that nothing is lost by the wipe, that the shares give
-// what they should, that the token may have them, and that a wrong SO-PIN would
-// not be one of the last. The card is left logged in. It gives the KCV of the
-// DKEK, zero while shares are missing or there is none, and a note for people.
-func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s SetUp) (kcv dkek.KCV, note string, err error) {
+// Initialise wipes a token, sets it up, makes its key domains and loads shares.
+// Before anything is touched it makes sure that nothing is lost by the wipe,
+// that the shares give what they should, that the token may have them, and that
+// a wrong SO-PIN would not be one of the last. The card is left logged in. It
+// gives the KCV of each set, zero while shares are missing, and a note for
+// people.
+func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s SetUp) (kcvs []dkek.KCV, note string, err error) {
 	inv, err := Take(ctx, card)
 	if err != nil {
-		return kcv, "", err
+		return nil, "", err
 	}
 	if err := GuardWipe(inv, cat); err != nil {
-		return kcv, "", err
+		return nil, "", err
 	}
 	if tries := inv.SOPIN.Tries; !inv.SOPIN.Missing && tries >= 0 && tries < s.MinSOTries {
-		return kcv, "", refusef("so-pin-floor", "make sure of the SO-PIN first: at 0 tries the token can never be initialised again", "the token has %d tries of the SO-PIN left, fewer than the %d that are the least to risk one", tries, s.MinSOTries)
+		return nil, "", refusef("so-pin-floor", "make sure of the SO-PIN first: at 0 tries the token can never be initialised again", "the token has %d tries of the SO-PIN left, fewer than the %d that are the least to risk one", tries, s.MinSOTries)
 	}
-	if kcv, err = expected(s); err != nil {
-		return kcv, "", err
+	if err := s.checkSets(); err != nil {
+		return nil, "", err
 	}
-	if len(s.Shares) > 0 {
+	for _, set := range s.Sets {
+		kcv, err := set.expected()
+		if err != nil {
+			return nil, "", err
+		}
+		if len(set.Load) == 0 {
+			continue
+		}
 		if note, err = TrustToken(ctx, card, cat, kcv.String(), s.Trust); err != nil {
-			return kcv, "", err
+			return nil, "", err
 		}
 	}
 	if err := card.Confirm(ctx); err != nil {
-		return kcv, "", err
+		return nil, "", err
+	}
+	if s.Initialisation.Domains == 0 && !s.Initialisation.NoDKEK {
+		s.Initialisation.Shares = s.Sets[0].Shares
 	}
 	if err := card.Initialise(ctx, s.Initialisation); err != nil {
-		if errors.Is(err, schsm.ErrUnsettled) || isTransport(err) && !errors.Is(err, apdu.ErrWrongPIN) {
+		switch {
+		case errors.Is(err, schsm.ErrNotCarriedOut):
+			err = &Error{Class: Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}
+		case errors.Is(err, schsm.ErrUnsettled), errors.Is(err, schsm.ErrMaybeInitialised):
 			err = changed(err) // it is wiped, or may be
 		}
-		return kcv, "", err
+		return nil, "", err
 	}
-	if s.Initialisation.NoDKEK {
-		return dkek.KCV{}, note, nil
+	for _, set := range s.Sets {
+		kcv, err := s.fill(ctx, card, set)
+		if err != nil {
+			return kcvs, note, changed(err)
+		}
+		kcvs = append(kcvs, kcv)
 	}
-	if kcv, err = LoadShares(ctx, card, 0, s.Shares, kcv); err != nil {
-		return kcv, note, changed(err)
+	if err := s.Record(cat, card.Software(), kcvs); err != nil {
+		return kcvs, note, changed(err)
 	}
-	if err := s.record(cat, card, kcv); err != nil {
-		return kcv, note, changed(err)
-	}
-	return kcv, note, nil
+	return kcvs, note, nil
 }
 
-// record notes in the catalog what DKEK the token has now, and from where.
-func (s SetUp) record(cat *store.Catalog, card *schsm.Card, kcv dkek.KCV) error {
-	if cat == nil || !cat.Writable() || kcv.IsZero() {
-		return nil
+// checkSets refuses sets that do not go with the initialisation.
+func (s SetUp) checkSets() error {
+	slots := s.Initialisation.Domains
+	switch {
+	case s.Initialisation.NoDKEK && len(s.Sets) > 0:
+		return failf("no-dkek", "", "a token without DKEK takes no shares")
+	case !s.Initialisation.NoDKEK && slots == 0 && (len(s.Sets) != 1 || s.Sets[0].Number != 0):
+		return failf("no-domains", "", "a token without key domain slots has one DKEK, in domain 0")
 	}
-	if len(s.Shares) == 0 {
-		return cat.RecordShareSeen(store.ShareSeen{KCV: kcv.String(), Software: card.Software(), Origin: s.Origin, Random: true})
+	seen := map[int]bool{}
+	for _, set := range s.Sets {
+		if set.Number < 0 || slots > 0 && set.Number >= slots || seen[set.Number] {
+			return failf("no-such-domain", "", "key domain %d is named twice or is none of the %d that the token is to have", set.Number, slots)
+		}
+		seen[set.Number] = true
 	}
-	key, err := dkek.Combine(s.Shares...)
-	if err != nil {
-		return err
-	}
-	defer key.Wipe()
-	return RecordShares(cat, key, card.Software(), s.Origin)
+	return nil
 }
 
-// expected combines the shares, if all are here, and compares the KCV with the
-// one that must come out.
-func expected(s SetUp) (dkek.KCV, error) {
-	if len(s.Shares) > s.Initialisation.Shares {
-		return dkek.KCV{}, failf("too-many-shares", "initialise for as many shares as the DKEK has", "%d shares are given, the token would be set up for %d", len(s.Shares), s.Initialisation.Shares)
+// fill makes the domain of a set, where the token has slots, and loads its
+// shares.
+func (s SetUp) fill(ctx context.Context, card *schsm.Card, set DomainSet) (dkek.KCV, error) {
+	if s.Initialisation.Domains > 0 {
+		if err := card.Confirm(ctx); err != nil {
+			return dkek.KCV{}, err
+		}
+		if _, err := card.CreateDomain(ctx, set.Number, set.Shares); err != nil {
+			return dkek.KCV{}, err
+		}
 	}
-	if len(s.Shares) == 0 || len(s.Shares) < s.Initialisation.Shares {
-		return s.Expect, nil
-	}
-	key, err := dkek.Combine(s.Shares...)
+	expect, err := set.expected()
 	if err != nil {
 		return dkek.KCV{}, err
 	}
-	defer key.Wipe()
-	kcv := key.KCV()
-	if !s.Expect.IsZero() && kcv != s.Expect {
-		return kcv, kcvMismatch(s.Expect, kcv)
+	return LoadShares(ctx, card, set.Number, set.Load, expect)
+}
+
+// Record notes in a catalog what DKEKs a token has now, and from where; kcvs
+// are those that Initialise gave. Initialise has done so if it had a catalog
+// that can be written; a nil one or one that is read-only is left as it is.
+func (s SetUp) Record(cat *store.Catalog, software bool, kcvs []dkek.KCV) error {
+	if cat == nil || !cat.Writable() {
+		return nil
 	}
-	return kcv, nil
+	for i, set := range s.Sets {
+		if i >= len(kcvs) || kcvs[i].IsZero() {
+			continue
+		}
+		var err error
+		if len(set.Load) == 0 {
+			err = cat.RecordShareSeen(store.ShareSeen{KCV: kcvs[i].String(), Software: software, Origin: s.Origin, Random: true})
+		} else {
+			err = set.record(cat, software, s.Origin)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func kcvMismatch(want, got dkek.KCV) error {

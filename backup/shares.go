@@ -36,15 +36,50 @@ type DomainSet struct {
 	Expect dkek.KCV
 }
 
+// expected combines the shares, if all are here, and compares the KCV with the
+// one that must come out.
+func (d DomainSet) expected() (dkek.KCV, error) {
+	if len(d.Load) > d.Shares {
+		return dkek.KCV{}, failf("too-many-shares", "initialise for as many shares as the DKEK has", "%d shares are given, the token would be set up for %d", len(d.Load), d.Shares)
+	}
+	if len(d.Load) == 0 {
+		return d.Expect, nil
+	}
+	key, err := dkek.Combine(d.Load...) // refuses duplicates
+	if err != nil {
+		return dkek.KCV{}, err
+	}
+	defer key.Wipe()
+	if len(d.Load) < d.Shares {
+		return d.Expect, nil
+	}
+	kcv := key.KCV()
+	if !d.Expect.IsZero() && kcv != d.Expect {
+		return kcv, kcvMismatch(d.Expect, kcv)
+	}
+	return kcv, nil
+}
+
+func (d DomainSet) record(cat *store.Catalog, software bool, origin string) error {
+	key, err := dkek.Combine(d.Load...)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	return RecordShares(cat, key, software, origin)
+}
+
 // AssignShares finds out which of the shares at hand make up which key domain
 // of a snapshot: a share does not tell, but the KCV of the right ones together
-// does. Domains without a KCV, and those that the shares do not give, get none.
-// left are the shares that belong nowhere.
+// does. Domains without a KCV, and those that the shares do not give, get none:
+// they wait for their shares. A domain that cannot be made anew has no set: an
+// XKEK domain, and one whose DKEK the old token had made up (0 shares). left are
+// the shares that belong nowhere.
 func AssignShares(domains []store.Domain, shares []*dkek.Share) (sets []DomainSet, left []*dkek.Share) {
 	left = append(left, shares...)
 	for _, d := range domains {
-		if d.Shares == 0 && d.KCV == "" && len(d.UID) == 0 {
-			continue // an empty slot
+		if d.Shares == 0 || len(d.UID) > 0 {
+			continue // empty, made up by the token, or agreed between tokens
 		}
 		set := DomainSet{Number: d.Number, Shares: d.Shares}
 		if kcv, err := dkek.ParseKCV(d.KCV); err == nil {
@@ -92,4 +127,32 @@ func choose(pool []*dkek.Share, n int, chosen []*dkek.Share, want dkek.KCV) []*d
 		}
 	}
 	return nil
+}
+
+// Slots is the number of key domain slots that a fresh token needs to be as the
+// one of a snapshot was; 0 is a token with a single DKEK.
+func Slots(s *store.Snapshot) int {
+	if n := len(s.Token.Domains); n > 1 && n <= 255 {
+		return n
+	}
+	return 0
+}
+
+// SetsFor gives, for a snapshot of a token with slots, a set for each domain
+// that had a DKEK of shares. Shares that give none of the DKEKs, and shares of
+// none of them at all, are refused.
+func SetsFor(s *store.Snapshot, shares []*dkek.Share) ([]DomainSet, error) {
+	sets, left := AssignShares(s.Token.Domains, shares)
+	loaded := 0
+	for _, set := range sets {
+		loaded += len(set.Load)
+	}
+	const hint = "give all shares of a recovery key, or none; `hsmbackup dkek check` tells what a set gives"
+	switch {
+	case loaded == 0:
+		return nil, failf("kcv-mismatch", hint, "these shares give none of the recovery keys of snapshot %s; the token was not touched", s.ID)
+	case len(left) > 0:
+		return nil, failf("kcv-mismatch", hint, "%d of the shares belong to no recovery key of snapshot %s that could be put together; the token was not touched", len(left), s.ID)
+	}
+	return sets, nil
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/pkcs15"
@@ -31,10 +33,17 @@ func newToken(t testing.TB, firmware, serial string) (*softtoken.Token, *schsm.C
 
 func openCard(t testing.TB, token *softtoken.Token) *schsm.Card {
 	t.Helper()
-	card, err := schsm.Open(context.Background(), token)
+	return openWay(t, token)
+}
+
+// openWay opens a token over any way; its pauses take no time.
+func openWay(t testing.TB, way apdu.Transmitter) *schsm.Card {
+	t.Helper()
+	card, err := schsm.Open(context.Background(), way)
 	if err != nil {
 		t.Fatal(err)
 	}
+	card.SetSleep(func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
 	return card
 }
 
@@ -54,14 +63,14 @@ func newShare(t testing.TB, fill byte) *dkek.Share {
 // initToken initialises a token with one share and logs in.
 func initToken(t testing.TB, card *schsm.Card, cat *store.Catalog, share *dkek.Share) dkek.KCV {
 	t.Helper()
-	kcv, _, err := Initialise(context.Background(), card, cat, SetUp{
-		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PIN: userPIN(), SOPIN: soPIN(), Shares: 1, Label: "ssh"},
-		Shares:         []*dkek.Share{share}, Trust: Trust{SoftFile: true}, Origin: "init", MinSOTries: DefaultSOFloor,
+	kcvs, _, err := Initialise(context.Background(), card, cat, SetUp{
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PIN: userPIN(), SOPIN: soPIN(), Label: "ssh"},
+		Sets:           []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}, Origin: "init", MinSOTries: DefaultSOFloor,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return kcv
+	return kcvs[0]
 }
 
 // generate makes a key the way OpenSC does: key, then description.

@@ -99,11 +99,13 @@ func Latest(cat *store.Catalog) ([]*store.Snapshot, error) {
 	}
 	newest := map[string]*store.Snapshot{}
 	for _, s := range all {
-		newest[s.Token.Serial] = s
+		if !s.Adopted {
+			newest[s.Token.Serial] = s
+		}
 	}
 	var list []*store.Snapshot
 	for _, s := range all {
-		if newest[s.Token.Serial] == s {
+		if s.Adopted || newest[s.Token.Serial] == s {
 			list = append(list, s)
 		}
 	}
@@ -133,7 +135,8 @@ func intact(k *store.Key) error {
 		}
 	}
 	if here, from := publicKey(k.Certificate); here != nil {
-		if public == nil || !here.Equal(public) {
+		// Without PublicFrom the backup found it to be another key's.
+		if public == nil && k.PublicFrom != "" || public != nil && !here.Equal(public) {
 			return fmt.Errorf("the %s stored with it is of another key", from)
 		}
 	} else if k.PublicFrom == fromRequest || k.PublicFrom == fromCertificate {
@@ -143,8 +146,6 @@ func intact(k *store.Key) error {
 		switch {
 		case d.Label != k.Label || !bytes.Equal(d.ID, k.ID) || uint32(d.Usage) != k.Usage:
 			return errors.New("the description stored with it is of another key")
-		case public != nil && !describes(d, public):
-			return fmt.Errorf("its description is of %s-%d, its public key is %s", d.Kind, d.Bits, public.Type())
 		}
 	} else if k.Label != "" || len(k.ID) > 0 {
 		return errors.New("the description that its label and ID were taken from cannot be read any more")
@@ -343,7 +344,7 @@ func openStored(k *store.Key, key *dkek.Key) KeyProof {
 		return damage("%v", err)
 	}
 	defer private.Wipe()
-	match, public, err := dkek.MatchKey(private, usable(k.Description), k.Certificate)
+	match, public, err := dkek.MatchKey(private, usable(k), ownCertificate(k))
 	if err != nil {
 		return damage("%v", err)
 	}
@@ -359,13 +360,26 @@ func openStored(k *store.Key, key *dkek.Key) KeyProof {
 	return p
 }
 
-// usable gives a description that parses; one that does not is kept as it is
-// but says nothing of the key.
-func usable(description []byte) []byte {
-	if _, err := pkcs15.ParseKey(description); err != nil {
+// usable gives a description that parses and is of a key like this one; any
+// other is kept as it is but says nothing of the key.
+func usable(k *store.Key) []byte {
+	d, err := pkcs15.ParseKey(k.Description)
+	if err != nil || d.Kind != kindOf(k.Blob) {
 		return nil
 	}
-	return description
+	if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil && !describes(d, public) {
+		return nil
+	}
+	return k.Description
+}
+
+// ownCertificate gives what the public key was taken from; anything else in
+// CExx says nothing of the key.
+func ownCertificate(k *store.Key) []byte {
+	if k.PublicFrom != fromRequest && k.PublicFrom != fromCertificate {
+		return nil
+	}
+	return k.Certificate
 }
 
 // VerifyRoundTrip proves the blobs of snapshots on the token that they come

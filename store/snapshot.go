@@ -23,7 +23,7 @@ type Snapshot struct {
 	Previous Hash
 	Taken    time.Time // UTC, whole seconds; now if zero
 	Program  string    // name and version that took it; this program if empty
-	Adopted  bool      // made from loose files, not read from a token
+	Adopted  bool      // made from loose files, of no token (docs/format.md)
 	Token    Token
 	Keys     []Key
 	Files    []File
@@ -32,7 +32,7 @@ type Snapshot struct {
 
 // Token describes the device a snapshot was taken of.
 type Token struct {
-	Serial      string // from the device certificate
+	Serial      string // from the device certificate; empty if adopted
 	Label       string
 	Firmware    string // "3.5"
 	Software    bool   // a software token

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -22,13 +23,16 @@ func newDKEKCheckCommand(a *app) *cobra.Command {
 		Long: `Opens share files and says which recovery key (KCV) they make. Wrapped keys
 (.bin, .wky of sc-hsm-tool and the Key Manager) are opened with it, and each
 private key is compared with the certificate, request and description that lie
-beside it. What a file is, is told by its content.
+beside it. What a file is, is told by its content. Files with the sheets that
+sc-hsm-tool --pwd-shares-threshold prints follow the share file that they open,
+which then needs no password.
 
 Without a share, wrapped keys are only looked at: structure, and the KCV that
 they are under. With shares and wrapped keys together, the private keys are open
 in this computer's memory.`,
 		Example: `  hsmbackup dkek check share1.pbe
   hsmbackup dkek check share1.pbe share2.pbe,password=prompt key1.bin key2.bin
+  hsmbackup dkek check threshold.pbe alice.txt bob.txt
   hsmbackup dkek check key1.bin`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && len(a.flags.shares) == 0 {
@@ -59,11 +63,14 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 		a.dropEnvironment(s.password)
 		named = append(named, s)
 	}
+	named, err := withSheets(named)
+	if err != nil {
+		return err
+	}
 	var shares, others []checkedFile
 	unread := 0
 	for _, s := range named {
-		f := checkedFile{arg: s}
-		f.content, f.err = readSmall(s.file)
+		f := checkedFile{arg: s, content: s.content, err: s.err}
 		switch {
 		case f.err != nil:
 			unread++
@@ -127,7 +134,7 @@ func (a *app) checkShares(ctx context.Context, files []checkedFile, doc *jsonDKE
 	var whole []checkedFile
 	for _, f := range files {
 		if n := len(f.content); n != dkek.PBESize {
-			doc.Shares = append(doc.Shares, jsonShare{File: f.arg.file, Kind: "pbe", Reason: fmt.Sprintf("cut short or grown: a share file has %d bytes, this one %d", dkek.PBESize, n)})
+			doc.Shares = append(doc.Shares, jsonShare{File: f.arg.file, Kind: f.arg.kind(), Reason: fmt.Sprintf("cut short or grown: a share file has %d bytes, this one %d", dkek.PBESize, n)})
 			exits.add(exitDamaged)
 			continue
 		}
@@ -136,17 +143,17 @@ func (a *app) checkShares(ctx context.Context, files []checkedFile, doc *jsonDKE
 	if len(whole) == 0 {
 		return nil, nil
 	}
-	args, contents := make([]shareArg, len(whole)), make([][]byte, len(whole))
+	args := make([]shareArg, len(whole))
 	for i, f := range whole {
-		args[i], contents[i] = f.arg, f.content
+		args[i] = f.arg
 	}
-	shares, errs, err := a.openPBEs(ctx, args, contents)
+	shares, errs, err := a.openPBEs(ctx, args)
 	if err != nil {
 		return nil, err
 	}
 	defer wipeShares(shares)
 	for i, err := range errs {
-		s := jsonShare{File: args[i].file, Kind: "pbe", OK: err == nil}
+		s := jsonShare{File: args[i].file, Kind: args[i].kind(), OK: err == nil}
 		switch {
 		case errors.Is(err, dkek.ErrFormat):
 			s.Reason = err.Error()
@@ -234,7 +241,11 @@ func (a *app) printDKEKCheck(doc jsonDKEKCheck) {
 		if !s.OK {
 			verdict = "BAD: " + s.Reason
 		}
-		rows = append(rows, []string{s.File, "share", verdict})
+		what := "share"
+		if s.Kind == "threshold" {
+			what = "share, by its sheets"
+		}
+		rows = append(rows, []string{s.File, what, verdict})
 	}
 	a.table(rows)
 	if doc.KCV != "" {
@@ -285,17 +296,5 @@ func (a *app) shareSeen(key *dkek.Key, origin string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	return recordShare(cat, key, store.ShareSeen{Software: true, Origin: origin})
-}
-
-// recordShare records a share set in an open catalog and renews the anchor
-// under its key.
-func recordShare(cat *store.Catalog, key *dkek.Key, seen store.ShareSeen) error {
-	seen.KCV = key.KCV().String()
-	if err := cat.RecordShareSeen(seen); err != nil {
-		return err
-	}
-	anchor := key.AnchorKey()
-	defer clear(anchor)
-	return cat.SetAnchor(seen.KCV, anchor)
+	return backup.RecordShares(cat, key, true, origin)
 }

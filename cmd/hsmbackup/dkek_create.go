@@ -64,35 +64,39 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 	defer password.Wipe()
 	share := dkek.NewShare()
 	defer share.Wipe()
-	file, err := dkek.SealPBE(ctx, share, password.Bytes(), a.derivation("making the share"))
+	kcv, err := a.writeShare(ctx, o.out, share, password)
 	if err != nil {
 		return err
 	}
-	if err := writeNew(o.out, file); err != nil {
-		return err
-	}
-	if err := a.reopen(ctx, o.out, file, share, password); err != nil {
-		// Nobody has used it yet, and a share that does not open is worse than
-		// none.
-		_ = os.Remove(o.out)
-		return err
-	}
-	key, err := dkek.Combine(share)
-	if err != nil {
-		_ = os.Remove(o.out)
-		return err
-	}
-	defer key.Wipe()
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`
-		}{o.out, key.KCV().String()})
+		}{o.out, kcv.String()})
 	}
 	a.printf("%s: share written, read back and opened", terminal.Printable(o.out))
-	a.printf("KCV %s, if this is the only share", key.KCV())
+	a.printf("KCV %s, if this is the only share", kcv)
 	a.next("keep the file and its password apart, and copies of both; then `hsmbackup init --share %s`", o.out)
 	return nil
+}
+
+// writeShare writes a share to a new file, reads it back and opens it. It gives
+// the KCV that the share has by itself.
+func (a *app) writeShare(ctx context.Context, path string, share *dkek.Share, password *secret.Bytes) (dkek.KCV, error) {
+	file, err := dkek.SealPBE(ctx, share, password.Bytes(), a.derivation("making the share"))
+	if err != nil {
+		return dkek.KCV{}, err
+	}
+	if err := writeNew(path, file); err != nil {
+		return dkek.KCV{}, err
+	}
+	kcv, err := a.reopen(ctx, path, file, share, password)
+	if err != nil {
+		// Nobody has used it yet, and a share that does not open is worse than
+		// none.
+		_ = os.Remove(path)
+	}
+	return kcv, err
 }
 
 // derivation gives a progress function for one share.
@@ -150,25 +154,36 @@ func (a *app) generatedPassword(ctx context.Context) (*secret.Bytes, error) {
 	return password, nil
 }
 
-// reopen reads a share file back and opens it as its keeper will one day.
-func (a *app) reopen(ctx context.Context, path string, want []byte, share *dkek.Share, password *secret.Bytes) error {
+// reopen reads a share file back and opens it as its keeper will one day. It
+// must give the same share and the same KCV.
+func (a *app) reopen(ctx context.Context, path string, want []byte, share *dkek.Share, password *secret.Bytes) (kcv dkek.KCV, err error) {
 	got, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return kcv, err
 	}
 	if !bytes.Equal(got, want) {
-		return failf("not-written", "the disk may be failing", "%s does not hold what was written to it; it is deleted", path)
+		return kcv, failf("not-written", "the disk may be failing", "%s does not hold what was written to it; it is deleted", path)
 	}
 	again, err := dkek.OpenPBE(ctx, got, password.Bytes(), a.derivation("opening it again"))
 	a.progress.Close()
 	if err != nil {
-		return err
+		return kcv, err
 	}
 	defer again.Wipe()
-	if !again.Equal(share) {
-		return failf("not-written", "this computer may be failing", "%s opens to another share than was written; it is deleted", path)
+	key, err := dkek.Combine(share)
+	if err != nil {
+		return kcv, err
 	}
-	return nil
+	defer key.Wipe()
+	back, err := dkek.Combine(again)
+	if err != nil {
+		return kcv, err
+	}
+	defer back.Wipe()
+	if !again.Equal(share) || back.KCV() != key.KCV() {
+		return kcv, failf("not-written", "this computer may be failing", "%s opens to another share than was written; it is deleted", path)
+	}
+	return key.KCV(), nil
 }
 
 // writeNew writes a new file for its owner only, durably. It never replaces

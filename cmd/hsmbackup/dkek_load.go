@@ -99,11 +99,10 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	}
 	a.changed = true
 	if !kcv.IsZero() && cat != nil && notRecorded == "" {
-		seen := store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"}
 		if whole {
-			err = recordShare(cat, key, seen)
+			err = backup.RecordShares(cat, key, inv.Software, "dkek load")
 		} else {
-			err = cat.RecordShareSeen(seen)
+			err = cat.RecordShareSeen(store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"})
 		}
 		if err != nil {
 			notRecorded = describe(err, false).message

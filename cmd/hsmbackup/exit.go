@@ -170,6 +170,8 @@ func explain(err error) failure {
 		f.code = "unwrap-refused"
 	case errors.Is(err, schsm.ErrTooLong):
 		f.code = "too-long"
+	case errors.Is(err, schsm.ErrNoExtended):
+		f.code = "no-extended"
 	case errors.Is(err, apdu.ErrGone):
 		f.code = "token-gone"
 		hint("plug the token in and run the same command again")

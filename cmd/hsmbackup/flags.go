@@ -67,7 +67,7 @@ func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+sources)
 	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
 	f.StringVar(&a.flags.password.text, "password", "", "`SOURCE` of the password of share files")
-	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK); repeat for each")
+	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK); repeat for each, and for the sheets of a threshold .pbe after it")
 	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
 	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
 	f.BoolVar(&a.flags.yes, useYes, false, "answer every question with yes, but for secrets and serials")
@@ -103,7 +103,9 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 	for _, s := range a.flags.shareArgs {
 		a.dropEnvironment(s.password)
 	}
-	return nil
+	var err error
+	a.flags.shareArgs, err = withSheets(a.flags.shareArgs)
+	return err
 }
 
 // hasSharedFlags tells our verbs from those that come with cobra.

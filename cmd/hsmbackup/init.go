@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -110,15 +111,24 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 		return err
 	}
 	s := backup.SetUp{
-		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: o.pinTries, Shares: o.shares, NoDKEK: o.noDKEK, Label: o.label},
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: o.pinTries, NoDKEK: o.noDKEK, Label: o.label},
 		Trust:          a.trust(t), Origin: "init", MinSOTries: o.soFloor,
 	}
 	if o.noUnblock {
 		s.Initialisation.Options = 0
 	}
-	kcv, cat, err := a.setUp(ctx, t, inv, cat, notRecorded, s)
+	kcvs, cat, err := a.setUp(ctx, t, inv, cat, notRecorded, s, func(s *backup.SetUp, shares []*dkek.Share) error {
+		if !o.noDKEK {
+			s.Sets = []backup.DomainSet{{Shares: o.shares, Load: shares}}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
+	}
+	var kcv dkek.KCV
+	if len(kcvs) > 0 {
+		kcv = kcvs[0]
 	}
 	if a.flags.json {
 		return a.document(struct {
@@ -185,10 +195,11 @@ func (a *app) catalogToRecord() (*store.Catalog, string, error) {
 }
 
 // setUp reads PIN, SO-PIN and shares, initialises the token, loads the shares
-// and records that they were seen. It gives the catalog back, which it makes
-// if there was none and there is something to record.
-func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *store.Catalog, notRecorded string, s backup.SetUp) (dkek.KCV, *store.Catalog, error) {
-	fail := func(err error) (dkek.KCV, *store.Catalog, error) { return dkek.KCV{}, cat, err }
+// and records that they were seen. assign puts the shares, none if none are
+// given, where they belong. It gives the KCV of each set, and the catalog back,
+// which it makes if there was none and there is something to record.
+func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *store.Catalog, notRecorded string, s backup.SetUp, assign func(*backup.SetUp, []*dkek.Share) error) ([]dkek.KCV, *store.Catalog, error) {
+	fail := func(err error) ([]dkek.KCV, *store.Catalog, error) { return nil, cat, err }
 	pin, soPIN, err := a.newPINs(ctx, t, inv)
 	if err != nil {
 		return fail(err)
@@ -203,46 +214,37 @@ func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *s
 		a.note("the PIN gets %d tries, not %d as it had: its length allows no more", most, s.Initialisation.PINTries)
 		s.Initialisation.PINTries = most
 	}
-	var key *dkek.Key
+	var shares []*dkek.Share
 	if len(a.flags.shareArgs) > 0 {
-		if key, s.Shares, err = a.openKey(ctx); err != nil {
+		if shares, err = a.openShares(ctx); err != nil {
 			return fail(err)
 		}
-		defer key.Wipe()
-		defer wipeShares(s.Shares)
+		defer wipeShares(shares)
 	}
-	kcv, note, err := backup.Initialise(ctx, t.card, cat, s)
+	if err := assign(&s, shares); err != nil {
+		return fail(err)
+	}
+	kcvs, note, err := backup.Initialise(ctx, t.card, cat, s)
 	if note != "" {
 		a.note("%s", note)
 	}
 	if err != nil {
-		a.unknownChange(err)
 		return fail(err)
 	}
 	a.changed = true
-	if kcv.IsZero() {
-		return kcv, cat, nil
+	if notRecorded != "" {
+		a.note("not recorded that these shares were seen: %s", notRecorded)
+		return kcvs, cat, nil
 	}
-	if cat == nil {
+	if cat == nil && slices.ContainsFunc(kcvs, func(v dkek.KCV) bool { return !v.IsZero() }) {
 		if cat, err = a.makeCatalog(); err != nil {
 			return fail(err)
 		}
-		seen := store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: s.Origin, Random: len(s.Shares) == 0}
-		if err := cat.RecordShareSeen(seen); err != nil {
+		if err := s.Record(cat, inv.Software, kcvs); err != nil {
 			return fail(err)
 		}
 	}
-	switch {
-	case notRecorded != "":
-		a.note("not recorded that these shares were seen: %s", notRecorded)
-	case key != nil:
-		anchor := key.AnchorKey()
-		defer clear(anchor)
-		if err := cat.SetAnchor(kcv.String(), anchor); err != nil {
-			return fail(err)
-		}
-	}
-	return kcv, cat, nil
+	return kcvs, cat, nil
 }
 
 // unknownChange notes that a token which went away in the middle of a command

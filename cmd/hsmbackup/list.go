@@ -60,7 +60,7 @@ func (a *app) list() error {
 	}
 	var rows [][]string
 	for _, s := range all {
-		rows = append(rows, []string{s.ID, s.Token.Serial, quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s)})
+		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s)})
 	}
 	a.table(rows)
 	if len(all) == 0 && message == "" {
@@ -195,7 +195,7 @@ func (a *app) printSnapshot(s jsonShown) {
 	if s.Software {
 		software = ", software token"
 	}
-	a.printf("snapshot %s of %s, taken %s", s.ID, s.Token, s.Taken)
+	a.printf("snapshot %s of %s, taken %s", s.ID, takenOf(s.Token), s.Taken)
 	a.printf("  token %s, firmware %s%s, options %s", terminal.Printable(quoted(s.Label)), s.Firmware, software, s.Options)
 	a.printf("  hash %s", s.Hash)
 	var rows [][]string
@@ -204,7 +204,7 @@ func (a *app) printSnapshot(s jsonShown) {
 		if !k.Exported {
 			exported = "NOT EXPORTED: " + k.Reason
 		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + k.ID, k.Usage, exported})
+		rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + k.ID, k.Usage, exported})
 	}
 	a.table(rows)
 	if len(s.Files) > 0 {
@@ -301,7 +301,7 @@ func entryText(e store.Entry) string {
 	case store.KindCreated:
 		return fmt.Sprintf("catalog of format %d", b.Format)
 	case store.KindSnapshot:
-		return fmt.Sprintf("%s of %s", b.ID, b.Serial)
+		return fmt.Sprintf("%s of %s", b.ID, takenOf(b.Serial))
 	case store.KindShareSeen:
 		return fmt.Sprintf("recovery key %s (%s)%s", b.KCV, b.Origin, verdict(b.Random, ", random: nobody has shares", ""))
 	case store.KindAccepted:
@@ -317,7 +317,7 @@ func entryText(e store.Entry) string {
 	case store.KindProof:
 		var list []string
 		for _, p := range b.Proofs {
-			list = append(list, fmt.Sprintf("%s key %d of %s %s", p.Kind, p.Reference, p.Snapshot, verdict(p.OK, "good", "NOT GOOD: "+p.Reason)))
+			list = append(list, fmt.Sprintf("%s key %s of %s %s", p.Kind, reference(p.Reference), p.Snapshot, verdict(p.OK, "good", "NOT GOOD: "+p.Reason)))
 		}
 		return strings.Join(list, "; ")
 	}

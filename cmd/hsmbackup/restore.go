@@ -102,12 +102,22 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 	if err != nil {
 		return nil, err
 	}
+	// Adopted snapshots are of no token: they are asked for by name, unless
+	// there is nothing else.
+	adopted := func(s *store.Snapshot) bool { return s.Adopted }
+	if real := slices.DeleteFunc(slices.Clone(newest), adopted); len(real) > 0 {
+		newest = real
+	}
 	var list []string
 	for _, s := range newest {
-		if s.Token.Serial == serial {
+		if s.Token.Serial == serial && !s.Adopted {
 			return s, nil
 		}
-		list = append(list, fmt.Sprintf("--from %s  %s  %s", s.Token.Serial, quoted(s.Token.Label), count(len(s.Keys), "key")))
+		name := s.Token.Serial
+		if name == "" {
+			name = s.ID
+		}
+		list = append(list, fmt.Sprintf("--from %s  %s  %s", name, quoted(s.Token.Label), count(len(s.Keys), "key")))
 	}
 	switch len(newest) {
 	case 0:
@@ -115,7 +125,7 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 	case 1:
 		return newest[0], nil
 	}
-	return nil, &failure{exit: exitRefused, code: "ambiguous-snapshot", message: fmt.Sprintf("the catalog has snapshots of %d tokens: name one with --from", len(newest)), hints: list}
+	return nil, &failure{exit: exitRefused, code: "ambiguous-snapshot", message: fmt.Sprintf("the catalog has %d snapshots to choose from: name one with --from", len(newest)), hints: list}
 }
 
 // options turns --key and --at into references of the snapshot.
@@ -125,6 +135,10 @@ func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) 
 		k, err := findStored(s, name)
 		if err != nil {
 			return out, err
+		}
+		if k.Reference == 0 { // adopted, and not known
+			out.Blobs = append(out.Blobs, store.HashOf(k.Blob))
+			continue
 		}
 		out.Keys = append(out.Keys, byte(k.Reference))
 	}
@@ -142,9 +156,13 @@ func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) 
 			return out, usagef("", "--at takes KEY=REFERENCE with a reference of 1 to 255")
 		}
 		if out.At == nil {
-			out.At = map[byte]byte{}
+			out.At, out.AtBlob = map[byte]byte{}, map[store.Hash]byte{}
 		}
-		out.At[byte(k.Reference)] = byte(n)
+		if k.Reference == 0 {
+			out.AtBlob[store.HashOf(k.Blob)] = byte(n)
+		} else {
+			out.At[byte(k.Reference)] = byte(n)
+		}
 	}
 	return out, nil
 }
@@ -260,14 +278,14 @@ func planDocument(p *backup.Plan, fits bool) jsonPlan {
 }
 
 func (a *app) printPlan(p *backup.Plan) {
-	a.printf("snapshot %s of %s onto %s", p.Snapshot.ID, p.Snapshot.Token.Serial, p.Serial)
+	a.printf("snapshot %s of %s onto %s", p.Snapshot.ID, takenOf(p.Snapshot.Token.Serial), p.Serial)
 	var rows [][]string
 	for _, i := range p.Items {
 		action := string(i.Action)
 		if i.Reason != "" {
 			action += ": " + i.Reason
 		}
-		place := fmt.Sprintf("  key %d", i.Key.Reference)
+		place := "  key " + reference(i.Key.Reference)
 		if int(i.Reference) != i.Key.Reference {
 			place += fmt.Sprintf(" as %d", i.Reference)
 		}
@@ -396,9 +414,13 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	if given == 0 {
 		return false, usagef("", "--init needs the shares of the recovery key: --share FILE for each")
 	}
-	expect, err := recoveryKey(s, p)
-	if err != nil {
-		return false, err
+	slots := backup.Slots(s)
+	var expect dkek.KCV
+	var err error
+	if slots == 0 {
+		if expect, err = recoveryKey(s, p); err != nil {
+			return false, err
+		}
 	}
 	inv, err := backup.Take(ctx, t.card)
 	if err != nil {
@@ -414,16 +436,30 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		return false, err
 	}
 	set := backup.SetUp{
-		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: s.Token.PINTries, Shares: given},
-		Expect:         expect, Trust: a.trust(t), Origin: "restore", MinSOTries: o.soFloor,
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: s.Token.PINTries, Domains: slots},
+		Trust:          a.trust(t), Origin: "restore", MinSOTries: o.soFloor,
 	}
 	if n, err := strconv.ParseUint(s.Token.Options, 16, 16); err == nil {
 		set.Initialisation.Options = schsm.Options(n) &^ schsm.OptionTransportPIN
 	}
-	if _, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set); err != nil {
+	kcvs, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set, func(set *backup.SetUp, shares []*dkek.Share) (err error) {
+		if slots == 0 {
+			set.Sets = []backup.DomainSet{{Shares: given, Load: shares, Expect: expect}}
+			return nil
+		}
+		set.Sets, err = backup.SetsFor(s, shares)
+		return err
+	})
+	if err != nil {
 		return false, err
 	}
-	a.note("%s is initialised and has the recovery key %s", t.name(), expect)
+	var have []string
+	for _, kcv := range kcvs {
+		if !kcv.IsZero() {
+			have = append(have, kcv.String())
+		}
+	}
+	a.note("%s is initialised and has the recovery key %s", t.name(), strings.Join(have, " and "))
 	return true, nil
 }
 

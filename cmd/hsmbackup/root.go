@@ -78,6 +78,7 @@ Without a command it shows what is attached, and the next command.`
 		newDiffCommand(a),
 		newLogCommand(a),
 		newExportCommand(a),
+		newAdoptCommand(a),
 	)
 	add("dkek", newDKEKCommand(a))
 	add("soft", newSoftCommand(a))

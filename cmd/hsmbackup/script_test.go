@@ -48,6 +48,8 @@ func TestScripts(t *testing.T) {
 			"exits": exits,
 			"same":  same,
 			"flip":  flip,
+			"slots": slots,
+			"keyin": keyIn,
 		},
 	})
 }

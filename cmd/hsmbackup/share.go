@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,13 @@ import (
 type shareArg struct {
 	file     string
 	password source
+	// ownPassword: the source stands with the file.
+	ownPassword bool
+	// sheets open a threshold share file of sc-hsm-tool in place of a password.
+	sheets []*dkek.Sheet
+
+	content []byte // once read
+	err     error
 }
 
 // parseShare reads FILE[,password=SOURCE]. Without a source of its own the
@@ -29,7 +37,7 @@ func (a *app) parseShare(text string) (shareArg, error) {
 	if s.kind == "prompt" {
 		s.flag = "--password"
 	}
-	return shareArg{text[:i], s}, err
+	return shareArg{file: text[:i], password: s, ownPassword: true}, err
 }
 
 // maxShareFile bounds what is read of a file that is called a share or a
@@ -48,20 +56,17 @@ func readSmall(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// openShares reads and opens the shares of --share. The caller wipes them.
+// openShares opens the shares of --share. The caller wipes them.
 func (a *app) openShares(ctx context.Context) ([]*dkek.Share, error) {
-	files := make([][]byte, len(a.flags.shareArgs))
-	for i, s := range a.flags.shareArgs {
-		b, err := readSmall(s.file)
-		if err != nil {
-			return nil, err
+	for _, s := range a.flags.shareArgs {
+		if s.err != nil {
+			return nil, s.err
 		}
-		if !dkek.IsPBE(b) {
+		if !dkek.IsPBE(s.content) {
 			return nil, failf("not-a-share", "", "%s is no share file: it does not begin with Salted__", s.file)
 		}
-		files[i] = b
 	}
-	shares, errs, err := a.openPBEs(ctx, a.flags.shareArgs, files)
+	shares, errs, err := a.openPBEs(ctx, a.flags.shareArgs)
 	if err != nil {
 		return nil, err
 	}
@@ -74,39 +79,60 @@ func (a *app) openShares(ctx context.Context) ([]*dkek.Share, error) {
 	return shares, nil
 }
 
-// openPBEs opens share files side by side, after all passwords were read. The
-// same file twice is refused before any derivation.
-func (a *app) openPBEs(ctx context.Context, args []shareArg, files [][]byte) ([]*dkek.Share, []error, error) {
-	for i := range files {
+// openPBEs opens share files that were read: those with sheets, and the others
+// side by side, after all passwords were read. The same file twice is refused
+// before any derivation, and sheets that do not open their file end it all.
+func (a *app) openPBEs(ctx context.Context, args []shareArg) ([]*dkek.Share, []error, error) {
+	for i := range args {
 		for j := range i {
-			if string(files[i]) == string(files[j]) {
+			if string(args[i].content) == string(args[j].content) {
 				return nil, nil, failf("duplicate-share", "give each share once; all of them are needed", "%s and %s are %s", args[j].file, args[i].file, dkek.ErrDuplicateShare)
 			}
 		}
 	}
-	passwords := make([][]byte, len(files))
-	var kept []*secret.Bytes
+	var (
+		files, passwords [][]byte
+		places           []int
+		kept             []*secret.Bytes
+	)
 	defer func() {
 		for _, b := range kept {
 			b.Wipe()
 		}
 	}()
 	for i, s := range args {
+		if len(s.sheets) > 0 {
+			continue
+		}
 		b, err := a.readSecret(ctx, s.password, "password of "+s.file, false)
 		if err != nil {
 			return nil, nil, err
 		}
 		kept = append(kept, b)
-		passwords[i] = b.Bytes()
+		files, passwords, places = append(files, s.content), append(passwords, b.Bytes()), append(places, i)
 	}
-	what := "opening " + filepath.Base(args[0].file)
-	if len(args) > 1 {
-		what = fmt.Sprintf("opening %d shares", len(args))
+	shares, errs := make([]*dkek.Share, len(args)), make([]error, len(args))
+	for i, s := range args {
+		if len(s.sheets) == 0 {
+			continue
+		}
+		var sheets *failure
+		if shares[i], errs[i] = a.openThreshold(ctx, s); errors.As(errs[i], &sheets) {
+			wipeShares(shares)
+			return nil, nil, errs[i]
+		}
 	}
-	shares, errs := dkek.OpenPBEs(ctx, files, passwords, func(done, total uint64) {
-		a.progress.Set(what, int64(done), int64(total))
-	})
-	a.progress.Close()
+	if len(files) > 0 {
+		what := "opening " + filepath.Base(args[places[0]].file)
+		if len(files) > 1 {
+			what = fmt.Sprintf("opening %d shares", len(files))
+		}
+		opened, failed := dkek.OpenPBEs(ctx, files, passwords, a.derivation(what))
+		a.progress.Close()
+		for j, i := range places {
+			shares[i], errs[i] = opened[j], failed[j]
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		wipeShares(shares)
 		return nil, nil, err

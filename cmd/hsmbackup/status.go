@@ -307,7 +307,7 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 				shown = a.age(seen.Time)
 			}
 		}
-		rows = append(rows, []string{"  " + s.Token.Serial, "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken), "proven " + proven, "shares seen " + shown})
+		rows = append(rows, []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken), "proven " + proven, "shares seen " + shown})
 	}
 	a.table(rows)
 	return nil
@@ -387,7 +387,8 @@ func shellQuoted(s string) string {
 }
 
 // restorable names the token in the catalog that a fresh one may be meant to
-// replace: its own serial, or the only one.
+// replace: its own serial, or the only one; the ID of an adopted snapshot where
+// there is no other.
 func restorable(serial string, cat *store.Catalog) (string, error) {
 	if cat == nil {
 		return "", nil
@@ -396,15 +397,19 @@ func restorable(serial string, cat *store.Catalog) (string, error) {
 	if err != nil && !errors.Is(err, store.ErrDamaged) {
 		return "", err
 	}
+	name := ""
 	for _, s := range newest {
-		if s.Token.Serial == serial {
+		switch {
+		case s.Adopted && name == "":
+			name = s.ID
+		case s.Adopted:
+		case s.Token.Serial == serial:
 			return serial, nil
+		default:
+			name = s.Token.Serial
 		}
 	}
-	if len(newest) > 0 {
-		return newest[len(newest)-1].Token.Serial, nil
-	}
-	return "", nil
+	return name, nil
 }
 
 // withoutPCSC tells errors that only mean that there are no tokens to look at.

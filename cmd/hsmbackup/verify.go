@@ -278,7 +278,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 
 func (a *app) printProofs(v *backup.Verification) {
 	for _, s := range v.Snapshots {
-		a.printf("snapshot %s of %s", s.ID, s.Token)
+		a.printf("snapshot %s of %s", s.ID, takenOf(s.Token))
 		var rows [][]string
 		for _, k := range s.Keys {
 			verdict := k.Proof
@@ -293,7 +293,7 @@ func (a *app) printProofs(v *backup.Verification) {
 			case !k.OK:
 				verdict = "NOT PROVEN: " + k.Reason
 			}
-			rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+			rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 		}
 		a.table(rows)
 		for _, m := range s.Missing {
@@ -335,7 +335,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	for _, s := range v.Snapshots {
 		for _, k := range s.Keys {
 			if !k.OK {
-				list = append(list, fmt.Sprintf("snapshot %s, key %d %s: %s", s.ID, k.Reference, quoted(k.Label), k.Reason))
+				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, reference(k.Reference), quoted(k.Label), k.Reason))
 			}
 		}
 	}

@@ -26,6 +26,9 @@ var (
 	ErrOtherToken = errors.New("another token is in the reader")
 	// ErrTooLong: a command would be longer than token or reader carry.
 	ErrTooLong = errors.New("command longer than token and reader carry")
+	// ErrNoExtended: the reader, or its driver, carries no extended APDUs.
+	// Listing, exporting and importing keys need them (fact sheet §2.0).
+	ErrNoExtended = errors.New("the reader carries no extended APDUs, which a SmartCard-HSM needs: use another reader or driver")
 )
 
 // Version of the applet.
@@ -52,9 +55,13 @@ const (
 	OptionUnblockOnly Options = 0x0020
 )
 
-// gcPause is how long a token is given to collect garbage before a command
-// that found no memory is sent once more (fact sheet §2.4, §9 28b).
-var gcPause = 2 * time.Second
+// A command that found no memory is sent again up to gcTries times, with
+// gcPause between, in which the token can collect garbage (fact sheet §2.4, §9
+// 28b).
+const (
+	gcTries = 3
+	gcPause = 2 * time.Second
+)
 
 // Card is one token. It is not safe for concurrent use.
 type Card struct {
@@ -82,13 +89,43 @@ type Card struct {
 	// lastTry: the person who gave the PIN agreed to spend its last try.
 	lastTry bool
 	depth   int
+
+	// sleep takes the place of pauses; nil sleeps.
+	sleep func(context.Context, time.Duration) error
+	// full: the token had no memory after all pauses, and nothing was deleted
+	// since. It is not waited for again.
+	full bool
+}
+
+// SetSleep sets what is called for the pauses in which a token is given time,
+// and whose error ends the wait; nil sleeps.
+func (c *Card) SetSleep(sleep func(ctx context.Context, d time.Duration) error) { c.sleep = sleep }
+
+func (c *Card) pause(ctx context.Context, d time.Duration) error {
+	if c.sleep != nil {
+		return c.sleep(ctx, d)
+	}
+	return sleep(ctx, d)
+}
+
+var sleep = func(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // Open selects the applet and reads who the token is. A card without the
-// applet is ErrNotSmartCardHSM. A token whose EF 2F02 does not parse opens all
+// applet is ErrNotSmartCardHSM, a reader that says that it carries no extended
+// APDUs ErrNoExtended. A token whose EF 2F02 does not parse opens all
 // the same, with no serial number.
 func Open(ctx context.Context, t apdu.Transmitter) (*Card, error) {
 	c := &Card{t: t}
+	if n := t.MaxCommand(); n > 0 && n < leastCommand {
+		return nil, fmt.Errorf("%w (it takes commands of %d bytes)", ErrNoExtended, n)
+	}
 	err := c.Transaction(ctx, func() error {
 		return again(func() error {
 			if err := c.ready(ctx); err != nil {
@@ -114,6 +151,10 @@ func Open(ctx context.Context, t apdu.Transmitter) (*Card, error) {
 
 // Close forgets the PIN. It leaves the transmitter to whoever opened it.
 func (c *Card) Close() { c.forgetPIN() }
+
+// leastCommand is one byte more than the longest short command: what carries no
+// more carries no extended ones.
+const leastCommand = 4 + 1 + 255 + 1 + 1
 
 // Version is that of the applet, as SELECT told it.
 func (c *Card) Version() Version { return c.version }
@@ -403,16 +444,20 @@ func (c *Card) call(ctx context.Context, name string, cmd apdu.Command) ([]byte,
 }
 
 // callPatiently is call for commands that take memory: 6A84 is first of all a
-// garbage collection that has not run yet (fact sheet §9, 32).
+// garbage collection that has not run yet (fact sheet §9, 32), and a full token
+// second.
 func (c *Card) callPatiently(ctx context.Context, name string, cmd apdu.Command) ([]byte, error) {
-	data, err := c.call(ctx, name, cmd)
-	if !errors.Is(err, apdu.ErrNoMemory) {
-		return data, err
+	for attempt := 0; ; attempt++ {
+		data, err := c.call(ctx, name, cmd)
+		if !errors.Is(err, apdu.ErrNoMemory) {
+			return data, err
+		}
+		if c.full || attempt == gcTries {
+			c.full = true
+			return nil, err
+		}
+		if err := c.pause(ctx, gcPause); err != nil {
+			return nil, err
+		}
 	}
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-time.After(gcPause):
-	}
-	return c.call(ctx, name, cmd)
 }

@@ -46,10 +46,13 @@ func KeyFile(reference byte) FID         { return PrefixKey<<8 | FID(reference) 
 func DescriptionFile(reference byte) FID { return PrefixDescription<<8 | FID(reference) }
 func CertificateFile(reference byte) FID { return PrefixKeyCertificate<<8 | FID(reference) }
 
-// Enumerate lists the files of the token, in the token's order. The answer
-// needs extended length.
+// Enumerate lists the files of the token, in the token's order. The command is
+// extended: 6700 is the answer to what a reader made of it that carries none.
 func (c *Card) Enumerate(ctx context.Context) ([]FID, error) {
 	data, err := c.call(ctx, "ENUMERATE", apdu.Command{CLA: 0x80, INS: 0x58, Le: apdu.LeExtended})
+	if errors.Is(err, apdu.ErrWrongLength) {
+		return nil, fmt.Errorf("%w (ENUMERATE was answered %s)", ErrNoExtended, apdu.WrongLength)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +141,9 @@ func (c *Card) DeleteFile(ctx context.Context, f FID) error {
 		return errDeviceKey
 	}
 	_, err := c.call(ctx, "deletion of "+f.String(), apdu.Command{INS: 0xE4, P1: 2, Data: []byte{f.Prefix(), f.Index()}})
+	if err == nil {
+		c.full = false
+	}
 	return err
 }
 

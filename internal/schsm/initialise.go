@@ -44,6 +44,22 @@ var ErrSOPINBlocked = errors.New("the SO-PIN is blocked for good, the token can 
 // ErrUnsettled: INITIALIZE was done, the login or the label after it was not.
 var ErrUnsettled = errors.New("the token is initialised, but not all that follows was done")
 
+// ErrNotCarriedOut: the answer to INITIALIZE never came, and a look at the token
+// showed that it was not carried out.
+var ErrNotCarriedOut = errors.New("the token was not initialised")
+
+// ErrMaybeInitialised: the answer to INITIALIZE never came, and the token could
+// not be looked at afterwards.
+var ErrMaybeInitialised = errors.New("whether the token was initialised is not known")
+
+// INITIALIZE may take half a minute and more, and readers give up before (fact
+// sheet §9, 31). The token is then looked at every settlePause, settleTries
+// times.
+const (
+	settlePause = 2 * time.Second
+	settleTries = 30
+)
+
 // ParseSOPIN decodes 16 hex digits, high nibble first, and leaves the text to
 // the caller to wipe.
 func ParseSOPIN(text []byte) (*secret.Bytes, error) {
@@ -109,11 +125,13 @@ func (i *Initialisation) check() error {
 // Initialise wipes the token and sets it up anew: every key, certificate and
 // data object is deleted. The caller has made sure that this is wanted, and
 // that a try of the SO-PIN may be spent. A refused SO-PIN is a *PINError and
-// has cost one try. The command is repeated once on 6A84, after making sure
-// that the SO-PIN lost no try by it, and never for another reason, a reset
-// included: apdu.ErrReset means that it was not carried out, other errors of
-// the transmitter leave that open, and ErrUnsettled came after it. The token is
-// left logged in, unless the PIN is a transport PIN.
+// has cost one try. The command is repeated on 6A84, after making sure that the
+// SO-PIN lost no try by it, and never for another reason. apdu.ErrReset means
+// that it was not carried out. After another error of the transmitter the token
+// is given a minute and then looked at: it was done, or it was not, which is
+// ErrNotCarriedOut, or it did not come back, which is ErrMaybeInitialised.
+// ErrUnsettled came after it. With any other error nothing was changed. The
+// token is left logged in, unless the PIN is a transport PIN.
 func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 	if err := i.check(); err != nil {
 		return err
@@ -143,10 +161,11 @@ func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 		if before.Blocked {
 			return ErrSOPINBlocked
 		}
-		if err := c.initialise(ctx, data, before); err != nil {
+		if err := c.initialise(ctx, i, data, before); err != nil {
 			return err
 		}
 		c.forgetPIN()
+		c.full = false
 		c.lost() // selected anew, the token tells its new options
 		if err := c.settle(ctx, i); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnsettled, err)
@@ -170,13 +189,16 @@ func (c *Card) settle(ctx context.Context, i Initialisation) error {
 	return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(i.Label))
 }
 
-func (c *Card) initialise(ctx context.Context, data []byte, before PINStatus) error {
+func (c *Card) initialise(ctx context.Context, i Initialisation, data []byte, before PINStatus) error {
 	const name = "INITIALIZE"
 	for attempt := 0; ; attempt++ {
 		// transmit, not send: nothing may repeat this command by itself.
 		r, err := c.transmit(ctx, name, apdu.Command{CLA: 0x80, INS: 0x50, Data: data})
 		if err != nil {
-			return err
+			if errors.Is(err, apdu.ErrReset) {
+				return err
+			}
+			return c.lookAfter(ctx, i, before, err)
 		}
 		if r.SW == apdu.OK {
 			return nil
@@ -188,15 +210,86 @@ func (c *Card) initialise(ctx context.Context, data []byte, before PINStatus) er
 		if _, ok := r.SW.TriesLeft(); ok || after.Tries >= 0 && after.Tries < before.Tries {
 			return &PINError{Name: "SO-PIN", Tries: after.Tries}
 		}
-		if r.SW != apdu.NoMemory || attempt > 0 {
+		if r.SW != apdu.NoMemory || attempt == gcTries {
 			return &apdu.StatusError{Command: name, SW: r.SW}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(gcPause):
+		if err := c.pause(ctx, gcPause); err != nil {
+			return err
 		}
 	}
+}
+
+// lookAfter waits for a token whose answer to INITIALIZE never came, and finds
+// out by looking whether it was carried out.
+func (c *Card) lookAfter(ctx context.Context, i Initialisation, before PINStatus, lost error) error {
+	c.forgetPIN() // the old one must not be sent to a token that may have a new one
+	open := func(err error) error { return fmt.Errorf("%w: %w", ErrMaybeInitialised, err) }
+	if err := c.await(ctx, lost); err != nil {
+		return open(err)
+	}
+	after, err := c.SOPIN(ctx)
+	if err != nil {
+		return open(err)
+	}
+	if after.Tries >= 0 && after.Tries < before.Tries {
+		return &PINError{Name: "SO-PIN", Tries: after.Tries}
+	}
+	fresh, err := c.isFresh(ctx, i)
+	if err != nil {
+		return open(err)
+	}
+	if !fresh {
+		return fmt.Errorf("%w: no answer came (%v), and the token is as it was; the SO-PIN has all the tries it had", ErrNotCarriedOut, lost)
+	}
+	return nil
+}
+
+// await gives the token time until it answers again.
+func (c *Card) await(ctx context.Context, lost error) error {
+	for range settleTries {
+		if err := c.pause(ctx, settlePause); err != nil {
+			return err
+		}
+		_ = c.t.End() // the transaction may be gone with the connection
+		err := c.t.Begin(ctx)
+		c.lost()
+		if err == nil || errors.Is(err, apdu.ErrReset) {
+			err = c.ready(ctx)
+		}
+		if err == nil || errors.Is(err, ErrOtherToken) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("no sign of the token for %s (%w)", settleTries*settlePause, lost)
+}
+
+// isFresh tells whether a token looks as an initialisation leaves it: a PIN
+// with all its tries, no file, and shares still to come. The PIN itself is
+// found out by the login that follows.
+func (c *Card) isFresh(ctx context.Context, i Initialisation) (bool, error) {
+	pin, err := c.PIN(ctx)
+	if err != nil || pin.Missing || pin.Transport != (i.Options&OptionTransportPIN != 0) || pin.Tries >= 0 && pin.Tries != i.PINTries {
+		return false, err
+	}
+	fids, err := c.Enumerate(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, f := range fids {
+		switch f {
+		case FIDDeviceCertificate, KeyFile(0), DescriptionFile(0), CertificateFile(0): // the token's own
+		default:
+			return false, nil
+		}
+	}
+	if i.Shares == 0 || i.NoDKEK {
+		return true, nil
+	}
+	d, err := c.Domain(ctx, 0)
+	if err != nil && !isAnswer(err) {
+		return false, err
+	}
+	return err == nil && d.Shares == i.Shares && d.Outstanding == i.Shares, nil
 }
 
 // Memory asks for the free memory in bytes. Tokens before 2.4 do not tell, and

@@ -244,13 +244,15 @@ func TestInitialiseIsNotRepeated(t *testing.T) {
 		want  error
 	}{
 		{"garbage once", softtoken.Before, 1, apdu.NoMemory, nil, 2, nil},
-		{"garbage twice", softtoken.Before, 2, apdu.NoMemory, nil, 2, apdu.ErrNoMemory},
+		{"garbage three times", softtoken.Before, 3, apdu.NoMemory, nil, 4, nil},
+		{"garbage for ever", softtoken.Before, 99, apdu.NoMemory, nil, 4, apdu.ErrNoMemory},
 		{"internal error", softtoken.Before, 1, apdu.Internal, nil, 1, apdu.ErrInternal},
 		{"conditions", softtoken.Before, 1, apdu.Conditions, nil, 1, apdu.ErrConditions},
 		{"reset", softtoken.Before, 1, 0, apdu.ErrReset, 1, apdu.ErrReset},
-		{"pulled before", softtoken.Before, 1, 0, apdu.ErrGone, 1, apdu.ErrGone},
-		{"pulled after", softtoken.After, 1, 0, apdu.ErrGone, 1, apdu.ErrGone},
-		{"no answer", softtoken.After, 1, 0, errNoAnswer, 1, errNoAnswer},
+		{"lost before", softtoken.Before, 1, 0, apdu.ErrGone, 1, ErrNotCarriedOut},
+		{"lost after", softtoken.After, 1, 0, apdu.ErrGone, 1, nil},
+		{"no answer, not done", softtoken.Before, 1, 0, errNoAnswer, 1, ErrNotCarriedOut},
+		{"no answer, done", softtoken.After, 1, 0, errNoAnswer, 1, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			token, card := newToken(t, softtoken.Options{})

@@ -528,8 +528,8 @@ func TestUnwrapWays(t *testing.T) {
 		{"1232 is the limit", "03 05", 0, 1226, byFile(1226, "6700"), apdu.ErrWrongLength},
 		{"1232 fits", "03 05", 0, 1225, append(byFile(1225, "6700"), direct(1225, "9000")), nil},
 		{"firmware 3.1", "03 01", 0, 1099, byFile(1099, "6F00"), apdu.ErrInternal},
-		{"full twice", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "6A84")}, apdu.ErrNoMemory},
-		{"garbage first", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "9000")}, nil},
+		{"full", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "6A84"), direct(363, "6A84"), direct(363, "6A84")}, apdu.ErrNoMemory},
+		{"garbage first", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "6A84"), direct(363, "9000")}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, card := scripted(t, c.version)

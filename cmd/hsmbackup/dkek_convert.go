@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/terminal"
+)
+
+func newDKEKConvertCommand(a *app) *cobra.Command {
+	var o dkekCreate
+	cmd := &cobra.Command{
+		Use:   "convert FILE[,password=SOURCE]... --out NEW.pbe",
+		Short: "write a share under a new password, also one that only sheets open",
+		Long: `Opens a share, by its password or by the sheets that follow it, writes it under a
+new password to a new file (mode 0600, the format of sc-hsm-tool), reads the file
+back, opens it again and compares the KCV.
+
+It opens what sc-hsm-tool cannot: threshold sheets whose password begins with a
+zero byte, and share IDs from 10 on. --password is the new one; without it seven
+random words are made and shown once on the terminal. The password of the old
+file is given with it, or asked for. The share stays the same, and the old file
+with its password or sheets still opens it: destroy them if they are not to.`,
+		Example: `  hsmbackup dkek convert threshold.pbe alice.txt bob.txt --out share1.pbe
+  hsmbackup dkek convert old.pbe,password=prompt --out share1.pbe --password file:PW`,
+		Args: arguments(1, -1, "a share FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.dkekConvert(cmd.Context(), args, o) },
+	}
+	cmd.Flags().StringVar(&o.out, "out", "", "the new `FILE`; one that exists is never overwritten")
+	cmd.Flags().BoolVar(&o.weak, "weak-password", false, "take a new password although it is weak")
+	uses(cmd)
+	return cmd
+}
+
+func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) error {
+	if o.out == "" {
+		return usagef("", "--out FILE is missing: it names the file to write the share to")
+	}
+	if _, err := os.Lstat(o.out); err == nil {
+		return failf("exists", "", "%s exists already, and nothing is ever overwritten", o.out)
+	}
+	var args []shareArg
+	for _, text := range names {
+		s, err := a.parseShare(text)
+		if err != nil {
+			return err
+		}
+		if !s.ownPassword { // --password is for the new file
+			s.password = source{flag: text + ",password=", kind: "prompt"}
+		}
+		a.dropEnvironment(s.password)
+		args = append(args, s)
+	}
+	args, err := withSheets(args)
+	if err != nil {
+		return err
+	}
+	for _, s := range args {
+		if s.err != nil {
+			return s.err
+		}
+		if !dkek.IsPBE(s.content) {
+			return failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", s.file)
+		}
+	}
+	if len(args) > 1 {
+		return usagef("convert them one by one", "%d shares are given: each gets a file of its own", len(args))
+	}
+	shares, errs, err := a.openPBEs(ctx, args)
+	if err == nil {
+		err = errs[0]
+	}
+	if err != nil {
+		return err
+	}
+	defer wipeShares(shares)
+	password, err := a.newPassword(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer password.Wipe()
+	kcv, err := a.writeShare(ctx, o.out, shares[0], password)
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		return a.document(struct {
+			File string `json:"file"`
+			From string `json:"from"`
+			Kind string `json:"kind"`
+			KCV  string `json:"kcv"`
+		}{o.out, args[0].file, args[0].kind(), kcv.String()})
+	}
+	a.printf("%s: the share of %s written, read back and opened", terminal.Printable(o.out), terminal.Printable(args[0].file))
+	a.printf("KCV %s, if this is the only share", kcv)
+	old := "its password"
+	if len(args[0].sheets) > 0 {
+		old = "its sheets"
+	}
+	a.next("%s with %s still opens the same share: keep both or destroy both", args[0].file, old)
+	return nil
+}
