@@ -205,6 +205,7 @@ func TestGarbageFirst(t *testing.T) {
 // Any one command is answered 6F00, in a backup and in a restore. Nothing is
 // called done that is not, and the next run finishes.
 func TestInternalErrorAtEveryCommand(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	share := newShare(t, 1)
 	hit := func(token *softtoken.Token, n int) *bool {
@@ -321,6 +322,7 @@ func (s *swap) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 // A token is changed for another with the same label and PIN between any two
 // commands of a backup or a restore. The other is noticed and left alone.
 func TestSwappedToken(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	share := newShare(t, 1)
 	contents := func(token *softtoken.Token) string {

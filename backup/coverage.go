@@ -86,7 +86,7 @@ func readHistory(cat *store.Catalog) (*history, error) {
 		return h, nil
 	}
 	var err error
-	if h.snapshots, err = cat.Snapshots(); err != nil {
+	if h.snapshots, err = Snapshots(cat); err != nil {
 		return nil, err
 	}
 	proofs, err := cat.Proofs()
@@ -120,6 +120,7 @@ func readHistory(cat *store.Catalog) (*history, error) {
 // was stored under its reference of this token. What this token's own snapshots
 // hold goes before what others do, and within a snapshot a key that is the same
 // in all respects before another copy of it.
+// Keys that are damaged in the catalog are not found.
 func (h *history) find(serial string, k Key) (same, there *store.Key) {
 	var elsewhere *store.Key
 	for i := len(h.snapshots) - 1; i >= 0; i-- {
@@ -129,6 +130,9 @@ func (h *history) find(serial string, k Key) (same, there *store.Key) {
 		for j := range s.Keys {
 			stored := &s.Keys[j]
 			here := own && stored.Reference == int(k.Reference)
+			if stored.Damage != "" {
+				continue
+			}
 			if here && there == nil {
 				there = stored
 			}
@@ -150,14 +154,19 @@ func (h *history) find(serial string, k Key) (same, there *store.Key) {
 		case best == nil:
 		case own && same == nil:
 			same = best
-		case !own && elsewhere == nil:
-			elsewhere = best
+		case !own && (elsewhere == nil || !h.proven(elsewhere) && h.proven(best)):
+			elsewhere = best // the newest, but a file that was adopted since hides no proof
 		}
 	}
 	if same == nil {
 		same = elsewhere
 	}
 	return same, there
+}
+
+func (h *history) proven(k *store.Key) bool {
+	_, ok := h.proofs[store.HashOf(k.Blob)]
+	return ok
 }
 
 // isSame tells whether a stored key is the one on the token. Without a public
@@ -182,6 +191,8 @@ func (h *history) cover(serial string, k Key) (Coverage, string) {
 	switch {
 	case same == nil && there != nil:
 		return Stale, "another key was backed up from this reference"
+	case same == nil && h.damaged(serial, k):
+		return Missing, "its copy in the catalog is damaged; the next backup exports it anew"
 	case same == nil:
 		return Missing, "in no snapshot"
 	case same.Reason != "":
@@ -217,13 +228,52 @@ func (h *history) coverStored(stored *store.Key) (Coverage, string) {
 	return Covered, ""
 }
 
-func (h *history) notExportable(serial string, k Key, reason string) (Coverage, string) {
-	for _, a := range h.accepted {
-		if a.Serial == serial && a.Reference == int(k.Reference) && a.PublicKey == publicHash(k.Public) {
-			return Accepted, a.Reason
+// damaged tells whether a copy of the key is in the catalog but damaged.
+func (h *history) damaged(serial string, k Key) bool {
+	for _, s := range h.snapshots {
+		for i := range s.Keys {
+			stored := &s.Keys[i]
+			if stored.Damage != "" && isSame(k, stored, s.Token.Serial == serial && stored.Reference == int(k.Reference)) {
+				return true
+			}
 		}
 	}
+	return false
+}
+
+func (h *history) notExportable(serial string, k Key, reason string) (Coverage, string) {
+	if a, ok := h.acceptance(serial, int(k.Reference), publicHash(k.Public)); ok {
+		return Accepted, a.Reason
+	}
 	return NotExportable, reason
+}
+
+// acceptance finds what was said of a key that cannot be exported.
+func (h *history) acceptance(serial string, reference int, public store.Hash) (store.Accepted, bool) {
+	for _, a := range h.accepted {
+		if a.Serial == serial && a.Reference == reference && a.PublicKey == public {
+			return a, true
+		}
+	}
+	return store.Accepted{}, false
+}
+
+// markAccepted lets stored keys that were accepted count as done.
+func (h *history) markAccepted(s *store.Snapshot, sp *SnapshotProof) {
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		if k.Reason == "" || k.Damage != "" {
+			continue
+		}
+		public := store.Hash{}
+		if len(k.PublicKey) > 0 {
+			public = store.HashOf(k.PublicKey)
+		}
+		if a, ok := h.acceptance(s.Token.Serial, k.Reference, public); ok && i < len(sp.Keys) {
+			sp.Keys[i].Accepted, sp.Keys[i].OK = true, false
+			sp.Keys[i].Reason = "accepted: " + a.Reason
+		}
+	}
 }
 
 // publicHash is the SHA-256 of the SPKI, zero for a key that is not known.

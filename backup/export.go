@@ -209,9 +209,9 @@ func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 		Reference: k.Reference, ID: hex.EncodeToString(k.ID), Label: k.Label, Type: k.Type,
 		Usage: k.Usage, UsageNames: pkcs15.Usage(k.Usage).String(), Algorithms: hex.EncodeToString(k.Algorithms),
 		Counter: k.Counter, Domain: k.Domain, KCV: k.KCV, PublicFrom: k.PublicFrom,
-		CheckValue: hex.EncodeToString(k.CheckValue), Reason: k.Reason,
+		CheckValue: hex.EncodeToString(k.CheckValue), Reason: leftReason(k),
 	}
-	g := guideKey{Reference: k.Reference, ID: k.ID, Label: k.Label, Type: orUnknown(k.Type), Algorithms: k.Algorithms, Usage: pkcs15.Usage(k.Usage), KCV: k.KCV, Reason: k.Reason}
+	g := guideKey{Reference: k.Reference, ID: k.ID, Label: k.Label, Type: orUnknown(k.Type), Algorithms: k.Algorithms, Usage: pkcs15.Usage(k.Usage), KCV: k.KCV, Reason: leftReason(k)}
 	if k.PublicKey != nil {
 		name := stem + ".pub.pem"
 		text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.PublicKey})
@@ -228,7 +228,7 @@ func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 		}
 	}
 	in := b.addBlob(k, stem, &m, &g)
-	m.Description = b.part(in.Description, k.Description, m.Blob, stem+".description.bin")
+	m.Description = b.part(in.Description, k.Description, m.Blob, stem+".description")
 	if k.Certificate != nil {
 		b.addCertificate(k, in, stem, &m)
 	}
@@ -254,7 +254,7 @@ func (b *bundle) addBlob(k *store.Key, stem string, m *exportKey, g *guideKey) *
 	}
 	blob, err := dkek.ParseBlob(k.Blob)
 	if err != nil {
-		m.Blob = b.body(stem+".blob.bin", k.Blob)
+		m.Blob = b.body(stem+".blob", k.Blob)
 		g.Reason = fmt.Sprintf("its key blob is damaged: %v", err)
 		return &dkek.Container{}
 	}
@@ -310,19 +310,19 @@ func (b *bundle) addCertificate(k *store.Key, in *dkek.Container, stem string, m
 		b.add(stem+".crt.der", der)
 		b.add(stem+".crt.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		if len(der) < len(k.Certificate) { // an old tail
-			m.Certificate = b.body(stem+".certificate.bin", k.Certificate)
+			m.Certificate = b.body(stem+".certificate", k.Certificate)
 		} else {
 			m.Certificate = &exportBody{SHA256: store.HashOf(der), Size: len(der), File: stem + ".crt.der", Form: formRaw}
 		}
 	case isCVRequest(der):
 		m.CertificateKind = "request"
-		m.Certificate = b.body(stem+".request.bin", k.Certificate)
+		m.Certificate = b.body(stem+".request", k.Certificate)
 	case isCVC(der):
 		m.CertificateKind = "cvc"
-		m.Certificate = b.body(stem+".cvc.bin", k.Certificate)
+		m.Certificate = b.body(stem+".cvc", k.Certificate)
 	default:
 		m.CertificateKind = "unknown"
-		m.Certificate = b.part(in.Certificate, k.Certificate, m.Blob, stem+".certificate.bin")
+		m.Certificate = b.part(in.Certificate, k.Certificate, m.Blob, stem+".certificate")
 	}
 }
 
@@ -619,4 +619,12 @@ func orUnknown(s string) string {
 		return "unknown type"
 	}
 	return s
+}
+
+// leftReason says why there is no key blob.
+func leftReason(k *store.Key) string {
+	if k.Reason == "" && k.Damage != "" {
+		return "damaged in the catalog: " + k.Damage
+	}
+	return k.Reason
 }

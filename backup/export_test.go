@@ -232,18 +232,18 @@ func TestExportNames(t *testing.T) {
 		"RESTORE.md", "SHA256SUMS",
 		"cert-CA00-Test-CA-s-Schl-ssel-f-r-M-nchen.der", "cert-CA01-of-key-1.der",
 		"file-C800.bin", "file-C801.bin", "file-C903.bin", "file-CA00.bin", "file-CA01.bin", "file-CB00.bin", "file-CD05.age", "file-CF03.bin", "file-CF04.bin",
-		"key-001-SSH-CA.bin", "key-001-SSH-CA.pub.pem", "key-001-SSH-CA.request.bin", "key-001-SSH-CA.ssh.pub",
-		"key-002-Schl-ssel-f-r-M-nchen.bin", "key-002-Schl-ssel-f-r-M-nchen.pub.pem", "key-002-Schl-ssel-f-r-M-nchen.request.bin", "key-002-Schl-ssel-f-r-M-nchen.ssh.pub",
-		"key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.bin", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.pub.pem", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.request.bin", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.ssh.pub",
-		"key-004.bin", "key-004.pub.pem", "key-004.request.bin", "key-004.ssh.pub",
-		long + ".bin", long + ".pub.pem", long + ".request.bin",
+		"key-001-SSH-CA.bin", "key-001-SSH-CA.pub.pem", "key-001-SSH-CA.request", "key-001-SSH-CA.ssh.pub",
+		"key-002-Schl-ssel-f-r-M-nchen.bin", "key-002-Schl-ssel-f-r-M-nchen.pub.pem", "key-002-Schl-ssel-f-r-M-nchen.request", "key-002-Schl-ssel-f-r-M-nchen.ssh.pub",
+		"key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.bin", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.pub.pem", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.request", "key-003-a-b-c-touch-PWNED-touch-PWNED-touch-PWNE.ssh.pub",
+		"key-004.bin", "key-004.pub.pem", "key-004.request", "key-004.ssh.pub",
+		long + ".bin", long + ".pub.pem", long + ".request",
 		"key-006-AES.bin",
 		"key-007-same.bin", "key-007-same.crt.der", "key-007-same.crt.pem", "key-007-same.pub.pem", "key-007-same.ssh.pub",
-		"key-008-same.bin", "key-008-same.pub.pem", "key-008-same.request.bin", "key-008-same.ssh.pub",
-		"key-009.bin", "key-009.pub.pem", "key-009.request.bin", "key-009.ssh.pub",
-		"key-010-tail.bin", "key-010-tail.description.bin", "key-010-tail.pub.pem", "key-010-tail.request.bin",
-		"key-020-elsewhere.bin", "key-020-elsewhere.pub.pem", "key-020-elsewhere.request.bin", "key-020-elsewhere.ssh.pub",
-		"key-021-stays.description.bin",
+		"key-008-same.bin", "key-008-same.pub.pem", "key-008-same.request", "key-008-same.ssh.pub",
+		"key-009.bin", "key-009.pub.pem", "key-009.request", "key-009.ssh.pub",
+		"key-010-tail.bin", "key-010-tail.description", "key-010-tail.pub.pem", "key-010-tail.request",
+		"key-020-elsewhere.bin", "key-020-elsewhere.pub.pem", "key-020-elsewhere.request", "key-020-elsewhere.ssh.pub",
+		"key-021-stays.description",
 		"manifest.json", "token/2F02.bin", "token/2F03.bin",
 	}
 	slices.Sort(want)
@@ -289,13 +289,13 @@ func TestExportContents(t *testing.T) {
 		}
 	}
 	for name, want := range map[string][]byte{
-		"key-001-SSH-CA.request.bin":   s.Keys[0].Certificate,
-		"key-007-same.crt.der":         s.Keys[6].Certificate,
-		"key-009.request.bin":          s.Keys[8].Certificate,
-		"key-010-tail.description.bin": s.Keys[9].Description,
-		"file-CA00.bin":                s.Files[0].Content,
-		"file-CD05.age":                s.Files[8].Content,
-		"token/2F03.bin":               s.Token.TokenInfo,
+		"key-001-SSH-CA.request":   s.Keys[0].Certificate,
+		"key-007-same.crt.der":     s.Keys[6].Certificate,
+		"key-009.request":          s.Keys[8].Certificate,
+		"key-010-tail.description": s.Keys[9].Description,
+		"file-CA00.bin":            s.Files[0].Content,
+		"file-CD05.age":            s.Files[8].Content,
+		"token/2F03.bin":           s.Token.TokenInfo,
 	} {
 		if !bytes.Equal(readExport(t, dir, name), want) {
 			t.Errorf("%s holds something else", name)

@@ -57,6 +57,7 @@ func undescribed(t testing.TB, card *schsm.Card) int {
 // command and its answer. The next run must finish, and leave no copy behind;
 // so it must when the journal is lost too.
 func TestBackupPulledAtEveryCommand(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	points, left := 0, 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
@@ -121,6 +122,7 @@ func kcvOf(t testing.TB, card *schsm.Card) string {
 
 // The same for a restore, with the journal and without.
 func TestRestorePulledAtEveryCommand(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	cat := newCatalog(t)
 	_, card := newToken(t, "3.5", "SOFT0200001")
@@ -184,6 +186,7 @@ func TestRestorePulledAtEveryCommand(t *testing.T) {
 // Another program resets the token at each command; the backup goes on by
 // itself and spends no try of the PIN.
 func TestBackupResetAtEveryCommand(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	for n := 1; ; n++ {
 		cat := newCatalog(t)

@@ -103,8 +103,11 @@ func TestNotExportable(t *testing.T) {
 	if c := coverageOf(t, card, cat)[0]; c.Coverage != Accepted || c.Reason != "a test key" {
 		t.Errorf("%+v", c)
 	}
-	if err := GuardWipe(inv, cat); err != nil {
-		t.Errorf("accepted, and still: %v", err)
+	if err := GuardWipe(inv, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "lost for good") {
+		t.Errorf("accepted is not restorable: %v", err)
+	}
+	if v, err := Check(cat, nil, 0); err != nil || !v.OK() || !v.Snapshots[0].Keys[0].Accepted {
+		t.Errorf("accepted counts as done: %+v, %v", v, err)
 	}
 	if _, err := Accept(inv, cat, "nonsense", "x"); err == nil {
 		t.Error("accepts a key that is not there")

@@ -278,6 +278,7 @@ const (
 	reasonIncomplete = "DKEK incomplete: shares are missing"
 	reasonList       = "its list of allowed algorithms lacks export (92)"
 	reasonNoDomain   = "key domain without DKEK"
+	reasonZero       = "recovery key of zeros: shares cancelled each other, and whatever is wrapped under it is open to everyone; initialise the token anew"
 	reasonXKEK       = "XKEK: the key domain's key is agreed between tokens and has no shares"
 )
 
@@ -294,6 +295,8 @@ func (k *Key) exportable(domains []schsm.Domain) {
 			k.NotExportable = reasonXKEK
 		case !d.Ready():
 			k.NotExportable = reasonIncomplete
+		case dkek.KCV(d.KCV).IsZeroKey():
+			k.NotExportable = reasonZero
 		case !k.Info.Allows(schsm.WrapKey):
 			k.NotExportable = reasonList
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -162,9 +163,17 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 		item.Reference = to
 	}
 	decide := func(a Action, format string, args ...any) Item {
-		item.Action, item.Reason = a, fmt.Sprintf(format, args...)
+		item.Action = a
+		if reason := fmt.Sprintf(format, args...); reason != "" {
+			item.Reason = strings.TrimPrefix(item.Reason+"; ", "; ") + reason
+		}
 		return item
 	}
+	note, usable := mend(&k)
+	if !usable {
+		return decide(NotInBackup, "%s", note)
+	}
+	item.Key, item.Reason = k, note
 	if len(k.Blob) == 0 {
 		return decide(NotInBackup, "%s", orNone(k.Reason))
 	}
@@ -322,6 +331,11 @@ func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
 			continue
 		}
 		item := FileItem{FID: schsm.FID(n), Content: f.Content, Sealed: f.Sealed, Action: New}
+		if f.Damage != "" {
+			item.Action, item.Reason = NotInBackup, "damaged in the catalog: "+f.Damage
+			list = append(list, item)
+			continue
+		}
 		switch {
 		case f.Sealed && !canOpen:
 			item.Action, item.Reason = NeedsShare, "it is sealed under the recovery key: give the shares with --share"

@@ -91,3 +91,43 @@ func openSealed(s *store.Snapshot, key *dkek.Key) []store.Finding {
 	}
 	return findings
 }
+
+// HasSealed tells whether a snapshot has data that only the DKEK opens.
+func HasSealed(s *store.Snapshot) bool {
+	for _, f := range s.Files {
+		if f.Sealed && f.Damage == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// DataOpener opens sealed data with the DKEKs that shares give, for
+// RestoreOptions.OpenData; done wipes them. The shares stay the caller's.
+func DataOpener(domains []store.Domain, shares []*dkek.Share) (open func(sealed []byte) ([]byte, error), done func()) {
+	var keys []*dkek.Key
+	sets, _ := AssignShares(domains, shares)
+	for _, set := range sets {
+		if len(set.Load) == 0 {
+			continue
+		}
+		if key, err := dkek.Combine(set.Load...); err == nil {
+			keys = append(keys, key)
+		}
+	}
+	open = func(sealed []byte) ([]byte, error) {
+		err := fmt.Errorf("%w: these shares do not give it", dkek.ErrOtherKey)
+		for _, key := range keys {
+			var content []byte
+			if content, err = key.OpenData(sealed); err == nil {
+				return content, nil
+			}
+		}
+		return nil, err
+	}
+	return open, func() {
+		for _, key := range keys {
+			key.Wipe()
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
@@ -16,12 +17,18 @@ import (
 // to a reference that nothing else has, original and copy are given the same
 // input, and the copy is deleted. The private key never leaves the token.
 type roundTrip struct {
-	card    *schsm.Card
-	serial  string
+	card   *schsm.Card
+	serial string
+	// journal is nil where the catalog cannot be written: a copy that is left
+	// behind is then known by being one.
 	journal *store.Journal
 	// spendUse is asked before an original with a use counter is used once.
 	spendUse func(Key) bool
 }
+
+// endTime is how long the deletion of a copy may take after a person ended the
+// run.
+const endTime = 10 * time.Second
 
 // copyNote is what the journal says of a copy before it is made.
 type copyNote struct {
@@ -52,8 +59,10 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason
 	if free == 0 {
 		return "no free reference on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
 	}
-	if err := r.journal.Put(r.note(), copyNote{free, k.Reference, store.HashOf(blob)}); err != nil {
-		return "", err
+	if r.journal != nil {
+		if err := r.journal.Put(r.note(), copyNote{free, k.Reference, store.HashOf(blob)}); err != nil {
+			return "", err
+		}
 	}
 	err = r.card.Unwrap(ctx, free, blob)
 	if err == nil {
@@ -62,16 +71,26 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason
 		} else {
 			err = proveSame(ctx, r.card, k.Reference, free, k.subject())
 		}
-		// Whatever the answer, the copy goes. Without a connection it stays in
-		// the journal, and the next run deletes it.
-		if gone := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(free)); gone != nil {
+	}
+	// Whatever came of it, the copy goes, also when a person ended the run.
+	// Without a connection it stays in the journal, and the next run deletes
+	// it.
+	if err == nil || !isTransport(err) || ctx.Err() != nil {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		defer cancel()
+		if gone := r.card.DeleteFileIfThere(end, schsm.KeyFile(free)); gone != nil {
 			return "", changed(errors.Join(err, gone))
 		}
-	} else if isTransport(err) {
+	} else {
 		return "", changed(err)
 	}
-	if forget := r.journal.Delete(r.note()); forget != nil {
-		return "", changed(forget)
+	if r.journal != nil {
+		if forget := r.journal.Delete(r.note()); forget != nil {
+			return "", changed(forget)
+		}
+	}
+	if ctx.Err() != nil {
+		return "", ctx.Err()
 	}
 	switch {
 	case err == nil:
@@ -91,9 +110,11 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason
 // certificate that answers like its original.
 func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []string, err error) {
 	var n copyNote
-	found, err := r.journal.Get(r.note(), &n)
-	if err != nil {
-		return nil, err
+	found := false
+	if r.journal != nil {
+		if found, err = r.journal.Get(r.note(), &n); err != nil {
+			return nil, err
+		}
 	}
 	for _, k := range inv.Keys {
 		if k.Description != nil || k.Certificate != nil || k.Info.Counter != nil {

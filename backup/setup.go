@@ -70,7 +70,7 @@ func knownFromHardware(cat *store.Catalog, kcv string) (bool, error) {
 	if cat == nil || kcv == "" {
 		return false, nil
 	}
-	snapshots, err := cat.Snapshots()
+	snapshots, err := Snapshots(cat)
 	if err != nil {
 		return false, err
 	}
@@ -101,13 +101,16 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 		return err
 	}
 	for _, k := range keys {
-		if !k.Coverage.Done() {
+		switch {
+		case k.Coverage == Accepted:
+			lost = append(lost, fmt.Sprintf("%s: accepted as not exportable, it would be lost for good; delete it yourself (pkcs11-tool --delete-object) if it may go", k.Key.Name()))
+		case k.Coverage != Covered:
 			lost = append(lost, fmt.Sprintf("%s: %s", k.Key.Name(), k.Coverage))
 		}
 	}
 	var newest *store.Snapshot
 	if cat != nil {
-		newest, err = cat.Snapshot(inv.Serial)
+		newest, err = FindSnapshot(cat, inv.Serial)
 		if err != nil && !errors.Is(err, store.ErrNoSnapshot) {
 			return err
 		}

@@ -28,6 +28,9 @@ type KeyProof struct {
 	// shown, such as a blob under another DKEK.
 	Reason string
 	Damage bool
+	// Accepted: it cannot be exported, and is meant to be so; it counts as
+	// done.
+	Accepted bool
 }
 
 // SnapshotProof is what was found of one snapshot.
@@ -75,14 +78,15 @@ func (v *Verification) Damaged() bool {
 	return false
 }
 
-// OK tells whether every key passed and nothing is damaged.
+// OK tells whether there was something to prove, every key passed and nothing
+// is damaged.
 func (v *Verification) OK() bool {
-	if len(v.Findings) > 0 {
+	if len(v.Findings) > 0 || v.Empty() {
 		return false
 	}
 	for _, s := range v.Snapshots {
 		for _, k := range s.Keys {
-			if !k.OK {
+			if !k.OK && !k.Accepted {
 				return false
 			}
 		}
@@ -90,26 +94,14 @@ func (v *Verification) OK() bool {
 	return true
 }
 
-// Latest gives the newest snapshot of each token, oldest first. With
-// store.ErrDamaged come those that are whole.
-func Latest(cat *store.Catalog) ([]*store.Snapshot, error) {
-	all, err := cat.Snapshots()
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
-		return nil, err
-	}
-	newest := map[string]*store.Snapshot{}
-	for _, s := range all {
-		if !s.Adopted {
-			newest[s.Token.Serial] = s
+// Empty tells whether there was no key to prove at all.
+func (v *Verification) Empty() bool {
+	for _, s := range v.Snapshots {
+		if len(s.Keys) > 0 {
+			return false
 		}
 	}
-	var list []*store.Snapshot
-	for _, s := range all {
-		if s.Adopted || newest[s.Token.Serial] == s {
-			list = append(list, s)
-		}
-	}
-	return list, err
+	return true
 }
 
 // record appends to the log what a verification found; where the catalog
@@ -124,6 +116,9 @@ func (v *Verification) record(write func() error) {
 // record does, and public key, certificate and description fit together and
 // are what the record says.
 func intact(k *store.Key) error {
+	if k.Damage != "" {
+		return errors.New(k.Damage)
+	}
 	var public *pubkey.Key
 	if len(k.PublicKey) > 0 {
 		var err error
@@ -195,11 +190,15 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	snapshots, err := cat.Snapshots()
+	// Damage is in the findings; what can be read goes on.
+	h, err := readHistory(cat)
 	if err != nil && !errors.Is(err, store.ErrDamaged) {
-		return nil, err // damage is in the findings; the snapshots that are whole go on
+		return nil, err
 	}
-	for _, s := range snapshots {
+	if h == nil {
+		h = &history{}
+	}
+	for _, s := range h.snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		for i := range s.Keys {
 			p := proofOf(&s.Keys[i], store.ProofIntact)
@@ -210,6 +209,7 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 			}
 			sp.Keys = append(sp.Keys, p)
 		}
+		h.markAccepted(s, &sp)
 		v.Snapshots = append(v.Snapshots, sp)
 	}
 	if headBits > 0 {
@@ -264,7 +264,12 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 	if err := v.checkAnchor(cat, kcv, anchorKey); err != nil {
 		return nil, err
 	}
+	h, err := readHistory(cat)
+	if err != nil {
+		return nil, err
+	}
 	var proofs []store.Proof
+	ours := false // something is under this very DKEK
 	for _, s := range snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		for i := range s.Keys {
@@ -275,10 +280,13 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 			o.progress("opening "+keyName(k.Label, k.Reference), i, len(s.Keys))
 			p := openStored(k, key)
 			sp.Keys = append(sp.Keys, p)
-			if len(k.Blob) > 0 {
+			ours = ours || k.KCV == kcv
+			// What is under another DKEK was not tried: that says nothing of it.
+			if len(k.Blob) > 0 && (p.OK || p.Damage) {
 				proofs = append(proofs, store.Proof{Snapshot: s.ID, Reference: k.Reference, Blob: store.HashOf(k.Blob), Kind: store.ProofOpened, OK: p.OK, Reason: p.Reason, Matched: p.Matched})
 			}
 		}
+		h.markAccepted(s, &sp)
 		o.progress("opened", len(s.Keys), len(s.Keys))
 		v.Findings = append(v.Findings, openSealed(s, key)...)
 		v.Snapshots = append(v.Snapshots, sp)
@@ -290,7 +298,7 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		if err := cat.RecordProofs(proofs); err != nil {
 			return err
 		}
-		if v.Damaged() {
+		if v.Damaged() || !ours {
 			return nil // an anchor upon damage would hide it
 		}
 		return RecordShares(cat, key, true, "verify")
@@ -390,14 +398,23 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	if len(v.Findings) > 0 {
-		return v, nil // the journal that a round trip needs is in the same file
+	trip := &roundTrip{card: card, serial: card.Serial(), spendUse: o.SpendUse}
+	switch {
+	case len(v.Findings) > 0:
+		v.NotRecorded = "the catalog is damaged"
+	case !cat.Writable():
+		v.NotRecorded = "the catalog cannot be written"
+	default:
+		trip.journal = cat.Journal()
+	}
+	h, err := readHistory(cat)
+	if err != nil {
+		return nil, err
 	}
 	inv, err := Take(ctx, card)
 	if err != nil {
 		return nil, err
 	}
-	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
 	cleaned, err := trip.cleanUp(ctx, inv)
 	if err != nil {
 		return nil, err
@@ -414,6 +431,9 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 			p := proofOf(k, store.ProofRoundTrip)
 			if len(k.Blob) == 0 {
 				p.Reason = "not exported: " + k.Reason
+				if k.Damage != "" {
+					p.Reason, p.Damage = k.Damage, true
+				}
 				sp.Keys = append(sp.Keys, p)
 				continue
 			}
@@ -422,12 +442,13 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 			if err != nil {
 				return nil, err
 			}
-			if err := cat.RecordProofs([]store.Proof{result}); err != nil {
-				return nil, changed(err)
+			if v.NotRecorded == "" {
+				v.record(func() error { return cat.RecordProofs([]store.Proof{result}) })
 			}
 			p.OK, p.Reason = result.OK, result.Reason
 			sp.Keys = append(sp.Keys, p)
 		}
+		h.markAccepted(s, &sp)
 		o.progress("proven", len(s.Keys), len(s.Keys))
 		v.Snapshots = append(v.Snapshots, sp)
 	}

@@ -17,19 +17,29 @@ say() {
 	step=$((step + 1))
 	printf '\n%s. %s\n' "$step" "$1"
 }
-# run shows a command and what it prints; must_fail does so for one that has to
-# be refused.
-run() {
-	printf '   $ %s\n' "$*"
-	"$@" >out 2>&1 || { code=$?; sed 's/^/     /' out; echo "demo: exit code $code was not expected"; exit 1; }
+# expect shows a command, as it would be typed, and what it prints; it has to end
+# with that exit code. run expects 0, refused what a guard gives.
+expect() {
+	want=$1
+	shift
+	printf '   $'
+	for word; do
+		case $word in
+		*[!A-Za-z0-9_./:=,-]* | '') printf " '%s'" "$word" ;;
+		*) printf ' %s' "$word" ;;
+		esac
+	done
+	printf '\n'
+	code=0
+	"$@" >out 2>&1 || code=$?
 	sed 's/^/     /' out
+	if [ "$code" != "$want" ]; then
+		echo "demo: exit code $code, expected was $want"
+		exit 1
+	fi
 }
-must_fail() {
-	printf '   $ %s\n' "$*"
-	if "$@" >out 2>&1; then echo "demo: this should have been refused"; exit 1; fi
-	code=$?
-	sed 's/^/     /' out
-}
+run() { expect 0 "$@"; }
+refused() { expect 6 "$@"; }
 # Throw-away secrets, from files: a person would type them.
 digits() { od -An -N16 -tu1 /dev/urandom | tr -dc 0-9 | cut -c1-"$1"; }
 digits 8 >PIN
@@ -57,7 +67,7 @@ hsmbackup show latest --ssh >before
 run hsmbackup check
 
 say "A firmware update is due. The vendor refuses it while the token holds keys:"
-must_fail hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
+refused hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
 
 say "So the token is wiped. hsmbackup allows that only because everything on it is proven to come back."
 run hsmbackup init --token soft:stick.tok --share share1.pbe $SECRETS --confirm SOFT0200001
@@ -67,8 +77,7 @@ say "The update left a token without keys, without PIN, with a new serial number
 run hsmbackup status --token soft:stick.tok
 
 say "What a restore would do, and then the restore: initialise, load the share, every key under its reference, each one used."
-printf '   $ %s\n' "hsmbackup plan --from SOFT0200001 --token soft:stick.tok"
-hsmbackup plan --from SOFT0200001 --token soft:stick.tok 2>&1 | sed 's/^/     /' || true
+run hsmbackup plan --from SOFT0200001 --token soft:stick.tok
 run hsmbackup restore --from SOFT0200001 --token soft:stick.tok --init --share share1.pbe $SECRETS --confirm SOFT0400001
 
 say "A first backup of the token under its new serial number, proven like the others."

@@ -81,17 +81,18 @@ type reference struct {
 
 // slot is one body: where it stands in the snapshot and in the manifest.
 type slot struct {
-	where string
-	body  *[]byte
-	ref   **reference
+	where  string
+	body   *[]byte
+	ref    **reference
+	damage *string // of its key or file; nil for the token
 }
 
 // slots pairs the bodies of a snapshot with the references of its manifest;
 // both have the same numbers of keys and files.
 func slots(s *Snapshot, m *manifest) []slot {
 	list := []slot{
-		{"device certificate", &s.Token.Certificate, &m.Token.Certificate},
-		{"token information", &s.Token.TokenInfo, &m.Token.TokenInfo},
+		{"device certificate", &s.Token.Certificate, &m.Token.Certificate, nil},
+		{"token information", &s.Token.TokenInfo, &m.Token.TokenInfo, nil},
 	}
 	for i := range s.Keys {
 		k, w := &s.Keys[i], &m.Keys[i]
@@ -100,13 +101,13 @@ func slots(s *Snapshot, m *manifest) []slot {
 			name = fmt.Sprintf("key %q", k.Label)
 		}
 		list = append(list,
-			slot{name + ", public key", &k.PublicKey, &w.PublicKey},
-			slot{name + ", blob", &k.Blob, &w.Blob},
-			slot{name + ", description", &k.Description, &w.Description},
-			slot{name + ", certificate", &k.Certificate, &w.Certificate})
+			slot{name + ", public key", &k.PublicKey, &w.PublicKey, &k.Damage},
+			slot{name + ", blob", &k.Blob, &w.Blob, &k.Damage},
+			slot{name + ", description", &k.Description, &w.Description, &k.Damage},
+			slot{name + ", certificate", &k.Certificate, &w.Certificate, &k.Damage})
 	}
 	for i := range s.Files {
-		list = append(list, slot{"file " + s.Files[i].FID, &s.Files[i].Content, &m.Files[i].Content})
+		list = append(list, slot{"file " + s.Files[i].FID, &s.Files[i].Content, &m.Files[i].Content, &s.Files[i].Damage})
 	}
 	return list
 }

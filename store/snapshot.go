@@ -77,13 +77,17 @@ type Key struct {
 	Blob        []byte // what WRAP returned
 	Description []byte // content of EF C4xx
 	Certificate []byte // content of EF CExx
+	// Damage says what of the bodies did not check out when it was read; those
+	// are nil. Not stored.
+	Damage string
 }
 
 // File is any other elementary file.
 type File struct {
 	FID     string // 4 hex digits
 	Content []byte
-	Sealed  bool // Content is encrypted to the DKEK's age recipient
+	Sealed  bool   // Content is encrypted to the DKEK's age recipient
+	Damage  string // as of a Key
 }
 
 // Gap names something that a snapshot could not keep.

@@ -138,7 +138,8 @@ func (c *Catalog) readBack(h Hash, value []byte, records map[Hash][]byte) error 
 }
 
 // Snapshots gives all snapshots, oldest first. With ErrDamaged come those
-// that are whole.
+// whose manifest is whole; bodies of theirs that do not check out are nil, and
+// the Damage of key or file says so.
 func (c *Catalog) Snapshots() ([]*Snapshot, error) {
 	var list []*Snapshot
 	err := c.view(func(tx *bolt.Tx) error {
@@ -155,7 +156,8 @@ func (c *Catalog) Snapshots() ([]*Snapshot, error) {
 // least 4 hex digits. Damage elsewhere does not matter, but for the log: only a
 // whole one can tell what is newest, so that "latest" and serials need it.
 //
-// Errors: ErrNoSnapshot, ErrAmbiguous, ErrDamaged.
+// Errors: ErrNoSnapshot, ErrAmbiguous, ErrDamaged; with the last comes, as of
+// Snapshots, what can be read of it.
 func (c *Catalog) Snapshot(name string) (*Snapshot, error) {
 	var s *Snapshot
 	err := c.view(func(tx *bolt.Tx) error {
@@ -167,10 +169,7 @@ func (c *Catalog) Snapshot(name string) (*Snapshot, error) {
 		s, found = readSnapshot(tx, h)
 		return found.err()
 	})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return s, err
 }
 
 func findSnapshot(tx *bolt.Tx, name string) (Hash, error) {
@@ -275,7 +274,7 @@ func readSnapshots(tx *bolt.Tx, entries []Entry) ([]*Snapshot, findings) {
 				found.add(where, "it is of token %q", s.Token.Serial)
 			}
 		}
-		if len(damage) == 0 {
+		if s != nil {
 			list = append(list, s)
 		}
 		previous = body.Hash
@@ -307,7 +306,7 @@ func unlogged(tx *bolt.Tx, known map[Hash]bool) ([]*Snapshot, findings) {
 		found.add("snapshot "+snapshotID(Hash(k)), "the log does not know it")
 		s, damage := readSnapshot(tx, Hash(k))
 		found = append(found, damage...)
-		if len(damage) == 0 {
+		if s != nil {
 			list = append(list, s)
 		}
 	}
@@ -339,6 +338,9 @@ func readSnapshot(tx *bolt.Tx, h Hash) (*Snapshot, findings) {
 		body, err := readRecord(b, **sl.ref)
 		if err != nil {
 			found.add(where+", "+sl.where, "%v", err)
+			if sl.damage != nil {
+				*sl.damage = strings.TrimPrefix(*sl.damage+"; ", "; ") + fmt.Sprintf("%s: %v", sl.where, err)
+			}
 			continue
 		}
 		*sl.body = body

@@ -43,7 +43,11 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 	}
 	cat, err := a.existingCatalog()
 	if err == nil && cat == nil {
-		cat, err = a.makeCatalog()
+		// What will be refused should not leave a catalog behind.
+		if err = acceptable(inv, which); err == nil {
+			cat, err = a.makeCatalog()
+			a.changed = err == nil
+		}
 	}
 	if err != nil {
 		return err
@@ -53,6 +57,7 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	if a.flags.json {
 		return a.document(struct {
 			Serial    string `json:"serial"`
@@ -62,5 +67,17 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 		}{inv.Serial, int(k.Reference), k.Label, reason})
 	}
 	a.printf("%s of %s is accepted as not exportable", k.Name(), inv.Serial)
+	return nil
+}
+
+// acceptable looks without a catalog at whether a key cannot be exported.
+func acceptable(inv *backup.Inventory, which string) error {
+	k, err := inv.FindKey(which)
+	if err != nil {
+		return err
+	}
+	if k.NotExportable == "" {
+		return refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported, as far as is known without a catalog, so there is nothing to accept", k.Name())
+	}
 	return nil
 }

@@ -68,11 +68,13 @@ func (a *app) backup(ctx context.Context, noProof bool) error {
 			return err
 		}
 	}
+	a.changed = missing
 	r, err := backup.Run(ctx, t.card, cat, backup.Options{NoProof: noProof, SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
 	a.progress.Close()
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	for _, c := range r.Cleaned {
 		a.note("removed what an interrupted proof had left behind: %s", c)
 	}
@@ -124,7 +126,7 @@ func incomplete(keys []backup.KeyCoverage, missing []store.Gap) string {
 	for _, m := range missing {
 		list = append(list, m.What+" was not kept")
 	}
-	return strings.Join(list, "; ")
+	return brief(list)
 }
 
 // remedies says what to do about keys that are not covered.
@@ -135,7 +137,15 @@ func (a *app) remedies(keys []backup.KeyCoverage) []string {
 		backup.NotExportable: "`hsmbackup accept KEY --reason TEXT`, if it is meant to stay on this token alone",
 	}
 	var hints []string
+	random := false
 	for _, k := range keys {
+		if madeUp(k) {
+			if !random {
+				hints = append(hints, madeUpRemedy)
+			}
+			random = true
+			continue
+		}
 		if h := todo[k.Coverage]; h != "" {
 			hints = append(hints, h)
 			delete(todo, k.Coverage)
@@ -143,6 +153,14 @@ func (a *app) remedies(keys []backup.KeyCoverage) []string {
 	}
 	return hints
 }
+
+// madeUp tells whether a key is under a recovery key that its token made up, so
+// that there are no shares to show.
+func madeUp(k backup.KeyCoverage) bool {
+	return k.Coverage == backup.NoShare && strings.Contains(k.Reason, " is random")
+}
+
+const madeUpRemedy = "its token made this recovery key up and nobody has shares: keys move to another token only as new ones, made on a token with a recovery key of yours (`hsmbackup init --share FILE`)"
 
 type jsonBackup struct {
 	Snapshot jsonSnapshot `json:"snapshot"`

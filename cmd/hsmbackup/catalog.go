@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"hsmbackup/store"
 )
@@ -52,8 +53,14 @@ func (a *app) dataDir() (string, error) {
 
 // named puts the path before an error of the store.
 func named(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+		return failf("is-a-folder", "name the file in it, such as --catalog "+shellQuoted(filepath.Join(path, "catalog.db")), "%s is a folder, not a catalog", path)
+	}
 	var at *fs.PathError
-	if err == nil || errors.As(err, &at) {
+	if errors.As(err, &at) || strings.HasPrefix(err.Error(), "catalog "+path) || strings.HasPrefix(err.Error(), "journal "+path) {
 		return err
 	}
 	return fmt.Errorf("catalog %s: %w", path, err)

@@ -36,7 +36,7 @@ in this computer's memory.`,
   hsmbackup dkek check key1.bin`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && len(a.flags.shares) == 0 {
-				return usagef(seeHelp(cmd), "%s: a share or a wrapped key is missing", cmd.CommandPath())
+				return usagef(seeHelp(cmd), "%s needs a share or a wrapped key", verb(cmd))
 			}
 			return nil
 		},
@@ -56,7 +56,7 @@ type checkedFile struct {
 func (a *app) dkekCheck(ctx context.Context, args []string) error {
 	named := append([]shareArg(nil), a.flags.shareArgs...)
 	for _, text := range args {
-		s, err := a.parseShare(text)
+		s, err := a.parseShare("", text)
 		if err != nil {
 			return err
 		}
@@ -296,5 +296,7 @@ func (a *app) shareSeen(key *dkek.Key, origin string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	return backup.RecordShares(cat, key, true, origin)
+	err = backup.RecordShares(cat, key, true, origin)
+	a.changed = a.changed || err == nil
+	return err
 }

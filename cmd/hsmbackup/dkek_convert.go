@@ -44,7 +44,7 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 	}
 	var args []shareArg
 	for _, text := range names {
-		s, err := a.parseShare(text)
+		s, err := a.parseShare("", text)
 		if err != nil {
 			return err
 		}
@@ -86,6 +86,7 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`

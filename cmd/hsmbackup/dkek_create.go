@@ -68,6 +68,7 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`

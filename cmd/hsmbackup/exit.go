@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -159,7 +161,8 @@ func explain(err error) failure {
 		f.code = "so-pin-format"
 	case errors.Is(err, apdu.ErrBlocked):
 		f.code = "pin-blocked"
-		hint("pkcs15-tool --unblock-pin sets a new one with the SO-PIN, if the token was initialised that way")
+		f.message = strings.TrimSuffix(f.message, ": "+apdu.ErrBlocked.Error())
+		hint(unblockHint)
 	case errors.Is(err, schsm.ErrOtherToken):
 		f.exit, f.code = exitRefused, "other-token"
 	case errors.Is(err, schsm.ErrNotGenuine):
@@ -180,6 +183,7 @@ func explain(err error) failure {
 
 	case errors.Is(err, dkek.ErrWrongPassword):
 		f.code = "wrong-password"
+		hint("if the password is right, the file is damaged: try another copy of it")
 	case errors.Is(err, dkek.ErrWeakPassword):
 		f.code = "weak-password"
 	case errors.Is(err, dkek.ErrDuplicateShare):
@@ -207,6 +211,7 @@ func explain(err error) failure {
 		f.code = "catalog-read-only"
 	case errors.Is(err, store.ErrFull), errors.Is(err, syscall.ENOSPC):
 		f.code = "disk-full"
+		hint("free some space and run the same command again")
 	case errors.Is(err, store.ErrNoSnapshot):
 		f.code = "no-such-snapshot"
 		hint("`hsmbackup list` shows what there is")
@@ -225,14 +230,24 @@ func explain(err error) failure {
 		f.code = "no-answer"
 	case errors.As(err, &status):
 		f.code = "token-refused"
+		if status.SW == apdu.MemoryFailure {
+			hint("the token could not write: of a software token, there may be no space left where its file is")
+		}
 	case errors.As(err, &path):
 		f.code = "file"
 		f.message = path.Path + ": " + cause(path.Err)
+		if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(path.Path) {
+			if dir, err := os.Getwd(); err == nil {
+				hint("it was looked for in " + dir)
+			}
+		}
 	default:
 		f.code = "failed"
 	}
 	return f
 }
+
+const unblockHint = "`pkcs15-tool --unblock-pin` sets a new one with the SO-PIN, if the token was initialised that way (`hsmbackup status` shows its options)"
 
 // cause is the system's text for an error of a file, without the name of the
 // call.

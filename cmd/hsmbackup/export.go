@@ -56,6 +56,7 @@ func (a *app) export(dir, name string) error {
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	if why == "" {
 		if _, err := cat.Append(store.KindExport, exported{s.ID, s.Hash}); err != nil {
 			why = describe(err, false).message

@@ -83,6 +83,9 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 			unused = f.Name
 		}
 	})
+	if err := refuseEmpty(cmd); err != nil {
+		return err
+	}
 	if unused != "" && hasSharedFlags(cmd) {
 		return usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
 	}
@@ -93,7 +96,7 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 		}
 	}
 	for _, text := range a.flags.shares {
-		s, err := a.parseShare(text)
+		s, err := a.parseShare("--share", text)
 		if err != nil {
 			return err
 		}
@@ -108,6 +111,23 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 	return err
 }
 
+// refuseEmpty refuses flags that were given with nothing in them, such as a
+// variable of a script that is not set: they would mean the default. Only a
+// label may be empty.
+func refuseEmpty(cmd *cobra.Command) error {
+	var empty string
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		if list, ok := f.Value.(pflag.SliceValue); ok && slices.Contains(list.GetSlice(), "") || f.Value.Type() == "string" && value == "" {
+			empty = f.Name
+		}
+	})
+	if empty == "" || empty == "label" {
+		return nil
+	}
+	return usagef("give it a value or leave it out", "--%s is given, but empty", empty)
+}
+
 // hasSharedFlags tells our verbs from those that come with cobra.
 func hasSharedFlags(cmd *cobra.Command) bool { _, ok := cmd.Annotations[annotation]; return ok }
 
@@ -116,14 +136,19 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return usagef(seeHelp(cmd), "%s: %s is missing", cmd.CommandPath(), what)
+			return usagef(seeHelp(cmd), "%s needs %s", verb(cmd), what)
 		case most >= 0 && len(args) > most && most == 0:
-			return usagef(seeHelp(cmd), "%s takes no arguments", cmd.CommandPath())
+			return usagef(seeHelp(cmd), "%s takes no arguments", verb(cmd))
 		case most >= 0 && len(args) > most:
-			return usagef(seeHelp(cmd), "%s takes %s and nothing else", cmd.CommandPath(), what)
+			return usagef(seeHelp(cmd), "%s takes %s and nothing else", verb(cmd), what)
 		}
 		return nil
 	}
+}
+
+// verb is a command as it is spoken of behind the program's name.
+func verb(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
 
 func seeHelp(cmd *cobra.Command) string { return fmt.Sprintf("see `%s --help`", cmd.CommandPath()) }

@@ -60,7 +60,7 @@ can be exported, and restored to this very token until it is initialised again.`
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.label, "label", "", "the token's label, `TEXT`")
-	f.IntVar(&o.shares, "shares", 1, "`N` shares make the recovery key (default: as many as are given, at least 1); 0: made up by the token")
+	f.IntVar(&o.shares, "shares", 0, "`N` shares make the recovery key (default: as many as are given, at least 1); 0: made up by the token")
 	f.BoolVar(&o.noDKEK, "no-dkek", false, "no recovery key: keys of this token can never be exported or backed up")
 	f.BoolVar(&o.noUnblock, "no-unblock", false, "the SO-PIN cannot unblock the PIN")
 	f.IntVar(&o.pinTries, "pin-tries", 3, "`N` wrong PINs block it; at most 3 for a PIN of 6 characters, 5 for 7, 10 for more")
@@ -77,6 +77,8 @@ func (o initOptions) check(given int) error {
 		return usagef("", "--shares takes 0 to 255")
 	case given > o.shares && !o.noDKEK:
 		return usagef("", "%s are given, but --shares says %d", count(given, "share"), o.shares)
+	case o.soFloor < 0 || o.soFloor > 15:
+		return usagef("", "--so-pin-floor takes 0 to 15")
 	case o.pinTries < 1 || o.pinTries > 10:
 		return usagef("", "--pin-tries takes 1 to 10")
 	}
@@ -101,7 +103,7 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := backup.GuardWipe(inv, cat); err != nil {
+	if err := guardWipe(inv, cat); err != nil {
 		return err
 	}
 	if o.noDKEK {
@@ -150,6 +152,27 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 		a.next("make keys on it (pkcs11-tool --keypairgen), then `hsmbackup backup`")
 	}
 	return nil
+}
+
+// guardWipe is backup.GuardWipe, with what can be done about a key that no
+// backup will ever take.
+func guardWipe(inv *backup.Inventory, cat *store.Catalog) error {
+	err := backup.GuardWipe(inv, cat)
+	var job *backup.Error
+	if !errors.As(err, &job) || job.Code != "not-covered" {
+		return err
+	}
+	keys, coverErr := backup.Cover(inv, cat)
+	if coverErr != nil || !slices.ContainsFunc(keys, func(k backup.KeyCoverage) bool { return !k.Coverage.Done() && backupCannotTake(k) }) {
+		return err
+	}
+	return &failure{exit: exitRefused, code: job.Code, message: job.Message, err: err, hints: []string{job.Hint,
+		"a key that no backup can take: `hsmbackup rotate` makes its successor on another token; once it is not needed any more, delete it (pkcs11-tool --delete-object)"}}
+}
+
+// backupCannotTake tells whether another backup changes nothing for a key.
+func backupCannotTake(k backup.KeyCoverage) bool {
+	return k.Coverage == backup.NotExportable || madeUp(k)
 }
 
 func kcvText(kcv dkek.KCV) string {
@@ -270,7 +293,18 @@ func mostTries(n int) int {
 // newPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.
 func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
-	text, err := a.readSecret(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing)
+	format := func(typed *secret.Bytes) error {
+		b, err := schsm.ParseSOPIN(typed.Bytes())
+		b.Wipe()
+		return err
+	}
+	length := func(typed *secret.Bytes) error {
+		if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
+			return schsm.ErrPINLength
+		}
+		return nil
+	}
+	text, err := a.readChecked(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing, format)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -278,11 +312,7 @@ func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = a.readSecret(ctx, a.flags.pin.source, "new PIN of "+t.name()+", 6 to 16 characters", true)
-	if err == nil && (pin.Len() < schsm.MinPIN || pin.Len() > schsm.MaxPIN) {
-		pin.Wipe()
-		err = schsm.ErrPINLength
-	}
+	pin, err = a.readChecked(ctx, a.flags.pin.source, "new PIN of "+t.name()+", 6 to 16 characters", true, length)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err

@@ -41,6 +41,8 @@ type jsonKey struct {
 	SSH       string `json:"ssh"`
 	Coverage  string `json:"coverage"`
 	Reason    string `json:"reason"`
+	// Notes are what must be known of the key besides.
+	Notes []string `json:"notes,omitempty"`
 }
 
 type jsonDKEKCheck struct {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/terminal"
@@ -121,6 +122,30 @@ type jsonShownKey struct {
 	SSH       string `json:"ssh"`
 	Exported  bool   `json:"exported"`
 	Reason    string `json:"reason"`
+
+	Origin jsonOrigin `json:"origin"`
+	Notes  []string   `json:"notes,omitempty"`
+}
+
+// jsonOrigin is where a key comes from. Kind is generated, imported or unknown;
+// token, verified (by its device certificate) and root are of a generated one;
+// opened is when a computer last had it open, empty if never.
+type jsonOrigin struct {
+	Kind     string `json:"kind"`
+	Token    string `json:"token"`
+	Verified bool   `json:"verified"`
+	Root     string `json:"root"`
+	KCV      string `json:"kcv"`
+	Opened   string `json:"opened"`
+	Text     string `json:"text"`
+}
+
+func originDocument(o backup.Origin) jsonOrigin {
+	out := jsonOrigin{Kind: o.Kind, Token: o.Token, Verified: o.Verified, Root: o.Root, KCV: o.KCV, Text: o.String()}
+	if !o.Opened.IsZero() {
+		out.Opened = o.Opened.UTC().Format(time.RFC3339)
+	}
+	return out
 }
 
 type jsonShown struct {
@@ -155,6 +180,9 @@ func (a *app) show(names []string, ssh bool) error {
 	if err != nil {
 		return err
 	}
+	if len(list) == 0 {
+		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+	}
 	doc := struct {
 		Snapshots []jsonShown `json:"snapshots"`
 	}{[]jsonShown{}}
@@ -163,8 +191,14 @@ func (a *app) show(names []string, ssh bool) error {
 			jsonSnapshot: snapshotDocument(s), Label: s.Token.Label, Firmware: s.Token.Firmware, Software: s.Token.Software, Options: s.Token.Options,
 			Contents: []jsonShownKey{}, Files: []string{}, Missing: append([]store.Gap{}, s.Missing...),
 		}
-		for _, k := range s.Keys {
-			shown.Contents = append(shown.Contents, shownKey(k))
+		origins, err := backup.Origins(cat, s)
+		if err != nil {
+			return err
+		}
+		for i, k := range s.Keys {
+			key := shownKey(k)
+			key.Origin, key.Notes = originDocument(origins[i]), backup.StoredNotes(s, &k)
+			shown.Contents = append(shown.Contents, key)
 		}
 		for _, f := range s.Files {
 			shown.Files = append(shown.Files, strings.ToUpper(f.FID))
@@ -196,7 +230,15 @@ func (a *app) printSnapshot(s jsonShown) {
 		software = ", software token"
 	}
 	a.printf("snapshot %s of %s, taken %s", s.ID, takenOf(s.Token), s.Taken)
-	a.printf("  token %s, firmware %s%s, options %s", terminal.Printable(quoted(s.Label)), s.Firmware, software, s.Options)
+	label := "no label"
+	if s.Label != "" {
+		label = "label " + quoted(s.Label)
+	}
+	if s.Firmware == "" { // adopted: nothing is known of the token
+		a.printf("  %s", label)
+	} else {
+		a.printf("  %s, firmware %s%s, options %s", label, s.Firmware, software, s.Options)
+	}
 	a.printf("  hash %s", s.Hash)
 	var rows [][]string
 	for _, k := range s.Contents {
@@ -207,6 +249,10 @@ func (a *app) printSnapshot(s jsonShown) {
 		rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + k.ID, k.Usage, exported})
 	}
 	a.table(rows)
+	for _, k := range s.Contents {
+		a.printf("  key %s: %s", reference(k.Reference), terminal.Printable(k.Origin.Text))
+		a.printNotes(k.Reference, k.Notes)
+	}
 	if len(s.Files) > 0 {
 		a.printf("  files %s", strings.Join(s.Files, " "))
 	}
@@ -285,6 +331,9 @@ func entryText(e store.Entry) string {
 		Label       string `json:"label"`
 		Reason      string `json:"reason"`
 		Format      int    `json:"format"`
+		From        string `json:"from"`
+		To          string `json:"to"`
+		At          int    `json:"at"`
 		SuccessorOf string `json:"successor_of"`
 		Proofs      []store.Proof
 	}
@@ -312,6 +361,8 @@ func entryText(e store.Entry) string {
 		return fmt.Sprintf("%s onto %s, %s", b.Snapshot, b.Token, verdict(b.Complete, "complete", "NOT COMPLETE"))
 	case store.KindExport:
 		return b.Snapshot
+	case backup.KindRotation:
+		return fmt.Sprintf("key %d of %s has the successor key %d of %s", b.Reference, b.From, b.At, b.To)
 	case store.KindSuccessor:
 		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
 	case store.KindProof:

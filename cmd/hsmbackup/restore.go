@@ -66,6 +66,9 @@ its old reference, used against the public key in the catalog, and described as
 it was; what was written is read back. Keys that are there already stay as they
 are. Interrupted, it goes on when it is run again.
 
+What the PIN protected is sealed in the catalog under the recovery key: give its
+shares with --share, and it is restored too.
+
 With --init a fresh token is initialised first, as the old one was, and the
 shares given are loaded; its PIN and SO-PIN are asked for. A token that holds
 anything is wiped only if all of it would come back from the catalog.`,
@@ -75,8 +78,11 @@ anything is wiped only if all of it would come back from the catalog.`,
       --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0400002`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !o.init && (len(a.flags.shareArgs) > 0 || a.flags.untrusted != "") {
-				return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share and --untrusted-token are for --init")
+			if !o.init && a.flags.untrusted != "" {
+				return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--untrusted-token is for --init")
+			}
+			if o.soFloor < 0 || o.soFloor > 15 {
+				return usagef("", "--so-pin-floor takes 0 to 15")
 			}
 			if !o.init && cmd.Flags().Changed("so-pin-floor") {
 				return usagef("", "--so-pin-floor is for --init")
@@ -96,7 +102,7 @@ anything is wiped only if all of it would come back from the catalog.`,
 // of this very token, else the newest of the only token in the catalog.
 func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, error) {
 	if from != "" {
-		return cat.Snapshot(trimSerial(cat, from))
+		return backup.FindSnapshot(cat, trimSerial(cat, from))
 	}
 	newest, err := backup.Latest(cat)
 	if err != nil {
@@ -249,6 +255,8 @@ type jsonPlanItem struct {
 	Type      string `json:"type"`
 	Action    string `json:"action"`
 	Reason    string `json:"reason"`
+
+	Notes []string `json:"notes,omitempty"`
 }
 
 type jsonPlanFile struct {
@@ -266,7 +274,7 @@ type jsonPlanProblem struct {
 func planDocument(p *backup.Plan, fits bool) jsonPlan {
 	doc := jsonPlan{Snapshot: p.Snapshot.ID, Token: p.Serial, Fits: fits, Keys: []jsonPlanItem{}, Files: []jsonPlanFile{}, Problems: []jsonPlanProblem{}}
 	for _, i := range p.Items {
-		doc.Keys = append(doc.Keys, jsonPlanItem{i.Key.Reference, int(i.Reference), i.Key.Label, hex.EncodeToString(i.Key.ID), i.Key.Type, string(i.Action), i.Reason})
+		doc.Keys = append(doc.Keys, jsonPlanItem{i.Key.Reference, int(i.Reference), i.Key.Label, hex.EncodeToString(i.Key.ID), i.Key.Type, string(i.Action), i.Reason, i.Notes})
 	}
 	for _, f := range p.Files {
 		doc.Files = append(doc.Files, jsonPlanFile{f.FID.String(), string(f.Action), f.Reason})
@@ -292,6 +300,9 @@ func (a *app) printPlan(p *backup.Plan) {
 		rows = append(rows, []string{place, i.Key.Type, quoted(i.Key.Label), "ID " + hex.EncodeToString(i.Key.ID), action})
 	}
 	a.table(rows)
+	for _, i := range p.Items {
+		a.printNotes(i.Key.Reference, i.Notes)
+	}
 	for _, f := range p.Files {
 		a.printf("  file %s  %s %s", f.FID, f.Action, terminal.Printable(f.Reason))
 	}
@@ -339,11 +350,27 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	sealed := backup.HasSealed(s) && len(a.flags.shareArgs) > 0
+	if len(a.flags.shareArgs) > 0 && !o.init && !sealed {
+		return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, and for snapshots with sealed data, which this one has not")
+	}
 	loggedIn := false
 	if o.init {
 		if loggedIn, err = a.initForRestore(ctx, t, cat, notRecorded, s, p, o); err != nil {
 			return err
 		}
+	}
+	if sealed {
+		shares, err := a.openShares(ctx)
+		if err != nil {
+			return err
+		}
+		open, done := backup.DataOpener(s.Token.Domains, shares)
+		wipeShares(shares)
+		defer done()
+		options.OpenData = open
+	}
+	if o.init || sealed {
 		if p, err = backup.MakePlan(ctx, t.card, s, options); err != nil {
 			return err
 		}
@@ -371,6 +398,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	a.changed = true
 	if notRecorded == "" {
 		notRecorded = r.NotRecorded
 	}
@@ -412,7 +440,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	}
 	given := len(a.flags.shareArgs)
 	if given == 0 {
-		return false, usagef("", "--init needs the shares of the recovery key: --share FILE for each")
+		return false, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
 	}
 	slots := backup.Slots(s)
 	var expect dkek.KCV
@@ -426,7 +454,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	if err != nil {
 		return false, err
 	}
-	if err := backup.GuardWipe(inv, cat); err != nil {
+	if err := guardWipe(inv, cat); err != nil {
 		return false, err
 	}
 	if !a.flags.json {
@@ -528,7 +556,7 @@ func (a *app) printRestore(r *backup.RestoreReport) error {
 		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), append([]string{}, lines...)}); err != nil {
 			return err
 		}
-		return exits.outcome(strings.Join(bad, "; "))
+		return exits.outcome(brief(bad))
 	}
 	var rows [][]string
 	for i, k := range r.Keys {
@@ -545,9 +573,13 @@ func (a *app) printRestore(r *backup.RestoreReport) error {
 	for _, l := range lines {
 		a.printf("%s", terminal.Printable(l))
 	}
-	a.printf("%d of %s are on %s and were used", good, count(len(r.Keys), "key"), p.Serial)
+	used := "were"
+	if len(r.Keys) == 1 {
+		used = "was"
+	}
+	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, used)
 	if r.LabelKept != "" {
 		a.note("the token keeps its label, %s", quoted(r.LabelKept))
 	}
-	return exits.outcome(strings.Join(bad, "; "))
+	return exits.outcome(brief(bad))
 }

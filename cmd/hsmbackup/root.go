@@ -50,7 +50,15 @@ Without a command it shows what is attached, and the next command.`
 	a.addShared(root.PersistentFlags())
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkShared(cmd) }
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(seeHelp(cmd), "%s", flagError(err)) })
-	root.SetHelpFunc(help)
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		// Help for a command that does not exist is no help.
+		if rest := cmd.Flags().Args(); cmd.HasSubCommands() && len(rest) > 0 {
+			a.helpless = cmd.Args(cmd, rest)
+			return
+		}
+		help(cmd)
+	})
+	root.SetHelpCommand(newHelpCommand())
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetIn(a.stdin)
@@ -70,6 +78,7 @@ Without a command it shows what is attached, and the next command.`
 		newPlanCommand(a),
 		newRestoreCommand(a),
 		newAcceptCommand(a),
+		newRotateCommand(a),
 	)
 	add("catalog",
 		newCheckCommand(a),
@@ -105,14 +114,14 @@ func parent(use, short, long, example string, commands ...*cobra.Command) *cobra
 		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 			hint = fmt.Sprintf("did you mean `%s %s`?", cmd.CommandPath(), s[0])
 		}
-		return usagef(hint, "%s has no command %q", cmd.CommandPath(), args[0])
+		return usagef(hint, "%s has no command %q", verb(cmd), args[0])
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var names []string
 		for _, c := range cmd.Commands() {
 			names = append(names, c.Name())
 		}
-		return usagef(seeHelp(cmd), "%s needs a command: %s", cmd.CommandPath(), strings.Join(names, ", "))
+		return usagef(seeHelp(cmd), "%s needs a command: %s", verb(cmd), strings.Join(names, ", "))
 	}
 	uses(cmd)
 	cmd.SuggestionsMinimumDistance = 2
@@ -120,8 +129,27 @@ func parent(use, short, long, example string, commands ...*cobra.Command) *cobra
 	return cmd
 }
 
+// newHelpCommand is `help COMMAND`, which is `COMMAND --help`.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "help about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 && found.HasSubCommands() {
+				err = found.Args(found, rest)
+			}
+			if err != nil {
+				return err
+			}
+			help(found)
+			return nil
+		},
+	}
+}
+
 // help writes a command's help to stdout: examples first, exit codes last.
-func help(cmd *cobra.Command, _ []string) {
+func help(cmd *cobra.Command) {
 	w := cmd.OutOrStdout()
 	section := func(title, text string) {
 		if text = strings.Trim(text, "\n"); text != "" {

@@ -37,6 +37,18 @@ func TestScripts(t *testing.T) {
 			e.Setenv("DATA", data)
 			e.Setenv("HSMBACKUP_CATALOG", "c.db")
 			e.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(e.WorkDir, "no-pcscd"))
+			for name, place := range map[string]string{"README.md": "README.md", "packaging/demo.sh": filepath.Join("packaging", "demo.sh")} {
+				b, err := os.ReadFile(filepath.Join("..", "..", place))
+				if err == nil {
+					err = os.MkdirAll(filepath.Join(e.WorkDir, filepath.Dir(name)), 0o700)
+				}
+				if err == nil {
+					err = os.WriteFile(filepath.Join(e.WorkDir, name), b, 0o700)
+				}
+				if err != nil {
+					return err
+				}
+			}
 			for name, content := range map[string]string{"PIN": "648219\n", "SO": "3537363231383830\r\n", "PW": "ordinary trumpet grit clinic permit joke abandon\n", "PWA": "testpw-1\n"} {
 				if err := os.WriteFile(filepath.Join(e.WorkDir, name), []byte(content), 0o600); err != nil {
 					return err
@@ -48,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"exits": exits,
 			"same":  same,
 			"flip":  flip,
+			"newer": newer,
 			"slots": slots,
 			"keyin": keyIn,
 		},
@@ -94,6 +107,25 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Setenv(key, now)
 	}
+}
+
+// newer FILE makes a catalog one of the next format version (docs/format.md: a
+// checked value is SHA-256 of bucket, key and payload, then the payload).
+func newer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: newer FILE")
+	}
+	b := []byte(ts.ReadFile(args[0]))
+	payload := []byte(`{"kind":"catalog","version":1}`)
+	changed := bytes.Replace(payload, []byte(":1}"), []byte(":2}"), 1)
+	value := func(payload []byte) []byte {
+		sum := sha256.Sum256(append([]byte("format\x00version\x00"), payload...))
+		return append(sum[:], payload...)
+	}
+	if !bytes.Contains(b, value(payload)) {
+		ts.Fatalf("%s does not hold the format that docs/format.md describes", args[0])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.ReplaceAll(b, value(payload), value(changed)), 0o600))
 }
 
 // flip FILE TEXT flips one bit a little behind the first place where the text

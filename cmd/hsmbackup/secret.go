@@ -94,9 +94,28 @@ func (a *app) dropEnvironment(list ...source) {
 // DENK0404144"; twice asks a second time at a prompt, for secrets that are new.
 // The caller wipes what it gets.
 func (a *app) readSecret(ctx context.Context, s source, what string, twice bool) (*secret.Bytes, error) {
+	return a.readChecked(ctx, s, what, twice, func(*secret.Bytes) error { return nil })
+}
+
+// readChecked is readSecret for a secret whose form is known: what cannot be one
+// is refused before it has to be typed a second time.
+func (a *app) readChecked(ctx context.Context, s source, what string, twice bool, check func(*secret.Bytes) error) (*secret.Bytes, error) {
 	if s.kind == "prompt" {
-		return a.promptSecret(ctx, s, what, twice)
+		return a.promptSecret(ctx, s, what, twice, check)
 	}
+	b, err := a.readSource(ctx, s, what)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(b); err != nil {
+		b.Wipe()
+		return nil, err
+	}
+	return b, nil
+}
+
+// readSource reads a secret that is not typed.
+func (a *app) readSource(ctx context.Context, s source, what string) (*secret.Bytes, error) {
 	key := s.kind + ":" + s.arg
 	if b := a.secrets.kept[key]; b != nil {
 		return b.Clone(), nil
@@ -105,7 +124,7 @@ func (a *app) readSecret(ctx context.Context, s source, what string, twice bool)
 	var err error
 	switch s.kind {
 	case "env":
-		return nil, failf("no-secret", "", "%s env:%s: there is no such variable in the environment", s.flag, s.arg)
+		return nil, failf("no-secret", "a shell passes on only what is exported: export "+s.arg, "%s env:%s: there is no such variable in the environment", s.flag, s.arg)
 	case "file":
 		b, err = a.secretFromFile(s)
 	case "fd":
@@ -131,7 +150,7 @@ func (s source) name() string {
 	return fmt.Sprintf("%s %s:%s", s.flag, s.kind, s.arg)
 }
 
-func (a *app) promptSecret(ctx context.Context, s source, what string, twice bool) (*secret.Bytes, error) {
+func (a *app) promptSecret(ctx context.Context, s source, what string, twice bool, check func(*secret.Bytes) error) (*secret.Bytes, error) {
 	a.progress.Close()
 	ask := func(prompt string) (*secret.Bytes, error) {
 		b, err := a.tty.ReadSecret(ctx, prompt)
@@ -144,6 +163,12 @@ func (a *app) promptSecret(ctx context.Context, s source, what string, twice boo
 		return b, err
 	}
 	first, err := ask(what + ":")
+	if err == nil {
+		if err = check(first); err != nil {
+			first.Wipe()
+			return nil, err
+		}
+	}
 	if err != nil || !twice {
 		return first, err
 	}
@@ -155,7 +180,7 @@ func (a *app) promptSecret(ctx context.Context, s source, what string, twice boo
 	defer second.Wipe()
 	if !first.Equal(second) {
 		first.Wipe()
-		return nil, failf("typed-differently", "", "%s: the two entries differ, nothing was changed", what)
+		return nil, failf("typed-differently", "run the same command again", "%s: the two entries differ, nothing was changed", what)
 	}
 	return first, nil
 }
@@ -190,10 +215,17 @@ func (a *app) secretFromDescriptor(s source) (*secret.Bytes, error) {
 	}
 	f := os.NewFile(uintptr(n), s.name())
 	if f == nil {
-		return nil, failf("no-secret", "", "%s: no such descriptor", s.name())
+		return nil, noDescriptor(s)
 	}
 	defer f.Close()
+	if _, err := f.Stat(); err != nil {
+		return nil, noDescriptor(s)
+	}
 	return firstLine(f, s)
+}
+
+func noDescriptor(s source) error {
+	return failf("no-secret", fmt.Sprintf("the shell opens one for a command: hsmbackup … %s fd:%s %s<FILE", s.flag, s.arg, s.arg), "%s: no such file descriptor is open", s.name())
 }
 
 func (a *app) secretFromCommand(ctx context.Context, s source) (*secret.Bytes, error) {
@@ -211,6 +243,8 @@ func (a *app) secretFromCommand(ctx context.Context, s source) (*secret.Bytes, e
 	if err := cmd.Start(); err != nil {
 		return nil, failf("no-secret", "", "%s: cannot run %s", s.name(), shell)
 	}
+	// What the command started may hold the pipe longer than the command lives.
+	defer context.AfterFunc(ctx, func() { _ = out.Close() })()
 	b, err := firstLine(out, s)
 	_, _ = io.Copy(io.Discard, out) // so that the command does not die of a closed pipe
 	if waitErr := cmd.Wait(); waitErr != nil {

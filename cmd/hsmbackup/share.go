@@ -25,15 +25,16 @@ type shareArg struct {
 	err     error
 }
 
-// parseShare reads FILE[,password=SOURCE]. Without a source of its own the
-// password is that of --password.
-func (a *app) parseShare(text string) (shareArg, error) {
+// parseShare reads FILE[,password=SOURCE], the value of a flag or, where that is
+// empty, an argument. Without a source of its own the password is that of
+// --password.
+func (a *app) parseShare(flag, text string) (shareArg, error) {
 	const mark = ",password="
 	i := strings.LastIndex(text, mark)
 	if i < 0 {
 		return shareArg{file: text, password: a.flags.password.source}, nil
 	}
-	s, err := parseSource("--share "+text[:i]+mark, text[i+len(mark):])
+	s, err := parseSource(strings.TrimSpace(flag+" "+text[:i]+mark), text[i+len(mark):])
 	if s.kind == "prompt" {
 		s.flag = "--password"
 	}
@@ -63,7 +64,7 @@ func (a *app) openShares(ctx context.Context) ([]*dkek.Share, error) {
 			return nil, s.err
 		}
 		if !dkek.IsPBE(s.content) {
-			return nil, failf("not-a-share", "", "%s is no share file: it does not begin with Salted__", s.file)
+			return nil, failf("not-a-share", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is; shares are made by `hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share`", "%s is no share file: it does not begin with Salted__", s.file)
 		}
 	}
 	shares, errs, err := a.openPBEs(ctx, a.flags.shareArgs)

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +44,8 @@ func softError(file string, err error) error {
 		return failf("token-newer", "use the hsmbackup that wrote it, or a newer one", "%s: %s", file, softtoken.ErrNewer)
 	case errors.Is(err, softtoken.ErrOption):
 		return usagef("", "%s", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("%s: %w", file, syscall.ENOSPC)
 	}
 	return err
 }
@@ -77,6 +81,7 @@ func (a *app) softNew(file string, o softtoken.Options) error {
 		return softError(file, err)
 	}
 	defer t.Close()
+	a.changed = true
 	if a.flags.json {
 		return a.document(softDocument(t))
 	}
@@ -170,6 +175,7 @@ func (a *app) softUpdate(file string, o softUpdate) error {
 	if err := t.Update(o.firmware, o.serial); err != nil {
 		return softError(file, err)
 	}
+	a.changed = true
 	if a.flags.json {
 		return a.document(softDocument(t))
 	}

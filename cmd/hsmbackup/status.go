@@ -160,7 +160,7 @@ func (s seen) document() jsonToken {
 func keyDocument(k backup.KeyCoverage) jsonKey {
 	return jsonKey{
 		Reference: int(k.Key.Reference), Label: k.Key.Label, ID: hex.EncodeToString(k.Key.ID), Type: k.Key.Type,
-		SSH: k.Key.SSH(), Coverage: string(k.Coverage), Reason: k.Reason,
+		SSH: k.Key.SSH(), Coverage: string(k.Coverage), Reason: k.Reason, Notes: k.Notes,
 	}
 }
 
@@ -226,6 +226,16 @@ func (a *app) printKeys(keys []backup.KeyCoverage) {
 		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Key.Reference), k.Key.Type, quoted(k.Key.Label), "ID " + hex.EncodeToString(k.Key.ID), verdict})
 	}
 	a.table(rows)
+	for _, k := range keys {
+		a.printNotes(int(k.Key.Reference), k.Notes)
+	}
+}
+
+// printNotes says what must be known of a key besides.
+func (a *app) printNotes(number int, notes []string) {
+	for _, n := range notes {
+		a.printf("  key %s: NOTE: %s", reference(number), n)
+	}
 }
 
 func tries(s schsm.PINStatus) string {
@@ -297,8 +307,12 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	var rows [][]string
 	for _, s := range newest {
 		proven, shown := "never", "never"
+		blobs := map[store.Hash]bool{} // one that has not changed is in several snapshots
+		for _, k := range s.Keys {
+			blobs[store.HashOf(k.Blob)] = len(k.Blob) > 0
+		}
 		for _, p := range proofs {
-			if p.Snapshot == s.ID && p.OK && p.Kind != store.ProofIntact {
+			if blobs[p.Blob] && p.OK && p.Kind != store.ProofIntact {
 				proven = a.age(p.Time)
 			}
 		}
@@ -344,6 +358,9 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 			}
 			return "hsmbackup dkek create --out share1.pbe, then hsmbackup init --share share1.pbe" + named, nil
 		}
+		if next := nextForPIN(s.inv, named); next != "" {
+			return next, nil
+		}
 		for _, d := range s.inv.Domains {
 			if d.Outstanding > 0 {
 				return "hsmbackup dkek load --share FILE" + named, nil
@@ -358,6 +375,8 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 		switch {
 		case worst[backup.Missing] != nil, worst[backup.Stale] != nil, worst[backup.Unproven] != nil:
 			return "hsmbackup backup" + named, nil
+		case worst[backup.NoShare] != nil && madeUp(*worst[backup.NoShare]):
+			return "hsmbackup dkek create --out share1.pbe, for another token: " + madeUpRemedy, nil
 		case worst[backup.NoShare] != nil:
 			return "hsmbackup verify --offline --share FILE", nil
 		case worst[backup.NotExportable] != nil:
@@ -368,6 +387,22 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 		return "hsmbackup check, now and then", nil
 	}
 	return "", nil
+}
+
+// nextForPIN is what comes next for a token whose PIN is blocked, or about to
+// be: a backup would not get past it. named is the --token of commands.
+func nextForPIN(inv *backup.Inventory, named string) string {
+	switch {
+	case inv.PIN.Blocked && inv.SOPIN.Blocked:
+		return "hsmbackup restore --init --share FILE, onto another token: PIN and SO-PIN of this one are blocked for good"
+	case inv.PIN.Blocked && inv.Options&schsm.OptionUnblock != 0:
+		return "pkcs15-tool --unblock-pin, which asks for the SO-PIN: the PIN is blocked"
+	case inv.PIN.Blocked:
+		return "hsmbackup restore --init --share FILE" + named + ", if all of its keys are covered: the PIN is blocked for good, and only a new start sets another"
+	case inv.PIN.Tries == 1:
+		return "hsmbackup backup --confirm " + inv.Serial + named + ", once you are sure of the PIN: one try is left, a wrong one blocks it, the right one brings all tries back"
+	}
+	return ""
 }
 
 // argument is what --token takes to name this token.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // count is a number with its noun: 1 key, 2 keys.
@@ -19,6 +20,24 @@ func quoted(label string) string {
 		return ""
 	}
 	return strconv.Quote(label)
+}
+
+// countOf is a part of a number with its noun: 1 of 1 key is, 2 of 3 keys are.
+func countOf(part, n int, noun string) string {
+	verb := "are"
+	if n == 1 {
+		verb = "is"
+	}
+	return fmt.Sprintf("%d of %s %s", part, count(n, noun), verb)
+}
+
+// brief is a list for one line: all of a short one, else the first and how many
+// more there are; the result itself names them all.
+func brief(list []string) string {
+	if len(list) <= 2 {
+		return strings.Join(list, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", list[0], len(list)-1)
 }
 
 // exitSet collects what several parts of a job came to.

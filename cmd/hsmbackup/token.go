@@ -251,7 +251,7 @@ func (a *app) login(ctx context.Context, t *token) error {
 	case status.Missing:
 		return failf("not-initialised", "`hsmbackup init` sets it up", "%s is not initialised and has no PIN yet", t.name())
 	case status.Blocked:
-		return fmt.Errorf("%s: the %w", t.name(), apdu.ErrBlocked)
+		return &failure{exit: exitFailed, code: "pin-blocked", message: t.name() + ": the PIN is blocked", hints: []string{unblockHint}, err: apdu.ErrBlocked}
 	case status.Tries == 1:
 		if a.flags.confirm == "" && !a.tty.Available() {
 			return schsm.ErrLastTry

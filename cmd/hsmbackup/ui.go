@@ -20,7 +20,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -56,11 +58,13 @@ type app struct {
 	secrets secrets
 	// changed: a token or the catalog is not as it was before.
 	changed bool
+	// helpless is why there is no help for what --help was asked for.
+	helpless error
 }
 
 func newApp() *app {
 	return &app{
-		stdin: os.Stdin, stdout: &output{w: os.Stdout}, stderr: os.Stderr,
+		stdin: os.Stdin, stdout: &output{w: os.Stdout, nowhere: leadsNowhere(os.Stdout)}, stderr: os.Stderr,
 		tty: terminal.Terminal{}, progress: terminal.NewProgress(os.Stderr),
 		lookupEnv: os.LookupEnv, unsetEnv: os.Unsetenv, environ: os.Environ, now: time.Now,
 	}
@@ -73,10 +77,13 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	a.progress.Close()
-	if err == nil && a.stdout.err != nil {
-		err = fmt.Errorf("standard output: %w", a.stdout.err)
-	}
 	if err == nil {
+		err = a.helpless
+	}
+	if a.stdout.nowhere && a.stdout.used {
+		a.note("standard output is closed or leads nowhere: the result was not shown")
+	}
+	if err = a.lostOutput(err); err == nil {
 		return exitOK
 	}
 	f := describe(err, a.changed)
@@ -90,6 +97,35 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	a.report(f, isOutcome(err))
 	return f.exit
+}
+
+// lostOutput adds to how a command ended that its result could not be written.
+func (a *app) lostOutput(err error) error {
+	lost := a.stdout.err
+	if lost == nil {
+		return err
+	}
+	why := cause(lost)
+	var path *fs.PathError
+	if errors.As(lost, &path) {
+		why = cause(path.Err)
+	}
+	f := &failure{exit: exitFailed, code: "output-lost", message: "the result could not be written to standard output: " + why, err: lost}
+	if a.changed {
+		f.hints = []string{"the work itself is done; only what would have been printed is lost"}
+	}
+	var done *outcome
+	switch {
+	case errors.As(err, &done):
+		f.message = done.message + "; and " + f.message
+		f.hints = append(f.hints, done.hints...)
+		if f.exit = done.exit; a.changed {
+			f.exit = exitChanged
+		}
+	case err != nil && !errors.Is(err, lost):
+		return err // something else went wrong, and that is reported
+	}
+	return f
 }
 
 // report says what went wrong, unless that is part of the result already
@@ -111,12 +147,35 @@ func (a *app) report(f failure, printed bool) {
 type output struct {
 	w   io.Writer
 	err error
+	// nowhere: what is written is thrown away without an error; used: something
+	// was written.
+	nowhere, used bool
+}
+
+// leadsNowhere tells whether the program was started with its standard output
+// closed. The Go runtime opens the null device in its place, for reading too,
+// which a shell's >/dev/null does not.
+func leadsNowhere(f *os.File) bool {
+	if runtime.GOOS == "windows" {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	if err != nil || !os.SameFile(info, null) {
+		return false
+	}
+	_, err = f.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF)
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
+	o.used = true
 	n, err := o.w.Write(b)
 	o.err = err
 	return n, err
@@ -152,12 +211,28 @@ func (a *app) table(rows [][]string) {
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
 		for i, cell := range r {
-			r[i] = terminal.Printable(cell)
+			r[i] = terminal.Printable(narrow(cell))
 		}
 		// tabwriter would pad the last column with blanks as well.
 		fmt.Fprintln(w, strings.TrimRight(strings.Join(r, "\t"), "\t"))
 	}
 	_ = w.Flush() // errors are remembered by output
+}
+
+// maxCell is how many characters of a label or an ID a table shows: the longest
+// ID that OpenSC gives by itself is whole.
+const maxCell = 44
+
+// narrow cuts a label or an ID that would push the columns behind it off the
+// screen. Whole they are in --json.
+func narrow(cell string) string {
+	if !strings.HasPrefix(cell, `"`) && !strings.HasPrefix(cell, "ID ") {
+		return cell
+	}
+	if r := []rune(cell); len(r) > maxCell {
+		return string(r[:maxCell-1]) + "…"
+	}
+	return cell
 }
 
 // steps shows progress of work that counts in small numbers.

@@ -51,16 +51,6 @@ Without a snapshot named, the newest of each token is taken.`,
 	return cmd
 }
 
-// wholeSnapshots is snapshots for verbs that report damage themselves: those
-// that cannot be read are left to them.
-func wholeSnapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
-	list, err := snapshots(cat, names)
-	if len(names) == 0 && errors.Is(err, store.ErrDamaged) {
-		err = nil
-	}
-	return list, err
-}
-
 // snapshots gives the named ones, or else the newest of each token.
 func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
 	if len(names) == 0 {
@@ -68,7 +58,7 @@ func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
 	}
 	var list []*store.Snapshot
 	for _, name := range names {
-		s, err := cat.Snapshot(trimSerial(cat, name))
+		s, err := backup.FindSnapshot(cat, trimSerial(cat, name))
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +69,7 @@ func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
 
 // trimSerial takes the zeros off a serial that readers print behind it.
 func trimSerial(cat *store.Catalog, name string) string {
-	all, err := cat.Snapshots()
+	all, err := backup.Snapshots(cat)
 	if err != nil {
 		return name // whoever uses the name will see the error
 	}
@@ -97,7 +87,7 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	list, err := wholeSnapshots(cat, names)
+	list, err := snapshots(cat, names)
 	if err != nil {
 		return err
 	}
@@ -135,12 +125,16 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 		return err
 	}
 	defer t.close()
-	if len(names) == 0 {
+	own := len(names) == 0
+	if own {
 		names = []string{t.serial}
 	}
 	list, err := snapshots(cat, names)
 	if errors.Is(err, store.ErrNoSnapshot) {
-		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "catalog %s: %s", path, err)
+		if own {
+			return failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", path, t.name())
+		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -188,8 +182,8 @@ func (a *app) check(ctx context.Context, headText string) error {
 		if prefix, bits, err = words.Decode(strings.Fields(headText)); err != nil {
 			return usagef("", "--head: %s", err)
 		}
-		if bits < headWords*words.Bits {
-			return usagef("", "--head takes %d words, as `hsmbackup backup` prints them", headWords)
+		if bits != headWords*words.Bits {
+			return usagef("", "--head takes the %s that `hsmbackup backup` prints as head, not %d", count(headWords, "word"), bits/words.Bits)
 		}
 	}
 	cat, why, err := a.recordingCatalog()
@@ -244,6 +238,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if notRecorded == "" {
 		notRecorded = v.NotRecorded
 	}
+	a.changed = a.changed || notRecorded == ""
 	exits := exitSet{}
 	if v.Damaged() {
 		exits.add(exitDamaged)
@@ -264,13 +259,16 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		for _, k := range uncovered {
 			a.printf("on the token and not in the catalog: %s: %s", k.Key.Name(), k.Reason)
 		}
+		if why := nothingToProve(v); why != "" {
+			a.printf("%s", why)
+		}
 		a.printf("%s", anchorText(v))
 	}
 	if notRecorded != "" {
 		a.note("the result was not recorded: %s", notRecorded)
 	}
 	var hints []string
-	if len(uncovered) > 0 {
+	if len(uncovered) > 0 || v.Empty() {
 		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
 	}
 	return exits.outcome(verificationSummary(v, uncovered), hints...)
@@ -290,6 +288,8 @@ func (a *app) printProofs(v *backup.Verification) {
 				}
 			case k.Damage:
 				verdict = "DAMAGED: " + k.Reason
+			case k.Accepted:
+				verdict = k.Reason
 			case !k.OK:
 				verdict = "NOT PROVEN: " + k.Reason
 			}
@@ -327,6 +327,17 @@ func entries(n int) string {
 	return fmt.Sprintf("%d entries", n)
 }
 
+// nothingToProve says so of a catalog without keys: no news is no proof.
+func nothingToProve(v *backup.Verification) string {
+	switch {
+	case !v.Empty():
+		return ""
+	case len(v.Snapshots) == 0:
+		return "nothing to prove: no snapshot in the catalog"
+	}
+	return "nothing to prove: no key in " + count(len(v.Snapshots), "snapshot")
+}
+
 func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage) string {
 	var list []string
 	if n := len(v.Findings); n > 0 {
@@ -334,7 +345,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	}
 	for _, s := range v.Snapshots {
 		for _, k := range s.Keys {
-			if !k.OK {
+			if !k.OK && !k.Accepted {
 				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, reference(k.Reference), quoted(k.Label), k.Reason))
 			}
 		}
@@ -342,7 +353,10 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	for _, k := range uncovered {
 		list = append(list, fmt.Sprintf("%s is not in the catalog as it is now", k.Key.Name()))
 	}
-	return strings.Join(list, "; ")
+	if why := nothingToProve(v); why != "" {
+		list = append(list, why)
+	}
+	return brief(list)
 }
 
 func verificationDocument(v *backup.Verification, notRecorded string, uncovered []backup.KeyCoverage) jsonVerification {

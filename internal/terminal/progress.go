@@ -38,11 +38,13 @@ func (p *Progress) Set(what string, done, total int64) {
 		p.finish()
 		p.what = what
 		p.bars = mpb.New(mpb.WithOutput(p.out), mpb.WithWidth(60))
-		p.bar = p.bars.AddBar(total,
+		// Without a total from the start it is never complete, and a bar that is
+		// not is always taken off the terminal when it ends.
+		p.bar = p.bars.AddBar(0,
 			mpb.PrependDecorators(decor.Name(Printable(what)+" ")),
-			mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Name(" "), decor.AverageETA(decor.ET_STYLE_GO)),
-			mpb.BarRemoveOnComplete())
+			mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Name(" "), decor.AverageETA(decor.ET_STYLE_GO)))
 	}
+	p.bar.SetTotal(total, false)
 	p.bar.SetCurrent(min(done, total))
 }
 
@@ -61,7 +63,7 @@ func (p *Progress) finish() {
 	if p.bars == nil {
 		return
 	}
-	p.bar.Abort(true) // of a bar that is complete this does nothing
+	p.bar.Abort(true)
 	p.bars.Wait()
 	p.bars, p.bar, p.what = nil, nil, ""
 }

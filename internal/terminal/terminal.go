@@ -224,11 +224,13 @@ func (Terminal) Show(text []byte) error {
 	return nil
 }
 
-// Printable replaces control characters: labels come from tokens and files,
-// and must not move the cursor of whoever looks at them.
+// Printable replaces control characters and those that are not seen, such as
+// marks that turn the direction of writing: labels come from tokens and files,
+// and must neither move the cursor of whoever looks at them nor look like what
+// they are not.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return unicode.ReplacementChar
 		}
 		return r

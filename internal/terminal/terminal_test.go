@@ -34,6 +34,9 @@ func TestPrintable(t *testing.T) {
 	if got := Printable("a\x1b[2Jb\nc ü"); got != "a\uFFFD[2Jb\uFFFDc ü" {
 		t.Errorf("%q", got)
 	}
+	if got := Printable("ca\u202Egpj\u2066x\u200Fy\u2028z"); got != "ca\uFFFDgpj\uFFFDx\uFFFDy\uFFFDz" {
+		t.Errorf("marks of direction: %q", got)
+	}
 }
 
 // Where nothing is a terminal nothing is written.
