@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
@@ -371,7 +372,7 @@ func (inv *Inventory) FindKey(which string) (Key, error) {
 	for _, k := range found {
 		references = append(references, fmt.Sprint(k.Reference))
 	}
-	return Key{}, failf("ambiguous-key", "name it by its reference", "%q fits several keys: references %v", which, references)
+	return Key{}, failf("ambiguous-key", "name it by its reference", "%q fits several keys: references %s", which, strings.Join(references, ", "))
 }
 
 // trim cuts what a file holds to its first TLV; what is no TLV stays as it is.
