@@ -48,7 +48,7 @@ func TestReaderCut(t *testing.T) {
 
 	ours, theirs := inReader("3.6", "SOFT0400040"), inReader("3.6", "SOFT0400041")
 	d.Plug(t, 0, ours)
-	said := good(t, r.hsmbackup(secrets("restore", "--from", "SOFT0200040", "--yes")...), "are on SOFT0400040 and were used")
+	said := good(t, r.hsmbackup(secrets("restore", "--from", "SOFT0200040", "--yes")...), "is on SOFT0400040 and was used")
 	t.Logf("hsmbackup restore, exit code 0:\n%s", said)
 	for f, content := range files {
 		if got := readFile(t, ours, f); !bytes.Equal(got, content) {

@@ -575,7 +575,7 @@ func badDay11(t *testing.T) {
 	spare, s := ready(t, 1, "SOFT0400061")
 	s.dir = r.dir
 	want(t, s.hsmbackup("adopt", "--no-backup", "web.bin"), 3, "the certificate stood in its place", "one was made")
-	good(t, s.hsmbackup(secrets("restore", "--from", "latest", "--yes", "--at", "web=2")...), "are on SOFT0400061 and were used")
+	good(t, s.hsmbackup(secrets("restore", "--from", "latest", "--yes", "--at", "web=2")...), "is on SOFT0400061 and was used")
 	description, err := pkcs15.ParseKey(tryFile(t, spare, schsm.DescriptionFile(2)))
 	if err != nil || description.Label != "web" || description.Bits != 256 {
 		t.Errorf("described as %+v, %v", description, err)
@@ -630,7 +630,7 @@ func badDay12(t *testing.T) {
 	s.stock("--wrap-key", "no.bin", "--key-reference", "77", "--pin", "env:TOKEN_PIN")
 
 	// The same blob twice, another blob of the same key, and to another place.
-	good(t, s.hsmbackup(restore...), "are on SOFT0400065 and were used")
+	good(t, s.hsmbackup(restore...), "is on SOFT0400065 and was used")
 	before := everything(t, spare)
 	good(t, s.hsmbackup(restore...), "was there already, and used")
 	good(t, s.hsmbackup(append(restore, "--at", "1=7")...), "already on the token as key 1")
@@ -698,7 +698,7 @@ func badDay14(t *testing.T) {
 		good(t, r.loggedIn("--delete-object", "--type", "privkey", "--id", caKey.id))
 	}
 	good(t, r.hsmbackup("plan"), "what a deleted key left at this reference is replaced")
-	good(t, r.hsmbackup(secrets("restore", "--yes")...), "are on SOFT0200064 and were used")
+	good(t, r.hsmbackup(secrets("restore", "--yes")...), "is on SOFT0200064 and was used")
 	if after := everything(t, token); after != before {
 		t.Errorf("on the token: %s, before: %s", after, before)
 	}
