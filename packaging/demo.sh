@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/bin:$PATH"
 work=$(mktemp -d "${TMPDIR:-/tmp}/hsmbackup-demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' HUP INT TERM
 cd "$work"
 unset HSMBACKUP_CATALOG
 export HSMBACKUP_CATALOG=catalog.db
