@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/pkcs15"
@@ -38,6 +39,8 @@ type SnapshotProof struct {
 	ID, Token string
 	Keys      []KeyProof
 	Missing   []store.Gap
+	// Left is what a drill did not bring back, besides keys.
+	Left []store.Gap
 }
 
 // Values of Verification.Anchored, weakest first.
@@ -59,6 +62,8 @@ type Verification struct {
 	Snapshots []SnapshotProof
 	// Findings are what is damaged in the catalog itself.
 	Findings []store.Finding
+	// Took is how long a drill took, from the first share to the last key used.
+	Took time.Duration
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
 }
@@ -85,6 +90,9 @@ func (v *Verification) OK() bool {
 		return false
 	}
 	for _, s := range v.Snapshots {
+		if len(s.Left) > 0 {
+			return false
+		}
 		for _, k := range s.Keys {
 			if !k.OK && !k.Accepted {
 				return false
@@ -258,10 +266,8 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	anchorKey := key.AnchorKey()
-	defer clear(anchorKey)
 	kcv := key.KCV().String()
-	if err := v.checkAnchor(cat, kcv, anchorKey); err != nil {
+	if err := v.checkAnchor(cat, key); err != nil {
 		return nil, err
 	}
 	h, err := readHistory(cat)
@@ -306,8 +312,11 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 	return v, nil
 }
 
-func (v *Verification) checkAnchor(cat *store.Catalog, kcv string, key []byte) error {
-	a, err := cat.CheckAnchor(kcv, key)
+// checkAnchor compares the catalog with the anchor under a DKEK, if it has one.
+func (v *Verification) checkAnchor(cat *store.Catalog, key *dkek.Key) error {
+	secret, kcv := key.AnchorKey(), key.KCV().String()
+	defer clear(secret)
+	a, err := cat.CheckAnchor(kcv, secret)
 	switch {
 	case errors.Is(err, store.ErrNoAnchor):
 		return nil

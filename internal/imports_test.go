@@ -46,8 +46,11 @@ var mayImport = map[string][]string{
 	"internal/softtoken": with(values, "internal/apdu", "dkek"),
 	"internal/vpcd":      {"internal/apdu"},
 	"internal/p11":       {"internal/pubkey", "internal/secret"},
+	"internal/sheet":     {"internal/secret"},
+	"internal/doctor":    {"internal/apdu"},
 	"internal/terminal":  {"internal/secret"},
 	"internal/pcsctest":  {"internal/pcsc", "internal/vpcd"},
+	"internal/tokentest": with(values, "dkek", "internal/schsm", "internal/softtoken"),
 	"internal/e2e":       nil,
 	"internal":           nil,
 }
@@ -70,6 +73,8 @@ var owner = map[string]string{
 	"github.com/ebfe/scard":           "internal/pcsc",
 	"github.com/miekg/pkcs11":         "internal/p11",
 	"github.com/tyler-smith/go-bip39": "internal/words",
+	"rsc.io/qr":                       "internal/sheet",
+	"codeberg.org/go-pdf/fpdf":        "internal/sheet",
 	"github.com/spf13/cobra":          "cmd/hsmbackup",
 }
 

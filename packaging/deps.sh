@@ -2,9 +2,9 @@
 # Installs what is missing to build (deps.sh build) or to build and test
 # (deps.sh test) on Debian and Ubuntu. Says nothing when nothing is missing.
 #
-# The driver of the virtual reader is unpacked into the user's cache, never
-# installed: as a package it makes the machine's own pcscd listen on the
-# network.
+# The driver of the virtual reader and Prometheus' promtool are unpacked into
+# the user's cache, never installed: as packages they make the machine's own
+# pcscd, and a Prometheus, listen on the network.
 set -eu
 
 fail() {
@@ -31,7 +31,7 @@ esac
 
 packages="gcc libc6-dev make pkg-config libpcsclite-dev"
 if [ "$want" = test ]; then
-	packages="$packages pcscd opensc opensc-pkcs11 openssh-client openssh-server hsmwiz iproute2 openssl util-linux mount"
+	packages="$packages pcscd opensc opensc-pkcs11 openssh-client openssh-server hsmwiz iproute2 openssl systemd util-linux mount"
 fi
 
 missing=
@@ -46,19 +46,21 @@ for p in $packages; do
 	esac
 done
 
-driver() {
-	find "$cache" -name libifdvpcd.so 2>/dev/null | grep -q .
+cache=${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/hsmbackup
+# unpacked FOLDER FILE tells whether a package was unpacked that has the file.
+unpacked() {
+	find "$cache/$1" -name "$2" 2>/dev/null | grep -q .
 }
-cache=${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/hsmbackup/vpcd
 unpack=
-if [ "$want" = test ] && ! driver; then
-	unpack=yes
+if [ "$want" = test ]; then
+	unpacked vpcd libifdvpcd.so || unpack="$unpack vsmartcard-vpcd"
+	unpacked prometheus promtool || unpack="$unpack prometheus"
 fi
 
 [ -n "$missing$unpack" ] || exit 0
 
 command -v apt-get >/dev/null 2>&1 ||
-	fail "missing:$missing${unpack:+ vsmartcard-vpcd}; there is no apt-get here, so install them by hand"
+	fail "missing:$missing$unpack; there is no apt-get here, so install them by hand"
 
 as=
 if [ "$(id -u)" != 0 ]; then
@@ -98,20 +100,29 @@ if [ -n "$missing" ]; then
 	done
 fi
 
-if [ -n "$unpack" ]; then
-	echo "deps: unpacking the virtual reader into $cache"
+# fetch PACKAGE FOLDER FILE unpacks a package into the cache.
+fetch() {
+	echo "deps: unpacking $1 into $cache/$2"
 	scratch=$(mktemp -d)
 	cd "$scratch"
-	if ! apt-get download vsmartcard-vpcd >"$log" 2>&1; then
+	if ! apt-get download "$1" >"$log" 2>&1; then
 		# A fresh machine has no lists yet.
 		quietly $as apt-get update
-		quietly apt-get download vsmartcard-vpcd
+		quietly apt-get download "$1"
 	fi
-	mkdir -p "$scratch/root" "$(dirname "$cache")"
-	quietly dpkg -x vsmartcard-vpcd_*.deb "$scratch/root"
-	# Moved as a whole: half an unpacked driver would look like a whole one.
-	rm -rf "$cache" "$cache.new"
-	cp -R "$scratch/root" "$cache.new"
-	mv "$cache.new" "$cache"
-	driver || fail "vsmartcard-vpcd holds no libifdvpcd.so"
-fi
+	mkdir -p "$scratch/root" "$cache"
+	quietly dpkg -x "$1"_*.deb "$scratch/root"
+	# Moved as a whole: half of it would look like all of it.
+	rm -rf "${cache:?}/$2" "$cache/$2.new"
+	cp -R "$scratch/root" "$cache/$2.new"
+	mv "$cache/$2.new" "$cache/$2"
+	cd /
+	rm -rf "$scratch"
+	unpacked "$2" "$3" || fail "$1 holds no $3"
+}
+for p in $unpack; do
+	case $p in
+	vsmartcard-vpcd) fetch "$p" vpcd libifdvpcd.so ;;
+	prometheus) fetch "$p" prometheus promtool ;;
+	esac
+done

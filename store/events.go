@@ -22,6 +22,13 @@ const (
 	KindRestore   = "restore"
 	KindExport    = "export"
 	KindSuccessor = "successor" // Successor
+
+	KindPartSet        = "part-set"         // PartSet
+	KindPartSetRetired = "part-set-retired" // RetiredSet
+	KindRollCall       = "roll-call"        // RollCall
+	KindCeremony       = "ceremony"         // Ceremony
+	KindCopy           = "copy"             // Copy
+	KindDrill          = "drill"
 )
 
 // Created is the body of the first entry.

@@ -137,17 +137,10 @@ func (a *app) generatedPassword(ctx context.Context) (*secret.Bytes, error) {
 	screen := make([]byte, 0, 256)
 	screen = append(screen, "The password of the new share, shown once; write it down:\n\n    "...)
 	screen = append(screen, password.Bytes()...)
-	screen = append(screen, "\n\n"...)
-	err = a.tty.Show(screen)
+	screen = append(screen, '\n')
+	typed, err := a.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
 	clear(screen)
-	if err == nil {
-		_, err = a.tty.ReadLine(ctx, "Press Enter when it is written down, and it goes off the screen.")
-	}
-	// Five lines up, and everything below is cleared. What a terminal keeps to
-	// scroll back to is out of reach.
-	if eraseErr := a.tty.Show([]byte("\033[5A\033[J")); err == nil {
-		err = eraseErr
-	}
+	typed.Wipe()
 	if err != nil {
 		password.Wipe()
 		return nil, err

@@ -62,3 +62,16 @@ func keyIn(ts *testscript.TestScript, neg bool, args []string) {
 		return card.WriteFile(ctx, schsm.DescriptionFile(byte(reference)), d.Encode())
 	})
 }
+
+// hide FILE TEXT puts a data object that the PIN protects on a software token.
+func hide(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: hide FILE TEXT")
+	}
+	onSoft(ts, args[0], func(ctx context.Context, card *schsm.Card) error {
+		if err := card.Login(ctx, secret.New([]byte("648219")), false); err != nil {
+			return err
+		}
+		return card.WriteFile(ctx, 0xCD01, []byte(args[1]))
+	})
+}

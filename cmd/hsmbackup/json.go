@@ -82,12 +82,16 @@ type jsonVerification struct {
 	Findings    []jsonFinding `json:"findings"`
 	Uncovered   []jsonKey     `json:"uncovered"`
 	NotRecorded string        `json:"not_recorded"`
+	// Seconds is how long a drill took.
+	Seconds float64 `json:"seconds,omitempty"`
 }
 
 type jsonSnapshotProof struct {
 	ID    string         `json:"id"`
 	Token string         `json:"token"`
 	Keys  []jsonKeyProof `json:"keys"`
+	// Left is what a drill did not bring back, besides keys.
+	Left []string `json:"left,omitempty"`
 }
 
 type jsonKeyProof struct {

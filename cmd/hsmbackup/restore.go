@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -346,31 +347,24 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		}
 		defer options.Journal.Close()
 	}
+	sealed := backup.HasSealed(s) && len(a.flags.shareArgs) > 0
+	data := sealedData{domains: s.Token.Domains}
+	defer data.close()
+	if sealed {
+		options.OpenData = data.read
+	}
 	p, err := backup.MakePlan(ctx, t.card, s, options)
 	if err != nil {
 		return err
 	}
-	sealed := backup.HasSealed(s) && len(a.flags.shareArgs) > 0
 	if len(a.flags.shareArgs) > 0 && !o.init && !sealed {
 		return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, and for snapshots with sealed data, which this one has not")
 	}
 	loggedIn := false
 	if o.init {
-		if loggedIn, err = a.initForRestore(ctx, t, cat, notRecorded, s, p, o); err != nil {
+		if loggedIn, err = a.initForRestore(ctx, t, cat, notRecorded, s, p, o, data.unlock); err != nil {
 			return err
 		}
-	}
-	if sealed {
-		shares, err := a.openShares(ctx)
-		if err != nil {
-			return err
-		}
-		open, done := backup.DataOpener(s.Token.Domains, shares)
-		wipeShares(shares)
-		defer done()
-		options.OpenData = open
-	}
-	if o.init || sealed {
 		if p, err = backup.MakePlan(ctx, t.card, s, options); err != nil {
 			return err
 		}
@@ -384,6 +378,14 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if !loggedIn {
 		if err := a.confirmRestore(ctx, t, p); err != nil {
 			return err
+		}
+		if sealed {
+			shares, err := a.openShares(ctx)
+			if err != nil {
+				return err
+			}
+			data.unlock(shares)
+			wipeShares(shares)
 		}
 		if err := a.login(ctx, t); err != nil {
 			return err
@@ -406,6 +408,32 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		a.note("the result was not recorded: %s", notRecorded)
 	}
 	return a.printRestore(r)
+}
+
+// sealedData opens what the PIN protected, once the shares are here: they are
+// asked for after the plan was shown, and once only.
+type sealedData struct {
+	domains []store.Domain
+	open    func(sealed []byte) ([]byte, error)
+	done    func()
+}
+
+func (d *sealedData) unlock(shares []*dkek.Share) {
+	d.close()
+	d.open, d.done = backup.DataOpener(d.domains, shares)
+}
+
+func (d *sealedData) read(sealed []byte) ([]byte, error) {
+	if d.open == nil {
+		return nil, errors.New("its shares were not opened")
+	}
+	return d.open(sealed)
+}
+
+func (d *sealedData) close() {
+	if d.done != nil {
+		d.done()
+	}
 }
 
 // confirmRestore asks once. --confirm answers as well as --yes, if the serial
@@ -432,9 +460,10 @@ func (a *app) confirmRestore(ctx context.Context, t *token, p *backup.Plan) erro
 }
 
 // initForRestore brings the token to where the keys can be restored: it
-// initialises it and loads the shares, unless an earlier run has done so. It
-// tells whether the card is logged in.
-func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, notRecorded string, s *store.Snapshot, p *backup.Plan, o restoreFlags) (bool, error) {
+// initialises it and loads the shares, unless an earlier run has done so. keep
+// is handed the shares, so that nobody has to open them twice. It tells whether
+// the card is logged in.
+func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, notRecorded string, s *store.Snapshot, p *backup.Plan, o restoreFlags, keep func([]*dkek.Share)) (bool, error) {
 	if len(p.Problems) == 0 {
 		return false, nil // initialised, and with the right recovery key
 	}
@@ -471,6 +500,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		set.Initialisation.Options = schsm.Options(n) &^ schsm.OptionTransportPIN
 	}
 	kcvs, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set, func(set *backup.SetUp, shares []*dkek.Share) (err error) {
+		keep(shares)
 		if slots == 0 {
 			set.Sets = []backup.DomainSet{{Shares: given, Load: shares, Expect: expect}}
 			return nil
@@ -491,13 +521,17 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	return true, nil
 }
 
-// recoveryKey is the one that the keys to restore are under.
+// recoveryKey is the one that the keys to restore are under; without keys, the
+// one that the token had.
 func recoveryKey(s *store.Snapshot, p *backup.Plan) (dkek.KCV, error) {
 	var list []string
 	for _, i := range p.Items {
 		if len(i.Key.Blob) > 0 && !slices.Contains(list, i.Key.KCV) {
 			list = append(list, i.Key.KCV)
 		}
+	}
+	if d := s.Token.Domains; len(list) == 0 && len(p.Files) > 0 && len(d) == 1 && d[0].KCV != "" {
+		list = append(list, d[0].KCV)
 	}
 	if len(list) == 0 {
 		return dkek.KCV{}, failf("nothing-to-restore", "`hsmbackup show "+s.ID+"` says why", "snapshot %s holds no exported key", s.ID)

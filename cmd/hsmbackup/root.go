@@ -82,6 +82,7 @@ Without a command it shows what is attached, and the next command.`
 	)
 	add("catalog",
 		newCheckCommand(a),
+		newDrillCommand(a),
 		newListCommand(a),
 		newShowCommand(a),
 		newDiffCommand(a),

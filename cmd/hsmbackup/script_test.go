@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"newer": newer,
 			"slots": slots,
 			"keyin": keyIn,
+			"hide":  hide,
 		},
 	})
 }

@@ -21,7 +21,9 @@ func (noTerminal) ReadSecret(context.Context, string) (*secret.Bytes, error) {
 func (noTerminal) ReadLine(context.Context, string) (string, error) { return "", terminal.ErrNone }
 func (noTerminal) Ask(context.Context, string) (bool, error)        { return false, terminal.ErrNone }
 func (noTerminal) TypeBack(context.Context, string, string) error   { return terminal.ErrNone }
-func (noTerminal) Show([]byte) error                                { return terminal.ErrNone }
+func (noTerminal) Screen(context.Context, []byte, string) (*secret.Bytes, error) {
+	return nil, terminal.ErrNone
+}
 
 func TestParseSource(t *testing.T) {
 	for _, c := range []struct{ text, kind, arg string }{

@@ -27,6 +27,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 )
 
@@ -37,7 +38,7 @@ type prompter interface {
 	ReadLine(ctx context.Context, prompt string) (string, error)
 	Ask(ctx context.Context, question string) (bool, error)
 	TypeBack(ctx context.Context, prompt, want string) error
-	Show(text []byte) error
+	Screen(ctx context.Context, text []byte, prompt string) (*secret.Bytes, error)
 }
 
 // app is one run of the program: where it reads and writes, what the flags

@@ -299,6 +299,9 @@ func (a *app) printProofs(v *backup.Verification) {
 		for _, m := range s.Missing {
 			a.printf("  not in the backup: %s: %s", m.What, m.Reason)
 		}
+		for _, l := range s.Left {
+			a.printf("  did not come back: %s: %s", l.What, l.Reason)
+		}
 	}
 }
 
@@ -344,6 +347,9 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 		list = append(list, count(n, "finding")+" in the catalog, the first: "+v.Findings[0].String())
 	}
 	for _, s := range v.Snapshots {
+		for _, l := range s.Left {
+			list = append(list, fmt.Sprintf("snapshot %s, %s: %s", s.ID, l.What, l.Reason))
+		}
 		for _, k := range s.Keys {
 			if !k.OK && !k.Accepted {
 				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, reference(k.Reference), quoted(k.Label), k.Reason))
@@ -363,9 +369,14 @@ func verificationDocument(v *backup.Verification, notRecorded string, uncovered 
 	doc := jsonVerification{
 		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0, Anchored: v.Anchored,
 		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []jsonKey{}, NotRecorded: notRecorded,
+		Seconds: v.Took.Seconds(),
 	}
 	for _, s := range v.Snapshots {
-		doc.Snapshots = append(doc.Snapshots, jsonSnapshotProof{s.ID, s.Token, keyProofs(s.Keys)})
+		proof := jsonSnapshotProof{ID: s.ID, Token: s.Token, Keys: keyProofs(s.Keys)}
+		for _, l := range s.Left {
+			proof.Left = append(proof.Left, l.What+": "+l.Reason)
+		}
+		doc.Snapshots = append(doc.Snapshots, proof)
 	}
 	for _, f := range v.Findings {
 		doc.Findings = append(doc.Findings, jsonFinding{f.Where, f.What})

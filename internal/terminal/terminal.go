@@ -210,20 +210,6 @@ func (t Terminal) TypeBack(ctx context.Context, prompt, want string) error {
 	return nil
 }
 
-// Show writes lines to the terminal and nowhere else. A secret in them, such
-// as a password that was just generated, is the caller's to wipe.
-func (Terminal) Show(text []byte) error {
-	in, out, err := open()
-	if err != nil {
-		return err
-	}
-	defer closeBoth(in, out)
-	if _, err := out.Write(text); err != nil {
-		return fmt.Errorf("terminal: %v", err)
-	}
-	return nil
-}
-
 // Printable replaces control characters and those that are not seen, such as
 // marks that turn the direction of writing: labels come from tokens and files,
 // and must neither move the cursor of whoever looks at them nor look like what

@@ -1,0 +1,200 @@
+package backup
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"hsmbackup/store"
+)
+
+// Ages says when each thing that keeps a backup alive was last done for one
+// token, as far as the catalog tells. A zero time is never. Of things that
+// concern each key or recovery key the least recent counts.
+type Ages struct {
+	Serial   string
+	Snapshot *store.Snapshot // the newest
+	// Backup is when the newest snapshot was taken.
+	Backup time.Time
+	// Check is the last check without findings; it is of the whole catalog.
+	Check time.Time
+	// Proof: each exported key has been shown to come back since, by whatever
+	// proof but intact.
+	Proof time.Time
+	// Drill: each exported key has been restored onto a software token and used
+	// since.
+	Drill time.Time
+	// ShareSeen: shares of each recovery key have been at hand since.
+	ShareSeen time.Time
+	// RollCall: of each part set in use, one custodian more than needed has
+	// answered since; of a set that needs all, all have. HasParts tells whether
+	// there is any.
+	RollCall time.Time
+	HasParts bool
+	// Copies is how many verified copies hold the newest snapshot.
+	Copies int
+	// Keys counts the stored keys by what a restore could do for them.
+	Keys map[Coverage]int
+}
+
+// TakeAges gives the ages of each token in the catalog, in the order of their
+// newest snapshots. Tokens that go on under another serial are left out.
+func TakeAges(cat *store.Catalog) ([]Ages, error) {
+	h, err := readHistory(cat)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := cat.Log()
+	if err != nil {
+		return nil, err
+	}
+	proofs, err := cat.Proofs()
+	if err != nil {
+		return nil, err
+	}
+	sets, err := cat.PartSets()
+	if err != nil {
+		return nil, err
+	}
+	calls, err := cat.RollCalls()
+	if err != nil {
+		return nil, err
+	}
+	copies, err := cat.Copies()
+	if err != nil {
+		return nil, err
+	}
+	newest, err := Latest(cat)
+	if err != nil {
+		return nil, err
+	}
+	var check time.Time
+	gone := map[string]bool{}
+	added := map[string]uint64{} // where a snapshot is in the log
+	for _, e := range entries {
+		switch e.Kind {
+		case store.KindCheck:
+			var c checkRecord
+			if err := json.Unmarshal(e.Body, &c); err == nil && c.OK && c.Proof == store.ProofIntact {
+				check = e.Time
+			}
+		case store.KindSuccessor:
+			var s store.Successor
+			if err := json.Unmarshal(e.Body, &s); err == nil {
+				gone[s.SuccessorOf] = true
+			}
+		case store.KindSnapshot:
+			var s store.SnapshotAdded
+			if err := json.Unmarshal(e.Body, &s); err == nil {
+				added[s.ID] = e.Seq
+			}
+		}
+	}
+	var list []Ages
+	for _, s := range newest {
+		if s.Adopted || gone[s.Token.Serial] {
+			continue
+		}
+		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: check, Keys: map[Coverage]int{}}
+		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind != store.ProofIntact })
+		a.Drill = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
+		a.ShareSeen = sharesSeen(s, h.shares)
+		a.RollCall, a.HasParts = rollCall(s, sets, calls)
+		for _, c := range copies {
+			if c.Seq >= added[s.ID] {
+				a.Copies++
+			}
+		}
+		for i := range s.Keys {
+			a.Keys[h.coverSnapshot(s, &s.Keys[i])]++
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+// coverSnapshot judges a stored key without a token to compare it with.
+func (h *history) coverSnapshot(s *store.Snapshot, k *store.Key) Coverage {
+	if k.Damage != "" {
+		return Missing
+	}
+	if k.Reason != "" {
+		public := store.Hash{}
+		if len(k.PublicKey) > 0 {
+			public = store.HashOf(k.PublicKey)
+		}
+		if _, ok := h.acceptance(s.Token.Serial, k.Reference, public); ok {
+			return Accepted
+		}
+		return NotExportable
+	}
+	c, _ := h.coverStored(k)
+	return c
+}
+
+// leastRecent is when the key whose last good proof is the oldest was proven;
+// zero if one never was, or if there is none.
+func leastRecent(s *store.Snapshot, proofs []store.Proof, counts func(store.Proof) bool) time.Time {
+	last := map[store.Hash]time.Time{}
+	for _, p := range proofs {
+		if p.OK && counts(p) {
+			last[p.Blob] = p.Time
+		}
+	}
+	var times []time.Time
+	for _, k := range s.Keys {
+		if len(k.Blob) > 0 {
+			times = append(times, last[store.HashOf(k.Blob)])
+		}
+	}
+	return oldest(times)
+}
+
+func sharesSeen(s *store.Snapshot, shares map[store.KCV]store.ShareSeen) time.Time {
+	var times []time.Time
+	for _, k := range s.Keys {
+		if len(k.Blob) == 0 {
+			continue
+		}
+		seen := shares[k.KCV]
+		if seen.Random {
+			seen.Time = time.Time{}
+		}
+		times = append(times, seen.Time)
+	}
+	return oldest(times)
+}
+
+// rollCall looks at the sets in use for the recovery keys of a snapshot.
+func rollCall(s *store.Snapshot, sets []store.PartSet, calls []store.RollCall) (last time.Time, any bool) {
+	var times []time.Time
+	for _, set := range sets {
+		if !set.Retired.IsZero() || !slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV != "" && k.KCV == set.KCV }) {
+			continue
+		}
+		answered := map[int]time.Time{}
+		for _, c := range calls {
+			if c.Set == set.Set {
+				answered[c.Index] = c.Time
+			}
+		}
+		want := min(set.Needed+1, len(set.Custodians))
+		if len(answered) < want {
+			return time.Time{}, true
+		}
+		var latest []time.Time
+		for _, t := range answered {
+			latest = append(latest, t)
+		}
+		slices.SortFunc(latest, func(a, b time.Time) int { return b.Compare(a) })
+		times = append(times, latest[want-1])
+	}
+	return oldest(times), len(times) > 0
+}
+
+func oldest(times []time.Time) time.Time {
+	if len(times) == 0 {
+		return time.Time{}
+	}
+	return slices.MinFunc(times, time.Time.Compare)
+}

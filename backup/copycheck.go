@@ -1,0 +1,73 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"hsmbackup/store"
+)
+
+// CopyState is what was found of one copy of the catalog.
+type CopyState struct {
+	store.Copy
+	// Reached tells whether the copy was there to be looked at. One on a disk
+	// that is put away, or on another computer, is not.
+	Reached bool
+	// Behind is how many entries the catalog has that the copy has not.
+	Behind int
+	// Damage says what does not check out, empty if all does.
+	Damage string
+}
+
+// CheckCopies looks at each copy that the log knows: a copy that is there must
+// be whole, and of this catalog. Nothing is written.
+func CheckCopies(cat *store.Catalog) ([]CopyState, error) {
+	copies, err := cat.Copies()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := cat.Log()
+	if err != nil {
+		return nil, err
+	}
+	var list []CopyState
+	for _, c := range copies {
+		list = append(list, checkCopy(c, entries))
+	}
+	return list, nil
+}
+
+func checkCopy(c store.Copy, entries []store.Entry) CopyState {
+	state := CopyState{Copy: c}
+	damage := func(format string, args ...any) CopyState {
+		state.Reached, state.Damage = true, fmt.Sprintf(format, args...)
+		return state
+	}
+	other, err := store.Open(c.Path, false)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, store.ErrLocked):
+		return state
+	case err != nil:
+		return damage("%s", strings.TrimPrefix(err.Error(), "catalog "+c.Path+": "))
+	}
+	defer other.Close()
+	findings, err := other.Verify()
+	if err != nil {
+		return damage("%v", err)
+	}
+	if len(findings) > 0 {
+		return damage("%s", findings[0])
+	}
+	head, err := other.Head()
+	if err != nil {
+		return damage("%v", err)
+	}
+	// Entries are chained: one that both have stands for all before it.
+	if head.Seq == 0 || head.Seq > uint64(len(entries)) || entries[head.Seq-1].Hash != head.Hash {
+		return damage("it is a copy of another catalog, or one of the two has changed since")
+	}
+	state.Reached, state.Behind = true, len(entries)-int(head.Seq)
+	return state
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"hsmbackup/backup"
+)
+
+// coverages are all values of the label "coverage": a sample that is missing
+// would look like one that is fine.
+var coverages = []backup.Coverage{backup.Covered, backup.Unproven, backup.NoShare, backup.Stale, backup.Missing, backup.NotExportable, backup.Accepted}
+
+// metrics renders what a check found in Prometheus' text format: counts and
+// ages, no names but the serials of tokens. What never happened is +Inf seconds
+// ago, so that a limit on the age catches it.
+func metrics(ages []backup.Ages, findings int, now time.Time) []byte {
+	var out bytes.Buffer
+	family := func(name, help string, sample func(a backup.Ages) float64) {
+		fmt.Fprintf(&out, "# HELP hsmbackup_%s %s\n# TYPE hsmbackup_%s gauge\n", name, help, name)
+		for _, a := range ages {
+			fmt.Fprintf(&out, "hsmbackup_%s{serial=%q} %s\n", name, label(a.Serial), number(sample(a)))
+		}
+	}
+	age := func(name, help string, t func(a backup.Ages) time.Time) {
+		family(name+"_age_seconds", help, func(a backup.Ages) float64 {
+			if t(a).IsZero() {
+				return math.Inf(1)
+			}
+			return max(0, math.Round(now.Sub(t(a)).Seconds()))
+		})
+	}
+	age("backup", "Since the newest snapshot of the token was taken.", func(a backup.Ages) time.Time { return a.Backup })
+	age("check", "Since the last check of the catalog that found nothing.", func(a backup.Ages) time.Time { return a.Check })
+	age("proof", "Since each key of the newest snapshot was last shown to come back.", func(a backup.Ages) time.Time { return a.Proof })
+	age("drill", "Since each key of the newest snapshot was last restored in a drill.", func(a backup.Ages) time.Time { return a.Drill })
+	age("share_seen", "Since shares of the recovery key were last at hand.", func(a backup.Ages) time.Time { return a.ShareSeen })
+	family("copies", "Verified copies that hold the newest snapshot.", func(a backup.Ages) float64 { return float64(a.Copies) })
+	fmt.Fprint(&out, "# HELP hsmbackup_keys Keys by what a restore could do for them.\n# TYPE hsmbackup_keys gauge\n")
+	for _, a := range ages {
+		for _, c := range coverages {
+			fmt.Fprintf(&out, "hsmbackup_keys{serial=%q,coverage=%q} %d\n", label(a.Serial), c, a.Keys[c])
+		}
+	}
+	fmt.Fprintf(&out, "# HELP hsmbackup_findings What the last check found damaged, in the catalog and in copies of it.\n# TYPE hsmbackup_findings gauge\nhsmbackup_findings %d\n", findings)
+	// A recovery key that nobody split has no custodians to call.
+	if ages = slices.DeleteFunc(slices.Clone(ages), func(a backup.Ages) bool { return !a.HasParts }); len(ages) > 0 {
+		age("rollcall", "Since one custodian more than needed has answered a roll-call.", func(a backup.Ages) time.Time { return a.RollCall })
+	}
+	return out.Bytes()
+}
+
+// writeMetrics replaces a file of Prometheus' textfile collector: whoever reads
+// it sees the old one or the new one, whole. The collector is another user, so
+// it is readable for all.
+func writeMetrics(path string, content []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// label makes a serial fit between the quotes of a label's value.
+func label(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == '"' || r == '\\' || r > '~' {
+			return '_'
+		}
+		return r
+	}, s)
+}
+
+func number(f float64) string {
+	if math.IsInf(f, 1) {
+		return "+Inf"
+	}
+	return fmt.Sprintf("%.0f", f)
+}

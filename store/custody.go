@@ -1,0 +1,162 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Custodian is one keeper of a part. The catalog keeps a pseudonym; where the
+// part lies and how to reach its holder belongs on paper.
+type Custodian struct {
+	Index int    `json:"index"` // of the part, from 1
+	Name  string `json:"name"`
+	// Commitment is the public half (Ed25519, 32 bytes) of the key pair that
+	// the part yields: it checks an answer to a roll-call, and tells nothing of
+	// the part.
+	Commitment hexBytes `json:"commitment"`
+}
+
+// PartSet is the registration of the parts that one share was split into.
+type PartSet struct {
+	Time       time.Time   `json:"-"`             // of the entry
+	Set        string      `json:"set"`           // 8 hex digits, on each part
+	Share      int         `json:"share"`         // which share of the recovery key, from 1
+	Shares     int         `json:"shares"`        // how many make up the recovery key
+	Needed     int         `json:"needed"`        // K
+	KCV        KCV         `json:"kcv,omitempty"` // of the recovery key; empty: not known
+	Custodians []Custodian `json:"custodians"`    // all N, in the order of their parts
+	// Retired is when another set took its place; zero while it is in use. Not
+	// part of the entry.
+	Retired time.Time `json:"-"`
+}
+
+// RetiredSet says that a set is no longer meant to be used. Its parts stay
+// valid: nothing can call them back.
+type RetiredSet struct {
+	Set    string `json:"set"`
+	By     string `json:"by,omitempty"` // the set in its place, if there is one
+	Reason string `json:"reason"`
+}
+
+// RollCall is an answer of a custodian that checked out.
+type RollCall struct {
+	Time  time.Time `json:"-"` // of the entry
+	Set   string    `json:"set"`
+	Index int       `json:"index"`
+	// Origin is the job that it happened in: "hand-out", "roll-call", "use".
+	Origin string `json:"origin"`
+}
+
+// Ceremony is the record of something done to the recovery key. It holds no
+// secret.
+type Ceremony struct {
+	Time    time.Time `json:"-"`              // of the entry
+	Job     string    `json:"job"`            // "split", "hand-out", "combine", "resplit", "rekey", …
+	Who     string    `json:"who,omitempty"`  // as typed: a claim
+	Why     string    `json:"why,omitempty"`  // as typed or chosen
+	KCV     KCV       `json:"kcv,omitempty"`  // of the recovery key
+	Sets    []string  `json:"sets,omitempty"` // part sets it was about
+	Outcome string    `json:"outcome"`        // "done", or what was left
+}
+
+// RecordPartSet logs a set that was made.
+func (c *Catalog) RecordPartSet(s PartSet) error {
+	n := len(s.Custodians)
+	switch {
+	case len(s.Set) != 8:
+		return fmt.Errorf("part set: %q is not 8 hex digits", s.Set)
+	case s.Needed < 2 || n < s.Needed || n > 16:
+		return fmt.Errorf("part set %s: %d of %d parts", s.Set, s.Needed, n)
+	case s.Share < 1 || s.Share > s.Shares:
+		return fmt.Errorf("part set %s: share %d of %d", s.Set, s.Share, s.Shares)
+	}
+	if s.KCV != "" {
+		if err := checkKCV(s.KCV); err != nil {
+			return fmt.Errorf("part set %s: %v", s.Set, err)
+		}
+	}
+	for i, k := range s.Custodians {
+		if k.Index != i+1 || k.Name == "" || len(k.Commitment) != 32 {
+			return fmt.Errorf("part set %s: custodian %d has no name or commitment", s.Set, i+1)
+		}
+	}
+	_, err := c.Append(KindPartSet, s)
+	return err
+}
+
+// PartSets gives all sets, oldest first, those that are retired too.
+func (c *Catalog) PartSets() ([]PartSet, error) {
+	var list []PartSet
+	err := c.each(KindPartSet, func(e Entry) error {
+		var s PartSet
+		if err := json.Unmarshal(e.Body, &s); err != nil {
+			return err
+		}
+		s.Time = e.Time
+		list = append(list, s)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = c.each(KindPartSetRetired, func(e Entry) error {
+		var r RetiredSet
+		if err := json.Unmarshal(e.Body, &r); err != nil {
+			return err
+		}
+		for i := range list {
+			if list[i].Set == r.Set && list[i].Retired.IsZero() {
+				list[i].Retired = e.Time
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// RetirePartSet logs that a set is no longer meant to be used.
+func (c *Catalog) RetirePartSet(r RetiredSet) error {
+	sets, err := c.PartSets()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(sets, func(s PartSet) bool { return s.Set == r.Set }) {
+		return fmt.Errorf("part set %s is not in the catalog", r.Set)
+	}
+	_, err = c.Append(KindPartSetRetired, r)
+	return err
+}
+
+// RecordRollCall logs an answer that the caller has checked against the
+// commitment of that custodian.
+func (c *Catalog) RecordRollCall(r RollCall) error {
+	if r.Set == "" || r.Index < 1 {
+		return errors.New("roll-call: no part named")
+	}
+	_, err := c.Append(KindRollCall, r)
+	return err
+}
+
+// RollCalls gives all answers, oldest first.
+func (c *Catalog) RollCalls() ([]RollCall, error) {
+	var list []RollCall
+	err := c.each(KindRollCall, func(e Entry) error {
+		var r RollCall
+		if err := json.Unmarshal(e.Body, &r); err != nil {
+			return err
+		}
+		r.Time = e.Time
+		list = append(list, r)
+		return nil
+	})
+	return list, err
+}
+
+// RecordCeremony logs what was done to a recovery key.
+func (c *Catalog) RecordCeremony(r Ceremony) error {
+	_, err := c.Append(KindCeremony, r)
+	return err
+}
