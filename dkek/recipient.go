@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
-	"strings"
 
 	"filippo.io/age"
 )
@@ -96,53 +95,4 @@ func (k *Key) identity() (*age.X25519Identity, error) {
 		return nil, fail(ErrFormat, "recovery key: no key for sealed data can be derived: do not trust this computer")
 	}
 	return id, nil
-}
-
-// bech32 encodes in upper case with the checksum of BIP 173.
-func bech32(prefix string, data []byte) []byte {
-	const alphabet = "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L"
-	check := uint32(1)
-	feed := func(v byte) {
-		top := check >> 25
-		check = check&0x1FFFFFF<<5 ^ uint32(v)
-		for i, g := range [...]uint32{0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3} {
-			if top>>i&1 != 0 {
-				check ^= g
-			}
-		}
-	}
-	// The checksum is that of the lower case.
-	lower := strings.ToLower(prefix)
-	for i := range len(lower) {
-		feed(lower[i] >> 5)
-	}
-	feed(0)
-	for i := range len(lower) {
-		feed(lower[i] & 31)
-	}
-	const checksum = 6
-	text := make([]byte, 0, len(prefix)+1+(8*len(data)+4)/5+checksum)
-	text = append(append(text, prefix...), '1')
-	put := func(v byte) {
-		feed(v)
-		text = append(text, alphabet[v])
-	}
-	pending, n := uint32(0), 0
-	for _, b := range data {
-		for pending, n = pending<<8|uint32(b), n+8; n >= 5; {
-			n -= 5
-			put(byte(pending >> n & 31))
-		}
-	}
-	if n > 0 {
-		put(byte(pending << (5 - n) & 31))
-	}
-	for range checksum {
-		feed(0)
-	}
-	check ^= 1
-	for i := range checksum {
-		text = append(text, alphabet[check>>(5*(checksum-1-i))&31])
-	}
-	return text
 }

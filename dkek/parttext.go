@@ -1,0 +1,306 @@
+package dkek
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// coded is a kind of text that people type or send: a prefix, "1", and a
+// payload of fixed size as bech32m digits (BIP 350). At these lengths the
+// checksum finds every error in up to three characters, and any other but one
+// in 2^30.
+type coded struct {
+	name   string // for messages: "part"
+	prefix string
+	size   int // of the payload, in bytes
+}
+
+// partText is how parts are written.
+var partText = coded{"part", "hsmpart", partSize}
+
+// The shape of a part on paper: groups of 5 characters, 4 to a line.
+const (
+	groupSize     = 5
+	groupsPerLine = 4
+	lineSize      = groupSize * groupsPerLine
+)
+
+func (c coded) encode(payload []byte) []byte { return encodeBech32(c.prefix, payload, bech32mSum) }
+
+// length is that of the text without blanks.
+func (c coded) length() int { return len(c.prefix) + 1 + (8*c.size+4)/5 + bech32Checksum }
+
+// is tells by its beginning whether a text, comments left out, is of this kind.
+func (c coded) is(text []byte) bool {
+	compact, _ := joined(text)
+	defer clear(compact)
+	return bytes.HasPrefix(bytes.ToLower(compact), []byte(c.prefix+"1"))
+}
+
+// joined gives the characters of a text that count: lines that begin with # are
+// for people, and so are blanks. The checks at the ends of lines come apart, by
+// the number of characters before them. The caller clears the first.
+func joined(text []byte) (compact []byte, checks map[int][]byte) {
+	compact, checks = make([]byte, 0, len(text)), map[int][]byte{}
+	for line := range bytes.Lines(text) {
+		line = bytes.TrimSpace(line)
+		if bytes.HasPrefix(line, []byte("#")) {
+			continue
+		}
+		if i := bytes.IndexByte(line, '='); i >= 0 {
+			line, checks[len(compact)+count(line[:i])] = line[:i], bytes.TrimSpace(line[i+1:])
+		}
+		for _, c := range line {
+			if !isBlank(c) {
+				compact = append(compact, c) // has room
+			}
+		}
+	}
+	return compact, checks
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+func count(line []byte) (n int) {
+	for _, c := range line {
+		if !isBlank(c) {
+			n++
+		}
+	}
+	return n
+}
+
+// place names a character for people who look at paper.
+func place(at int) string {
+	return fmt.Sprintf("line %d, group %d, character %d", at/lineSize+1, at%lineSize/groupSize+1, at%groupSize+1)
+}
+
+// decode reads a text of this kind; the caller clears the payload. The error
+// wraps ErrFormat for what cannot be one, ErrTampered for one with errors, and
+// says where, as far as the code tells. It repeats nothing of the text.
+func (c coded) decode(text []byte) ([]byte, error) {
+	compact, checks := joined(text)
+	defer clear(compact)
+	if len(compact) == 0 {
+		return nil, fail(ErrFormat, "%s: nothing but comments and blanks", c.name)
+	}
+	if err := c.oneCase(compact); err != nil {
+		return nil, err
+	}
+	prefix := c.prefix + "1"
+	if wrong := differences(compact, prefix); len(wrong) == 1 && len(compact) == c.length() {
+		return nil, fail(ErrTampered, "%s: a wrong character at its beginning, which is %s: %s", c.name, prefix, place(wrong[0]))
+	} else if len(wrong) > 0 {
+		return nil, fail(ErrFormat, "%s: does not begin with %s", c.name, prefix)
+	}
+	if err := c.checkLines(compact, checks); err != nil {
+		return nil, err
+	}
+	digits := make([]byte, 0, len(compact))
+	defer func() { clear(digits[:cap(digits)]) }()
+	for i := len(prefix); i < len(compact); i++ {
+		d, ok := bech32Digit(compact[i])
+		if !ok {
+			return nil, fail(ErrTampered, "%s: a character that is never used (1, b, i, o and signs are not): %s", c.name, place(i))
+		}
+		digits = append(digits, d)
+	}
+	if err := c.checkLength(len(compact)); err != nil {
+		return nil, err
+	}
+	if c.remainder(digits) != bech32mSum {
+		return nil, c.locate(digits)
+	}
+	data, ok := bech32Bytes(digits[:len(digits)-bech32Checksum])
+	if !ok || len(data) != c.size {
+		clear(data)
+		return nil, fail(ErrFormat, "%s: of another version than this program knows", c.name)
+	}
+	return data, nil
+}
+
+// oneCase brings a text to lower case; mixed cases come of misreading.
+func (c coded) oneCase(compact []byte) error {
+	lower, upper := -1, -1
+	for i, b := range compact {
+		switch {
+		case 'a' <= b && b <= 'z':
+			lower = i
+		case 'A' <= b && b <= 'Z':
+			upper = i
+			compact[i] = b - 'A' + 'a'
+		}
+	}
+	if lower >= 0 && upper >= 0 {
+		return fail(ErrTampered, "%s: upper and lower case are mixed, which is never written: %s or %s", c.name, place(lower), place(upper))
+	}
+	return nil
+}
+
+func differences(compact []byte, prefix string) (at []int) {
+	for i := range len(prefix) {
+		if i >= len(compact) || compact[i] != prefix[i] {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+func (c coded) checkLength(n int) error {
+	want := c.length()
+	switch missing := want - n; {
+	case missing == 0:
+		return nil
+	case missing == groupSize:
+		return fail(ErrTampered, "%s: %d characters, %d expected: a group is missing", c.name, n, want)
+	case missing > 0:
+		return fail(ErrTampered, "%s: %d characters, %d expected: it is cut off, or %d are missing", c.name, n, want, missing)
+	case missing == -groupSize:
+		return fail(ErrTampered, "%s: %d characters, %d expected: a group is there twice", c.name, n, want)
+	}
+	return fail(ErrTampered, "%s: %d characters, %d expected: there is too much", c.name, n, want)
+}
+
+func (c coded) remainder(digits []byte) bech32State {
+	state := bech32Start(c.prefix)
+	for _, d := range digits {
+		state.feed(d)
+	}
+	return state
+}
+
+// locate says where the error is, if one wrong character or two swapped groups
+// explain it and nothing else does.
+func (c coded) locate(digits []byte) error {
+	offset := len(c.prefix) + 1
+	wrong := -1
+	for i, was := range digits {
+		for d := range byte(32) {
+			if digits[i] = d; d != was && c.remainder(digits) == bech32mSum {
+				if wrong >= 0 {
+					wrong = len(digits)
+					break
+				}
+				wrong = i
+			}
+		}
+		digits[i] = was
+	}
+	if wrong >= 0 && wrong < len(digits) {
+		return fail(ErrTampered, "%s: one character is wrong: %s", c.name, place(wrong+offset))
+	}
+	var pairs [][2]int
+	first := (offset + groupSize - 1) / groupSize // the first group without the prefix
+	groups := (offset + len(digits)) / groupSize
+	swap := func(a, b int) {
+		for i := range groupSize {
+			x, y := a*groupSize+i-offset, b*groupSize+i-offset
+			digits[x], digits[y] = digits[y], digits[x]
+		}
+	}
+	for a := first; a < groups; a++ {
+		for b := a + 1; b < groups; b++ {
+			swap(a, b)
+			if c.remainder(digits) == bech32mSum {
+				pairs = append(pairs, [2]int{a, b})
+			}
+			swap(a, b)
+		}
+	}
+	if len(pairs) == 1 {
+		a, b := pairs[0][0], pairs[0][1]
+		return fail(ErrTampered, "%s: two groups are swapped: group %d of line %d and group %d of line %d", c.name,
+			a%groupsPerLine+1, a/groupsPerLine+1, b%groupsPerLine+1, b/groupsPerLine+1)
+	}
+	return fail(ErrTampered, "%s: more than one character is wrong: compare it group by group", c.name)
+}
+
+// checkLines compares the checks at the ends of lines, where there are any.
+func (c coded) checkLines(compact []byte, checks map[int][]byte) error {
+	ends := make([]int, 0, len(checks))
+	for end := range checks {
+		ends = append(ends, end)
+	}
+	slices.Sort(ends)
+	start := 0
+	for n, end := range ends {
+		if end > len(compact) || start%lineSize != 0 || end-start > lineSize {
+			return fail(ErrTampered, "%s: line %d is not of %d groups, as its check says: a group is missing or there twice", c.name, n+1, groupsPerLine)
+		}
+		want := lineCheck(start/lineSize, compact[start:end])
+		if !strings.EqualFold(string(want[:]), string(checks[end])) {
+			return fail(ErrTampered, "%s: line %d does not agree with its check: compare it character by character", c.name, start/lineSize+1)
+		}
+		start = end
+	}
+	return nil
+}
+
+// lineCheck is two characters that go with a line: over GF(32) with the
+// polynomial x^5+x^3+1, the sum of the digits and the sum of each times a power
+// of x, the line's number added to both. It finds any two wrong characters of a
+// line, and a line in the place of another.
+func lineCheck(number int, line []byte) [2]byte {
+	sum, weighted, power := byte(number&31), byte(number&31), byte(1)
+	times := func(a, b byte) (p byte) {
+		for ; b != 0; b >>= 1 {
+			if b&1 != 0 {
+				p ^= a
+			}
+			if a <<= 1; a&32 != 0 {
+				a ^= 0b101001
+			}
+		}
+		return p
+	}
+	for _, c := range line {
+		power = times(power, 2)
+		d, ok := bech32Digit(c)
+		if !ok {
+			continue // the 1 behind the prefix
+		}
+		sum ^= d
+		weighted ^= times(d, power)
+	}
+	return [2]byte{bech32Alphabet[sum], bech32Alphabet[weighted]}
+}
+
+// groups breaks a text into groups and lines, with the check of each line or
+// without.
+func groups(compact []byte, checked bool) []byte {
+	out := make([]byte, 0, 2*len(compact)) // never grows: no copies are left behind
+	for start := 0; start < len(compact); start += lineSize {
+		line := compact[start:min(start+lineSize, len(compact))]
+		for i, c := range line {
+			if i > 0 && i%groupSize == 0 {
+				out = append(out, ' ')
+			}
+			out = append(out, c)
+		}
+		if checked {
+			check := lineCheck(start/lineSize, line)
+			out = append(append(out, "  ="...), check[:]...)
+		}
+		out = append(out, '\n')
+	}
+	return out
+}
+
+// IsPart tells a part by its beginning, whatever case it is in; whether it is
+// whole is for ParsePart to say.
+func IsPart(text []byte) bool { return partText.is(text) }
+
+// ParsePart reads a part: a file, a sheet, or what was typed. Lines that begin
+// with # are for people, blanks and line ends do not count, and neither does
+// the case. The error wraps ErrFormat for what is no part, ErrTampered for one
+// with errors in it, whose place it names as far as the code tells. The text is
+// the caller's to clear.
+func ParsePart(text []byte) (*Part, error) {
+	payload, err := partText.decode(text)
+	if err != nil {
+		return nil, err
+	}
+	return newPart(payload)
+}
