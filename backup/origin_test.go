@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/tokentest"
 	"hsmbackup/store"
 )
 
@@ -53,7 +54,7 @@ func TestOrigins(t *testing.T) {
 	if err := card.DeleteFile(ctx, schsm.CertificateFile(2)); err != nil {
 		t.Fatal(err)
 	}
-	if err := card.WriteFile(ctx, schsm.CertificateFile(2), (&model{t: t, r: newRand(1)}).certificate(public)); err != nil {
+	if err := card.WriteFile(ctx, schsm.CertificateFile(2), tokentest.New(t, 1).Certificate(public)); err != nil {
 		t.Fatal(err)
 	}
 	expect("request replaced", origins(card)[1], OriginGenerated, true, "generated on SOFT0200001")

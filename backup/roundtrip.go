@@ -107,13 +107,17 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason
 
 // cleanUp deletes the copy that an interrupted run left behind, and says what
 // it deleted. It takes nothing for a copy but a key without description and
-// certificate that answers like its original.
+// certificate that answers like its original. What a look at the device key left
+// behind goes too.
 func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []string, err error) {
+	if cleaned, err = cleanProofKeys(ctx, r.card, inv); err != nil {
+		return cleaned, err
+	}
 	var n copyNote
 	found := false
 	if r.journal != nil {
 		if found, err = r.journal.Get(r.note(), &n); err != nil {
-			return nil, err
+			return cleaned, err
 		}
 	}
 	for _, k := range inv.Keys {

@@ -20,39 +20,93 @@ type Trust struct {
 	SoftFile bool
 	// Untrusted is the serial typed with --untrusted-token.
 	Untrusted string
+	// Login logs in where the token can show its device key only so; nil leaves
+	// that way out.
+	Login func(context.Context) error
+
+	// roots are the vendor's unless a test has its own.
+	roots []cvc.Root
+	// later: the token will be initialised before any share is sent to it, and
+	// can show its device key then.
+	later bool
 }
 
 // TrustToken takes a look at who a token is before any share is sent to it: a
 // certificate chain up to the vendor's pinned root and possession of the device
-// key. What cannot be shown needs the serial number typed for this very
+// key, by chip authentication or, where that is not to be had, by a fresh
+// request. What cannot be shown needs the serial number typed for this very
 // purpose. Shares that belong to hardware, as far as the catalog knows, never
-// go to software. It gives a note for people where there is something to know.
+// go to software. It gives a note for people that says what was shown, and how.
 func TrustToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, kcv string, t Trust) (note string, err error) {
+	t.later = false
+	note, _, err = t.look(ctx, card, cat, kcv)
+	return note, err
+}
+
+// look is TrustToken; pending tells that possession of the device key must
+// still be shown once the token is initialised.
+func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, kcv string) (note string, pending bool, err error) {
 	if card.Software() || t.SoftFile {
 		hardware, err := knownFromHardware(cat, kcv)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if hardware {
-			return "", refusef("software-token", "choose a hardware token", "the recovery key %s belongs to a hardware token; its shares do not go to a software token", kcv)
+			return "", false, refusef("software-token", "choose a hardware token", "the recovery key %s belongs to a hardware token; its shares do not go to a software token", kcv)
 		}
 		if t.SoftFile {
-			return "", nil
+			return "", false, nil
 		}
 	}
-	root, err := card.Genuine(ctx, cvc.VendorRoots())
+	serial, way := card.Serial(), "chip authentication"
+	root, err := card.Genuine(ctx, t.anchors())
+	if errors.Is(err, schsm.ErrNoPossession) && t.Untrusted == "" {
+		if t.later {
+			return "", true, nil
+		}
+		way = "a fresh request"
+		first := err
+		if root, err = byRequest(ctx, card, t.anchors(), t.Login); errors.Is(err, schsm.ErrNotGenuine) {
+			err = fmt.Errorf("%w; nor by a fresh request: %s", first, strings.TrimPrefix(unproven(err), schsm.ErrNoPossession.Error()+": "))
+		}
+	}
 	if err == nil && root.Kind == cvc.RootProduction {
-		return "", nil
+		return shown(serial, way), false, nil
 	}
 	if err != nil && !errors.Is(err, schsm.ErrNotGenuine) {
-		return "", err
+		return "", false, err
 	}
+	note, err = t.insist(card, root, err, "")
+	return note, false, err
+}
+
+func (t Trust) anchors() []cvc.Root {
+	if t.roots != nil {
+		return t.roots
+	}
+	return cvc.VendorRoots()
+}
+
+// shown says how a token proved itself.
+func shown(serial, way string) string {
+	return fmt.Sprintf("%s is genuine: its certificate leads to the vendor's root, and %s shows that it holds the device key", serial, way)
+}
+
+// unproven is what a verdict says besides that it is one.
+func unproven(verdict error) string {
+	return strings.TrimPrefix(verdict.Error(), schsm.ErrNotGenuine.Error()+": ")
+}
+
+// insist decides about a token that could not be shown to be genuine: by the
+// verdict, or by a root that is not the one of production. done is what was done
+// to it.
+func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done string) (note string, err error) {
 	why := fmt.Sprintf("its certificate leads to the vendor's %s root", root.Kind)
 	switch {
-	case card.Software():
+	case card.Software() && !errors.Is(verdict, schsm.ErrNoPossession):
 		why = "it says that it is a software token"
-	case err != nil:
-		why = strings.TrimPrefix(err.Error(), schsm.ErrNotGenuine.Error()+": ")
+	case verdict != nil:
+		why = unproven(verdict)
 	}
 	serial := card.Serial()
 	if t.Untrusted != "" && t.Untrusted == serial {
@@ -61,8 +115,14 @@ func TrustToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, kcv s
 	if t.Untrusted != "" {
 		return "", refusef("wrong-token", "type the serial number of the token that is meant", "--untrusted-token names %s, this token is %s", t.Untrusted, orNone(serial))
 	}
-	return "", refusef("not-genuine", fmt.Sprintf("if you know this token and accept the risk: --untrusted-token %s", serial),
-		"%s could not be shown to be genuine: %s; no share was sent", orNone(serial), why)
+	if !card.Software() && !errors.Is(verdict, schsm.ErrNoPossession) {
+		why += seems(card.Chain())
+	}
+	hint := fmt.Sprintf("if you know this token and accept the risk: --untrusted-token %s", serial)
+	if serial == "" {
+		hint = "it shows no serial number that could be typed: use another token"
+	}
+	return "", refusef("not-genuine", hint, "%s could not be shown to be genuine: %s; %sno share was sent", orNone(serial), why, done)
 }
 
 // knownFromHardware tells whether the catalog has seen a DKEK on hardware.
@@ -102,6 +162,7 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 	}
 	for _, k := range keys {
 		switch {
+		case isProofKey(k.Key): // nobody uses it
 		case k.Coverage == Accepted:
 			lost = append(lost, fmt.Sprintf("%s: accepted as not exportable, it would be lost for good; delete it yourself (pkcs11-tool --delete-object) if it may go", k.Key.Name()))
 		case k.Coverage != Covered:
@@ -116,7 +177,7 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 		}
 	}
 	for _, f := range inv.Files {
-		if !holdsFile(newest, f) {
+		if !holdsFile(newest, f) && !isProofFile(f) {
 			lost = append(lost, "file "+f.FID.String()+": in no snapshot")
 		}
 	}
@@ -197,32 +258,27 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 	if err := s.checkSets(); err != nil {
 		return nil, "", err
 	}
-	for _, set := range s.Sets {
-		kcv, err := set.expected()
-		if err != nil {
-			return nil, "", err
-		}
-		if len(set.Load) == 0 {
-			continue
-		}
-		if note, err = TrustToken(ctx, card, cat, kcv.String(), s.Trust); err != nil {
-			return nil, "", err
-		}
-	}
-	if err := card.Confirm(ctx); err != nil {
+	note, pending, err := s.trusted(ctx, card, cat)
+	if err != nil {
 		return nil, "", err
 	}
 	if s.Initialisation.Domains == 0 && !s.Initialisation.NoDKEK {
 		s.Initialisation.Shares = s.Sets[0].Shares
 	}
-	if err := card.Initialise(ctx, s.Initialisation); err != nil {
-		switch {
-		case errors.Is(err, schsm.ErrNotCarriedOut):
-			err = &Error{Class: Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}
-		case errors.Is(err, schsm.ErrUnsettled), errors.Is(err, schsm.ErrMaybeInitialised):
-			err = changed(err) // it is wiped, or may be
+	if pending {
+		if note, err = s.proveFirst(ctx, card); err != nil {
+			return nil, "", err
 		}
-		return nil, "", err
+	}
+	// Key domain slots are empty at first, so that the token showed itself as
+	// it is to be.
+	if !pending || s.Initialisation.Domains == 0 {
+		if err := initialise(ctx, card, s.Initialisation); err != nil {
+			if pending {
+				err = changed(err)
+			}
+			return nil, "", err
+		}
 	}
 	for _, set := range s.Sets {
 		kcv, err := s.fill(ctx, card, set)
@@ -235,6 +291,65 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 		return kcvs, note, changed(err)
 	}
 	return kcvs, note, nil
+}
+
+// trusted asks of every set whether the token may have it.
+func (s SetUp) trusted(ctx context.Context, card *schsm.Card, cat *store.Catalog) (note string, pending bool, err error) {
+	t := s.Trust
+	t.later = true
+	for _, set := range s.Sets {
+		kcv, err := set.expected()
+		if err != nil {
+			return "", false, err
+		}
+		if len(set.Load) == 0 {
+			continue
+		}
+		var wait bool
+		if note, wait, err = t.look(ctx, card, cat, kcv.String()); err != nil {
+			return "", false, err
+		}
+		pending = pending || wait
+	}
+	return note, pending, nil
+}
+
+// proveFirst initialises a token that knows no chip authentication so that it
+// can make a key, which it cannot while shares are missing, and has it show its
+// device key. A token that fails has got PIN and SO-PIN, but no share.
+func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card) (note string, err error) {
+	first := s.Initialisation
+	if first.Domains == 0 {
+		first.NoDKEK, first.Shares, first.Label = true, 0, ""
+	}
+	if err := initialise(ctx, card, first); err != nil {
+		return "", err
+	}
+	root, err := byRequest(ctx, card, s.Trust.anchors(), nil)
+	switch {
+	case err != nil && !errors.Is(err, schsm.ErrNotGenuine):
+		return "", changed(err)
+	case err != nil || root.Kind != cvc.RootProduction:
+		_, err = s.Trust.insist(card, root, err, "it was initialised, but ")
+		return "", err
+	}
+	return shown(card.Serial(), "a fresh request"), nil
+}
+
+// initialise sends INITIALIZE to the token that is meant, and says of an error
+// what it left.
+func initialise(ctx context.Context, card *schsm.Card, i schsm.Initialisation) error {
+	if err := card.Confirm(ctx); err != nil {
+		return err
+	}
+	err := card.Initialise(ctx, i)
+	switch {
+	case errors.Is(err, schsm.ErrNotCarriedOut):
+		return &Error{Class: Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}
+	case errors.Is(err, schsm.ErrUnsettled), errors.Is(err, schsm.ErrMaybeInitialised):
+		return changed(err) // it is wiped, or may be
+	}
+	return err
 }
 
 // checkSets refuses sets that do not go with the initialisation.

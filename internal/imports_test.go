@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"store":  {"internal/secret"},
 	"backup": with(values, "dkek", "store", "internal/schsm", "internal/apdu"),
 
-	"internal/schsm":     {"internal/apdu", "internal/tlv", "internal/pkcs15", "internal/cvc", "internal/pubkey", "internal/cmac", "internal/secret"},
+	"internal/schsm":     {"internal/apdu", "internal/tlv", "internal/pkcs15", "internal/cvc", "internal/pubkey", "internal/curve", "internal/cmac", "internal/secret"},
 	"internal/pcsc":      {"internal/apdu"},
 	"internal/softtoken": with(values, "internal/apdu", "dkek"),
 	"internal/vpcd":      {"internal/apdu"},

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/pubkey"
@@ -124,6 +125,51 @@ func (c *Chain) Verify(roots []Root) (Root, error) {
 		return root, nil
 	}
 	return Root{}, fmt.Errorf("%w: root %s is none that is known", ErrUntrusted, c.Issuer.CAR)
+}
+
+// Maker says whose device a token seems to be, by the names in its certificates
+// (fact sheet §5.1, §5.4); empty if they tell nothing. Anyone can write names:
+// it is a help for people, and no proof.
+func (c *Chain) Maker() string {
+	issuer, root := c.Device.CAR, ""
+	if c.Issuer != nil {
+		issuer, root = c.Issuer.CHR, c.Issuer.CAR
+	}
+	for _, m := range []struct{ name, prefix, maker string }{
+		{root, "SOFTROOT", MakerSoftware},
+		{root, "UTSRCACC", "a test device of CardContact"},
+		{root, "DECA0", "a development card of CardContact"},
+		{c.Device.CHR, "ESPICOHSM", picoHSM},
+		{issuer, "ESPICOHSM", picoHSM},
+		{root, "ESPICOHSM", picoHSM},
+		{issuer, "DEDINK", "a Nitrokey HSM (CardContact)"},
+		{root, "DESRCACC", "a SmartCard-HSM of CardContact"},
+	} {
+		if strings.HasPrefix(m.name, m.prefix) {
+			return m.maker
+		}
+	}
+	return ""
+}
+
+// MakerSoftware is what Maker says of our own software tokens.
+const MakerSoftware = "a software token of hsmbackup"
+
+// picoHSM is open firmware for a board that anyone can buy: its root vouches
+// for nothing.
+const picoHSM = "a pico-hsm (open firmware that imitates the card)"
+
+// Expired gives the certificates of the chain whose time is over: the last day
+// counts. It is no reason to refuse a token: issuer certificates expire while
+// the tokens stay what they are (fact sheet §9, 37).
+func (c *Chain) Expired(now time.Time) []*Certificate {
+	var list []*Certificate
+	for _, cert := range []*Certificate{c.Device, c.Issuer} {
+		if cert != nil && !cert.To.IsZero() && !now.Before(cert.To.AddDate(0, 0, 1)) {
+			list = append(list, cert)
+		}
+	}
+	return list
 }
 
 // Roles of certificate holders.

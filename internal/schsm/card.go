@@ -24,6 +24,9 @@ var (
 	// ErrOtherToken: the token in the reader is not the one that the work
 	// began with.
 	ErrOtherToken = errors.New("another token is in the reader")
+	// ErrUnseen: the token showed by a fresh request that it is genuine, which
+	// it cannot repeat by itself, and was out of sight since.
+	ErrUnseen = errors.New("the token was reset, or taken out, after it had shown that it is genuine: run the same command again")
 	// ErrTooLong: a command would be longer than token or reader carry.
 	ErrTooLong = errors.New("command longer than token and reader carry")
 	// ErrNoExtended: the reader, or its driver, carries no extended APDUs.
@@ -76,7 +79,9 @@ type Card struct {
 	opened      bool
 	// proven: the token showed that it holds its device key. It must show that
 	// again whenever it was out of sight: anyone can copy a certificate.
-	proven bool
+	proven possession
+	// unseen: the token was out of sight since then.
+	unseen bool
 
 	// selected and loggedIn are what is believed of the token's session; other
 	// programs can end both.
@@ -198,7 +203,7 @@ func (c *Card) Transaction(ctx context.Context, f func() error) error {
 	if c.depth == 0 {
 		err := c.t.Begin(ctx)
 		if err != nil {
-			c.lost()
+			c.outOfSight()
 		}
 		if err != nil && !errors.Is(err, apdu.ErrReset) {
 			return err
@@ -220,6 +225,13 @@ func (c *Card) Transaction(ctx context.Context, f func() error) error {
 // lost notes that nothing is known of the token's session any more, nor
 // whether it is still the same token.
 func (c *Card) lost() { c.selected, c.loggedIn = false, false }
+
+// outOfSight is lost where it was not this program that ended the session:
+// another token may be in the place of the one that was there.
+func (c *Card) outOfSight() {
+	c.lost()
+	c.unseen = true
+}
 
 // ready brings the token back to where the caller believes it is: selected,
 // the same, and logged in if a PIN was given.
@@ -258,8 +270,14 @@ func (c *Card) regain(ctx context.Context) error {
 // recognise checks that a token that was out of sight is the one that was
 // opened.
 func (c *Card) recognise(ctx context.Context) error {
-	if err := c.compareCertificate(ctx); err != nil || !c.proven {
+	if err := c.compareCertificate(ctx); err != nil || c.proven == nothingShown {
 		return err
+	}
+	if c.proven == byRequest {
+		if c.unseen {
+			return fmt.Errorf("%w (%s)", ErrUnseen, orUnknown(c.Serial()))
+		}
+		return nil // this program selected the applet anew, and nobody else was there
 	}
 	err := c.authenticateChip(ctx)
 	if errors.Is(err, ErrNotGenuine) {
@@ -296,7 +314,7 @@ func (c *Card) compareCertificate(ctx context.Context) error {
 		return err
 	}
 	if !bytes.Equal(now, c.certificate) {
-		c.lost()
+		c.outOfSight()
 		return fmt.Errorf("%w: the work began with %s; put that token back and run again", ErrOtherToken, orUnknown(c.Serial()))
 	}
 	return nil
@@ -368,7 +386,7 @@ func (c *Card) transmit(ctx context.Context, name string, cmd apdu.Command) (apd
 	}
 	if err != nil {
 		// Whatever it was: the next command begins with a look at the token.
-		c.lost()
+		c.outOfSight()
 		return apdu.Response{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return r, nil
@@ -423,7 +441,7 @@ func (c *Card) look(ctx context.Context) error {
 	case err != nil:
 		return err
 	case unknownCommand(r.SW):
-		c.lost()
+		c.outOfSight()
 	case r.SW != apdu.OK:
 		c.loggedIn = false
 	}

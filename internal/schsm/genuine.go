@@ -16,8 +16,23 @@ import (
 	"hsmbackup/internal/tlv"
 )
 
-// ErrNotGenuine is wrapped by the errors of Genuine.
-var ErrNotGenuine = errors.New("the token could not be shown to be genuine")
+// Verdicts of Genuine and GenuineByRequest.
+var (
+	// ErrNotGenuine is wrapped by all of them.
+	ErrNotGenuine = errors.New("the token could not be shown to be genuine")
+	// ErrNoPossession: the certificates are good, but the token did not show
+	// that it holds the device key.
+	ErrNoPossession = errors.New("its certificate is good, but it did not show that it holds the device key")
+)
+
+// possession is how a token showed that it holds its device key.
+type possession int
+
+const (
+	nothingShown possession = iota
+	byChip
+	byRequest
+)
 
 // softwareRoot begins the name of every software token's root.
 const softwareRoot = "SOFTROOT"
@@ -36,12 +51,9 @@ func (c *Card) Software() bool {
 // is given anything: a PIN, a share. The session goes on as it was. Chip
 // authentication was not exercised on hardware (fact sheet §2.11).
 func (c *Card) Genuine(ctx context.Context, roots []cvc.Root) (cvc.Root, error) {
-	if c.chain == nil {
-		return cvc.Root{}, fmt.Errorf("%w: it shows no device certificate", ErrNotGenuine)
-	}
-	root, err := c.chain.Verify(roots)
+	root, err := c.verifyChain(roots)
 	if err != nil {
-		return cvc.Root{}, fmt.Errorf("%w: %w", ErrNotGenuine, err)
+		return cvc.Root{}, err
 	}
 	err = c.Transaction(ctx, func() error {
 		return again(func() error {
@@ -69,7 +81,18 @@ func (c *Card) Genuine(ctx context.Context, roots []cvc.Root) (cvc.Root, error) 
 	if err != nil {
 		return cvc.Root{}, err
 	}
-	c.proven = true
+	c.proven, c.unseen = byChip, false
+	return root, nil
+}
+
+func (c *Card) verifyChain(roots []cvc.Root) (cvc.Root, error) {
+	if c.chain == nil {
+		return cvc.Root{}, fmt.Errorf("%w: it shows no device certificate", ErrNotGenuine)
+	}
+	root, err := c.chain.Verify(roots)
+	if err != nil {
+		return cvc.Root{}, fmt.Errorf("%w: %w", ErrNotGenuine, err)
+	}
 	return root, nil
 }
 
@@ -82,7 +105,7 @@ var chipAuthAES128 = []byte{0x04, 0x00, 0x7F, 0x00, 0x07, 0x02, 0x02, 0x03, 0x02
 // anew after it, whatever came out.
 func (c *Card) authenticateChip(ctx context.Context) error {
 	refuse := func(err error) error {
-		return fmt.Errorf("%w: its certificate is good, but it did not show that it holds the device key: %w", ErrNotGenuine, err)
+		return fmt.Errorf("%w: %w: %w", ErrNotGenuine, ErrNoPossession, err)
 	}
 	device, err := c.chain.DeviceKey()
 	if err != nil {

@@ -252,7 +252,7 @@ func (c *Card) await(ctx context.Context, lost error) error {
 		}
 		_ = c.t.End() // the transaction may be gone with the connection
 		err := c.t.Begin(ctx)
-		c.lost()
+		c.outOfSight()
 		if err == nil || errors.Is(err, apdu.ErrReset) {
 			err = c.ready(ctx)
 		}

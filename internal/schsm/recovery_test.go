@@ -188,7 +188,9 @@ func TestResetAtEveryCommand(t *testing.T) {
 			if op.name == "Genuine" && proven {
 				continue
 			}
-			card.proven = proven
+			if card.proven = nothingShown; proven {
+				card.proven = byChip
+			}
 			for n := 1; ; n++ {
 				reached := false
 				token.SetFault(func(s softtoken.Stage, i int, _ apdu.Command) (apdu.SW, error) {
@@ -448,7 +450,7 @@ func TestSwappedToken(t *testing.T) {
 		if err := op.run(ctx, token, card); err != nil {
 			t.Errorf("%s, put back: %v", op.name, err)
 		}
-		card.proven = false // Genuine: another test
+		card.proven = nothingShown // Genuine: another test
 	}
 	s.put(other)
 	if err := card.Login(ctx, testPIN(), false); !errors.Is(err, ErrOtherToken) {

@@ -20,6 +20,8 @@ func (t *Token) securityEnvironment(c apdu.Command) answer {
 		return status(apdu.NotFound) // the public keys of others are not known here
 	case c.P1 != 0x41 || c.P2 != 0xA4:
 		return status(apdu.WrongParameters)
+	case t.state.NoChipAuth:
+		return status(apdu.NotFound)
 	}
 	t.chipAuth = false
 	list, err := tlv.ParseAll(c.Data)
@@ -34,6 +36,8 @@ func (t *Token) securityEnvironment(c apdu.Command) answer {
 // (fact sheet §2.11): it shows that the token holds the device key.
 func (t *Token) authenticateChip(c apdu.Command) answer {
 	switch {
+	case t.state.NoChipAuth:
+		return status(apdu.UnknownINS)
 	case c.P1 != 0 || c.P2 != 0:
 		return status(apdu.WrongParameters)
 	case !isShortLe(c):

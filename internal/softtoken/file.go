@@ -177,6 +177,8 @@ func (t *Token) update(c apdu.Command) answer {
 	switch {
 	case at > len(keep):
 		return status(apdu.OffsetPastEnd)
+	case t.state.MaxFile > 0 && end > t.state.MaxFile && fid != fidScratch:
+		return status(apdu.WrongLength)
 	case end > maxFile, grown > 0 && grown > t.state.free():
 		return status(apdu.NoMemory)
 	}

@@ -19,7 +19,9 @@ type state struct {
 	APDULimit    int
 	ReaderCut    int `json:",omitempty"`
 	Memory       int
+	MaxFile      int  `json:",omitempty"`
 	CRTExport    bool `json:",omitempty"`
+	NoChipAuth   bool `json:",omitempty"`
 	// Issuer counts the issuers that this token has had: one more with each
 	// firmware update.
 	Issuer int
@@ -56,7 +58,7 @@ func newState(o Options) (*state, error) {
 		o.Firmware = "3.6"
 	}
 	s := &state{Version: formatVersion, Serial: o.Serial, APDULimit: o.APDULimit, ReaderCut: o.ReaderCut, Memory: o.Memory,
-		CRTExport: o.CRTExport, Issuer: 1}
+		MaxFile: o.MaxFile, CRTExport: o.CRTExport, NoChipAuth: o.NoChipAuth, Issuer: 1}
 	var err error
 	if s.Major, s.Minor, err = parseFirmware(o.Firmware); err != nil {
 		return nil, err
@@ -83,6 +85,9 @@ func newState(o Options) (*state, error) {
 	}
 	if s.Memory < 1024 || s.Memory > maxMemory {
 		return nil, fmt.Errorf("%w: a memory of %d bytes (1024 to %d)", ErrOption, s.Memory, maxMemory)
+	}
+	if s.MaxFile < 0 || s.MaxFile > 0 && s.MaxFile < 64 || s.MaxFile > maxFile {
+		return nil, fmt.Errorf("%w: files of %d bytes (64 to %d)", ErrOption, s.MaxFile, maxFile)
 	}
 	if s.RootKey, _, _, err = deviceCurve.GenerateKey(rand.Reader); err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func (s *state) check() error {
 	switch {
 	case err != nil, !validSerial.MatchString(s.Serial):
 		return errors.New("firmware or serial number")
-	case s.APDULimit < 261 || s.ReaderCut < 0 || s.Memory < 0 || s.Memory > maxMemory || s.Issuer < 1:
+	case s.APDULimit < 261 || s.ReaderCut < 0 || s.Memory < 0 || s.Memory > maxMemory || s.MaxFile < 0 || s.Issuer < 1:
 		return errors.New("limits")
 	case len(s.RootKey) != deviceCurve.FieldBytes() || len(s.DeviceKey) != deviceCurve.FieldBytes() || !deviceCurve.ValidScalar(s.RootKey) || !deviceCurve.ValidScalar(s.DeviceKey):
 		return errors.New("root or device key")

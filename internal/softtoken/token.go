@@ -65,9 +65,14 @@ type Options struct {
 	ReaderCut int
 	// Memory is in bytes; 0 takes 76 KB.
 	Memory int
+	// MaxFile is the longest file in bytes that a host may write; 0 is no limit
+	// but that of the format.
+	MaxFile int
 	// CRTExport wraps RSA keys as type 06, as firmware before 3.0 does anyway
 	// (fact sheet §6.5).
 	CRTExport bool
+	// NoChipAuth: the token knows no chip authentication.
+	NoChipAuth bool
 }
 
 // Token is one software token. Its methods may be called by several
