@@ -2,20 +2,21 @@ package backup
 
 import (
 	"hsmbackup/internal/pkcs15"
-	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
 
-// noteWeakAES is the vendor's word on AES keys of these versions (fact sheet
-// §9, 33).
-const noteWeakAES = "AES keys made by firmware 3.1 and 3.2 are weak by a fault of that firmware: treat it as broken, and make a new one on another"
+// noteWeakAES is the vendor's word on AES keys of some versions.
+func noteWeakAES() string {
+	f := FindFault(FaultWeakAES)
+	return f.What + ": " + f.Do
+}
 
 // Notes are what must be known of a key for its kind and the firmware of a
 // token that it was on, major.minor; most often nothing. A key carries a
 // weakness wherever it is restored.
 func Notes(kind pkcs15.Kind, firmware string) []string {
-	if v := version(firmware); kind == pkcs15.AES && (v == schsm.Version{Major: 3, Minor: 1} || v == schsm.Version{Major: 3, Minor: 2}) {
-		return []string{noteWeakAES}
+	if kind == pkcs15.AES && FindFault(FaultWeakAES).In(firmware) {
+		return []string{noteWeakAES()}
 	}
 	return nil
 }

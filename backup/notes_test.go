@@ -33,7 +33,7 @@ func TestWeakAES(t *testing.T) {
 	if err := card.WriteFile(ctx, schsm.DescriptionFile(2), d.Encode()); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{noteWeakAES}
+	want := []string{noteWeakAES()}
 	r, err := Run(ctx, card, cat, Options{})
 	if err != nil || r.Keys[0].Notes != nil || !slices.Equal(r.Keys[1].Notes, want) {
 		t.Fatalf("%+v, %v", r, err)

@@ -272,10 +272,14 @@ func cannotTake(inv *Inventory, k store.Key) string {
 		return fmt.Sprintf("firmware %s takes RSA keys of up to 2048 bits", inv.Firmware)
 	case version.Before(3, 0) && kind == pkcs15.AES:
 		return fmt.Sprintf("firmware %s has no AES keys", inv.Firmware)
-	case version == schsm.Version{Major: 3, Minor: 1} && len(k.Algorithms) > 0:
-		return "firmware 3.1 cannot take back keys that have a list of allowed algorithms"
+	case len(k.Algorithms) > 0 && FindFault(FaultLists).In(inv.Firmware):
+		return cannotTakeLists(inv.Firmware)
 	}
 	return ""
+}
+
+func cannotTakeLists(firmware string) string {
+	return fmt.Sprintf("firmware %s cannot take back keys that have a list of allowed algorithms", firmware)
 }
 
 func (inv *Inventory) version() schsm.Version { return version(inv.Firmware) }

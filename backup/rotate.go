@@ -250,8 +250,8 @@ func cannotMake(to *Inventory, old Key) string {
 		return fmt.Sprintf("firmware %s has no AES keys", to.Firmware)
 	case len(Notes(old.Kind, to.Firmware)) > 0:
 		return fmt.Sprintf("firmware %s makes weak AES keys", to.Firmware)
-	case len(old.Info.Algorithms) > 0 && v == schsm.Version{Major: 3, Minor: 1}:
-		return "firmware 3.1 cannot take back keys that have a list of allowed algorithms"
+	case len(old.Info.Algorithms) > 0 && FindFault(FaultLists).In(to.Firmware):
+		return cannotTakeLists(to.Firmware)
 	}
 	return ""
 }

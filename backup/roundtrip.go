@@ -98,7 +98,7 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason
 	case errors.Is(err, apdu.ErrNoMemory):
 		return "no room on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
 	case errors.Is(err, apdu.ErrInternal) && len(k.Info.Algorithms) > 0:
-		return fmt.Sprintf("the token cannot take back what it exported (%v): firmware 3.1 fails on keys with a list of allowed algorithms", err), nil
+		return fmt.Sprintf("the token cannot take back what it exported (%v): %s fails on keys with a list of allowed algorithms", err, FindFault(FaultLists).Where), nil
 	case isTransport(err):
 		return "", changed(err)
 	}
