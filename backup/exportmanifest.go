@@ -39,6 +39,8 @@ type exportSnapshot struct {
 	Taken    string     `json:"taken"`
 	Program  string     `json:"program"`
 	Adopted  bool       `json:"adopted"`
+
+	Rekeyed *store.Rekeyed `json:"rekeyed,omitempty"`
 }
 
 type exportToken struct {
@@ -131,7 +133,7 @@ func (b *bundle) describe(s *store.Snapshot, o ExportOptions) {
 	t := &s.Token
 	m := &b.manifest
 	m.Format, m.Program = exportFormat, o.Program
-	m.Snapshot = exportSnapshot{ID: s.ID, Hash: s.Hash, Previous: s.Previous, Taken: s.Taken.UTC().Format(time.RFC3339), Program: s.Program, Adopted: s.Adopted}
+	m.Snapshot = exportSnapshot{ID: s.ID, Hash: s.Hash, Previous: s.Previous, Taken: s.Taken.UTC().Format(time.RFC3339), Program: s.Program, Adopted: s.Adopted, Rekeyed: s.Rekeyed}
 	m.Token = exportToken{
 		Serial: t.Serial, Label: t.Label, Firmware: t.Firmware, Software: t.Software, Options: t.Options,
 		PINTries: t.PINTries, SOPINTries: t.SOPINTries, SuccessorOf: t.SuccessorOf,

@@ -51,15 +51,17 @@ type RollCall struct {
 }
 
 // Ceremony is the record of something done to the recovery key. It holds no
-// secret.
+// secret; the entry that it is in names the program and its version.
 type Ceremony struct {
-	Time    time.Time `json:"-"`              // of the entry
-	Job     string    `json:"job"`            // "split", "hand-out", "combine", "resplit", "rekey", …
-	Who     string    `json:"who,omitempty"`  // as typed: a claim
-	Why     string    `json:"why,omitempty"`  // as typed or chosen
-	KCV     KCV       `json:"kcv,omitempty"`  // of the recovery key
-	Sets    []string  `json:"sets,omitempty"` // part sets it was about
-	Outcome string    `json:"outcome"`        // "done", or what was left
+	Time    time.Time `json:"-"`                 // of the entry
+	Job     string    `json:"job"`               // "split", "hand-out", "combine", "resplit", "rekey", …
+	Who     string    `json:"who,omitempty"`     // as typed: a claim
+	Why     string    `json:"why,omitempty"`     // as typed or chosen
+	KCV     KCV       `json:"kcv,omitempty"`     // of the recovery key
+	OldKCV  KCV       `json:"old_kcv,omitempty"` // of the one before it, where one took another's place
+	Sets    []string  `json:"sets,omitempty"`    // part sets it was about
+	Token   string    `json:"token,omitempty"`   // serial of the token that it went to
+	Outcome string    `json:"outcome"`           // "done", or what was left
 }
 
 // RecordPartSet logs a set that was made.

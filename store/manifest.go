@@ -20,6 +20,7 @@ type manifest struct {
 	Keys     []manifestKey `json:"keys"`
 	Files    []manifestEF  `json:"files"`
 	Missing  []Gap         `json:"missing"`
+	Rekeyed  *Rekeyed      `json:"rekeyed,omitempty"`
 }
 
 type manifestToken struct {
@@ -133,6 +134,9 @@ func newManifest(s *Snapshot) (*manifest, map[Hash][]byte, error) {
 		Files:   make([]manifestEF, len(s.Files)),
 		Missing: append([]Gap{}, s.Missing...),
 	}
+	if r := s.Rekeyed; r != nil {
+		m.Rekeyed = &Rekeyed{Time: seconds(r.Time), From: r.From, OldKCV: strings.ToUpper(r.OldKCV), KCV: strings.ToUpper(r.KCV)}
+	}
 	for i, d := range t.Domains {
 		m.Token.Domains[i] = manifestDomain{
 			Number: d.Number, Shares: d.Shares, Outstanding: d.Outstanding,
@@ -195,6 +199,9 @@ func (s *Snapshot) validate() error {
 			return fmt.Errorf("snapshot: key domain %d: %v", d.Number, err)
 		}
 	}
+	if r := s.Rekeyed; r != nil && (r.From.IsZero() || r.Time.IsZero() || !isHex(r.OldKCV, 16) || !isHex(r.KCV, 16)) {
+		return fmt.Errorf("snapshot: re-keyed from %s, KCV %q to %q", r.From, r.OldKCV, r.KCV)
+	}
 	if o := s.Token.Options; o != "" && !isHex(o, 4) {
 		return fmt.Errorf("snapshot: options %q are not 4 hex digits", o)
 	}
@@ -240,6 +247,9 @@ func (m *manifest) snapshot(h Hash) *Snapshot {
 	}
 	if len(m.Missing) > 0 {
 		s.Missing = m.Missing
+	}
+	if r := m.Rekeyed; r != nil {
+		s.Rekeyed = &Rekeyed{Time: r.Time.UTC(), From: r.From, OldKCV: r.OldKCV, KCV: r.KCV}
 	}
 	for _, d := range t.Domains {
 		s.Token.Domains = append(s.Token.Domains, Domain{

@@ -28,6 +28,18 @@ type Snapshot struct {
 	Keys     []Key
 	Files    []File
 	Missing  []Gap
+	// Rekeyed is set where the snapshot was made from another one of the
+	// catalog; Taken is still when the token was read.
+	Rekeyed *Rekeyed
+}
+
+// Rekeyed says that the blobs of a snapshot were sealed anew on a computer: the
+// token had them under another recovery key.
+type Rekeyed struct {
+	Time   time.Time `json:"time"`    // when; UTC, whole seconds
+	From   Hash      `json:"from"`    // the snapshot it was made from
+	OldKCV KCV       `json:"old_kcv"` // what was under this recovery key …
+	KCV    KCV       `json:"kcv"`     // … is under this one
 }
 
 // Token describes the device a snapshot was taken of.

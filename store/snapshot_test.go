@@ -40,6 +40,44 @@ func TestSnapshotReadsBackWhole(t *testing.T) {
 	requireClean(t, c)
 }
 
+// A re-keyed snapshot says what it was made from; the others have no such
+// member.
+func TestSnapshotRekeyed(t *testing.T) {
+	c := newCatalog(t)
+	from := sampleSnapshot("DENK0100001", "one")
+	if err := c.AddSnapshot(context.Background(), from); err != nil {
+		t.Fatal(err)
+	}
+	want := sampleSnapshot("DENK0100001", "re-keyed")
+	want.Rekeyed = &Rekeyed{Time: time.Date(2026, 3, 2, 13, 0, 0, 7, time.FixedZone("CET", 3600)), From: from.Hash, OldKCV: sampleKCV, KCV: strings.ToLower(sampleOther)}
+	if err := c.AddSnapshot(context.Background(), want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Snapshot("DENK0100001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(&Rekeyed{Time: time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC), From: from.Hash, OldKCV: sampleKCV, KCV: sampleOther}, got.Rekeyed); d != "" {
+		t.Error(d)
+	}
+	if first, err := c.Snapshot(from.ID); err != nil || first.Rekeyed != nil {
+		t.Errorf("%+v, %v", first.Rekeyed, err)
+	}
+	for name, r := range map[string]*Rekeyed{
+		"no source": {Time: want.Rekeyed.Time, OldKCV: sampleKCV, KCV: sampleOther},
+		"no time":   {From: from.Hash, OldKCV: sampleKCV, KCV: sampleOther},
+		"no KCV":    {Time: want.Rekeyed.Time, From: from.Hash, OldKCV: sampleKCV},
+		"a bad KCV": {Time: want.Rekeyed.Time, From: from.Hash, OldKCV: "KCV", KCV: sampleOther},
+	} {
+		bad := sampleSnapshot("DENK0100001", name)
+		bad.Rekeyed = r
+		if err := c.AddSnapshot(context.Background(), bad); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	requireClean(t, c)
+}
+
 func TestSnapshotDefaults(t *testing.T) {
 	c := newCatalog(t)
 	s := &Snapshot{Token: Token{Options: "00FF"}, Files: []File{{FID: "CA01"}}, Keys: []Key{{Reference: 1, KCV: "abcdef0123456789", Blob: []byte{}}}}

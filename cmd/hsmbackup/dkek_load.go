@@ -29,7 +29,7 @@ vendor's root, and proof that it holds the device key.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dkekLoad(cmd.Context(), domain) },
 	}
 	cmd.Flags().IntVar(&domain, "domain", 0, "key domain `N`, of a token that has several")
-	uses(cmd, useCatalog, useToken, useShare, useUntrusted)
+	uses(cmd, useCatalog, useToken, useShare, useUntrusted, useWho)
 	return cmd
 }
 
@@ -108,6 +108,11 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 			notRecorded = describe(err, false).message
 		}
 	}
+	outcome := "done"
+	if kcv.IsZero() {
+		outcome = fmt.Sprintf("%s missing", count(missing-given, "share"))
+	}
+	a.ceremony(cat, store.Ceremony{Job: "load", KCV: kcvText(kcv), Token: t.serial, Outcome: outcome})
 	if notRecorded != "" {
 		a.note("not recorded that these shares were seen: %s", notRecorded)
 	}

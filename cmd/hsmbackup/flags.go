@@ -16,6 +16,7 @@ type sharedFlags struct {
 	shares    []string
 	confirm   string
 	untrusted string
+	who       string
 	yes, json bool
 	pin       sourceFlag
 	soPIN     sourceFlag
@@ -40,6 +41,7 @@ const (
 	useConfirm   = "confirm"
 	useUntrusted = "untrusted-token"
 	useYes       = "yes"
+	useWho       = "who"
 )
 
 // everywhere lists the flags that need no naming.
@@ -70,6 +72,7 @@ func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK); repeat for each, and for the sheets of a threshold .pbe after it")
 	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
 	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
+	f.StringVar(&a.flags.who, useWho, "", "`NAME` of who does this, for the log: a claim")
 	f.BoolVar(&a.flags.yes, useYes, false, "answer every question with yes, but for secrets and serials")
 	f.BoolVar(&a.flags.json, "json", false, "print one JSON document")
 }

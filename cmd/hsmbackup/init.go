@@ -65,7 +65,7 @@ can be exported, and restored to this very token until it is initialised again.`
 	f.BoolVar(&o.noUnblock, "no-unblock", false, "the SO-PIN cannot unblock the PIN")
 	f.IntVar(&o.pinTries, "pin-tries", 3, "`N` wrong PINs block it; at most 3 for a PIN of 6 characters, 5 for 7, 10 for more")
 	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse if fewer than `N` tries of the SO-PIN are left")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
 	return cmd
 }
 
@@ -266,6 +266,9 @@ func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *s
 		if err := s.Record(cat, inv.Software, kcvs); err != nil {
 			return fail(err)
 		}
+	}
+	for _, c := range setUpCeremonies(s, t.serial, kcvs) {
+		a.ceremony(cat, c)
 	}
 	return kcvs, cat, nil
 }

@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -259,118 +257,4 @@ func (a *app) printSnapshot(s jsonShown) {
 	for _, m := range s.Missing {
 		a.printf("  NOT KEPT: %s: %s", m.What, m.Reason)
 	}
-}
-
-func newLogCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "log",
-		Short: "show everything that happened to the catalog",
-		Long: `Shows the log of the catalog, the oldest entry first. Entries are chained: each
-holds the hash of the one before.`,
-		Example: `  hsmbackup log
-  hsmbackup log --json`,
-		Args: arguments(0, 0, ""),
-		RunE: func(*cobra.Command, []string) error { return a.log() },
-	}
-	uses(cmd, useCatalog)
-	return cmd
-}
-
-type jsonEntry struct {
-	Seq     uint64          `json:"seq"`
-	Time    string          `json:"time"`
-	Kind    string          `json:"kind"`
-	Program string          `json:"program"`
-	Hash    string          `json:"hash"`
-	Body    json.RawMessage `json:"body"`
-}
-
-func (a *app) log() error {
-	cat, err := a.needCatalog()
-	if err != nil {
-		return err
-	}
-	defer closeCatalog(cat)
-	all, err := cat.Log()
-	if err != nil {
-		return err
-	}
-	if a.flags.json {
-		doc := struct {
-			Entries []jsonEntry `json:"entries"`
-		}{[]jsonEntry{}}
-		for _, e := range all {
-			doc.Entries = append(doc.Entries, jsonEntry{e.Seq, e.Time.UTC().Format(time.RFC3339), e.Kind, e.Program, e.Hash.String(), e.Body})
-		}
-		return a.document(doc)
-	}
-	var rows [][]string
-	for _, e := range all {
-		rows = append(rows, []string{fmt.Sprint(e.Seq), e.Time.UTC().Format(time.RFC3339), e.Kind, e.Hash.String()[:12], entryText(e)})
-	}
-	a.table(rows)
-	return nil
-}
-
-// entryText says in words what an entry records; of a kind that is not known it
-// gives the body as it stands.
-func entryText(e store.Entry) string {
-	var b struct {
-		ID          string `json:"id"`
-		Serial      string `json:"serial"`
-		KCV         string `json:"kcv"`
-		Origin      string `json:"origin"`
-		Random      bool   `json:"random"`
-		Snapshot    string `json:"snapshot"`
-		Token       string `json:"token"`
-		Complete    bool   `json:"complete"`
-		Proof       string `json:"proof"`
-		OK          bool   `json:"ok"`
-		Anchored    string `json:"anchored"`
-		Reference   int    `json:"reference"`
-		Label       string `json:"label"`
-		Reason      string `json:"reason"`
-		Format      int    `json:"format"`
-		From        string `json:"from"`
-		To          string `json:"to"`
-		At          int    `json:"at"`
-		SuccessorOf string `json:"successor_of"`
-		Proofs      []store.Proof
-	}
-	if json.Unmarshal(e.Body, &b) != nil {
-		return string(e.Body)
-	}
-	verdict := func(ok bool, good, bad string) string {
-		if ok {
-			return good
-		}
-		return bad
-	}
-	switch e.Kind {
-	case store.KindCreated:
-		return fmt.Sprintf("catalog of format %d", b.Format)
-	case store.KindSnapshot:
-		return fmt.Sprintf("%s of %s", b.ID, takenOf(b.Serial))
-	case store.KindShareSeen:
-		return fmt.Sprintf("recovery key %s (%s)%s", b.KCV, b.Origin, verdict(b.Random, ", random: nobody has shares", ""))
-	case store.KindAccepted:
-		return fmt.Sprintf("key %d of %s: %s", b.Reference, b.Serial, b.Reason)
-	case store.KindCheck:
-		return fmt.Sprintf("%s, %s, anchored: %s", b.Proof, verdict(b.OK, "good", "NOT GOOD"), b.Anchored)
-	case store.KindRestore:
-		return fmt.Sprintf("%s onto %s, %s", b.Snapshot, b.Token, verdict(b.Complete, "complete", "NOT COMPLETE"))
-	case store.KindExport:
-		return b.Snapshot
-	case backup.KindRotation:
-		return fmt.Sprintf("key %d of %s has the successor key %d of %s", b.Reference, b.From, b.At, b.To)
-	case store.KindSuccessor:
-		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
-	case store.KindProof:
-		var list []string
-		for _, p := range b.Proofs {
-			list = append(list, fmt.Sprintf("%s key %s of %s %s", p.Kind, reference(p.Reference), p.Snapshot, verdict(p.OK, "good", "NOT GOOD: "+p.Reason)))
-		}
-		return strings.Join(list, "; ")
-	}
-	return string(e.Body)
 }

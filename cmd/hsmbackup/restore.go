@@ -95,7 +95,7 @@ anything is wiped only if all of it would come back from the catalog.`,
 	cmd.Flags().BoolVar(&o.init, "init", false, "initialise the token first and load the shares of --share")
 	cmd.Flags().StringVar(&o.journal, "journal", "", "`FILE` to note the work under way in, when the catalog cannot be written")
 	cmd.Flags().IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "with --init: refuse if fewer than `N` tries of the SO-PIN are left")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
 	return cmd
 }
 
