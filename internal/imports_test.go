@@ -75,6 +75,8 @@ var owner = map[string]string{
 	"github.com/tyler-smith/go-bip39": "internal/words",
 	"rsc.io/qr":                       "internal/sheet",
 	"codeberg.org/go-pdf/fpdf":        "internal/sheet",
+	"golang.org/x/image":              "internal/sheet",
+	"golang.org/x/text":               "internal/sheet",
 	"github.com/spf13/cobra":          "cmd/hsmbackup",
 }
 

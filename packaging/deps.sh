@@ -31,7 +31,7 @@ esac
 
 packages="gcc libc6-dev make pkg-config libpcsclite-dev"
 if [ "$want" = test ]; then
-	packages="$packages pcscd opensc opensc-pkcs11 openssh-client openssh-server hsmwiz iproute2 openssl systemd util-linux mount"
+	packages="$packages pcscd opensc opensc-pkcs11 openssh-client openssh-server hsmwiz iproute2 openssl poppler-utils systemd util-linux mount"
 fi
 
 missing=
