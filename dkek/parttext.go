@@ -15,10 +15,12 @@ type coded struct {
 	name   string // for messages: "part"
 	prefix string
 	size   int // of the payload, in bytes
+	// grouped: it is written in groups and lines, for paper; else in one piece.
+	grouped bool
 }
 
 // partText is how parts are written.
-var partText = coded{"part", "hsmpart", partSize}
+var partText = coded{"part", "hsmpart", partSize, true}
 
 // The shape of a part on paper: groups of 5 characters, 4 to a line.
 const (
@@ -72,8 +74,11 @@ func count(line []byte) (n int) {
 	return n
 }
 
-// place names a character for people who look at paper.
-func place(at int) string {
+// place names a character for people who look at paper, or at a line.
+func (c coded) place(at int) string {
+	if !c.grouped {
+		return fmt.Sprintf("character %d", at+1)
+	}
 	return fmt.Sprintf("line %d, group %d, character %d", at/lineSize+1, at%lineSize/groupSize+1, at%groupSize+1)
 }
 
@@ -91,7 +96,7 @@ func (c coded) decode(text []byte) ([]byte, error) {
 	}
 	prefix := c.prefix + "1"
 	if wrong := differences(compact, prefix); len(wrong) == 1 && len(compact) == c.length() {
-		return nil, fail(ErrTampered, "%s: a wrong character at its beginning, which is %s: %s", c.name, prefix, place(wrong[0]))
+		return nil, fail(ErrTampered, "%s: a wrong character at its beginning, which is %s: %s", c.name, prefix, c.place(wrong[0]))
 	} else if len(wrong) > 0 {
 		return nil, fail(ErrFormat, "%s: does not begin with %s", c.name, prefix)
 	}
@@ -103,7 +108,7 @@ func (c coded) decode(text []byte) ([]byte, error) {
 	for i := len(prefix); i < len(compact); i++ {
 		d, ok := bech32Digit(compact[i])
 		if !ok {
-			return nil, fail(ErrTampered, "%s: a character that is never used (1, b, i, o and signs are not): %s", c.name, place(i))
+			return nil, fail(ErrTampered, "%s: a character that is never used (1, b, i, o and signs are not): %s", c.name, c.place(i))
 		}
 		digits = append(digits, d)
 	}
@@ -134,7 +139,7 @@ func (c coded) oneCase(compact []byte) error {
 		}
 	}
 	if lower >= 0 && upper >= 0 {
-		return fail(ErrTampered, "%s: upper and lower case are mixed, which is never written: %s or %s", c.name, place(lower), place(upper))
+		return fail(ErrTampered, "%s: upper and lower case are mixed, which is never written: %s or %s", c.name, c.place(lower), c.place(upper))
 	}
 	return nil
 }
@@ -153,11 +158,11 @@ func (c coded) checkLength(n int) error {
 	switch missing := want - n; {
 	case missing == 0:
 		return nil
-	case missing == groupSize:
+	case missing == groupSize && c.grouped:
 		return fail(ErrTampered, "%s: %d characters, %d expected: a group is missing", c.name, n, want)
 	case missing > 0:
 		return fail(ErrTampered, "%s: %d characters, %d expected: it is cut off, or %d are missing", c.name, n, want, missing)
-	case missing == -groupSize:
+	case missing == -groupSize && c.grouped:
 		return fail(ErrTampered, "%s: %d characters, %d expected: a group is there twice", c.name, n, want)
 	}
 	return fail(ErrTampered, "%s: %d characters, %d expected: there is too much", c.name, n, want)
@@ -189,7 +194,10 @@ func (c coded) locate(digits []byte) error {
 		digits[i] = was
 	}
 	if wrong >= 0 && wrong < len(digits) {
-		return fail(ErrTampered, "%s: one character is wrong: %s", c.name, place(wrong+offset))
+		return fail(ErrTampered, "%s: one character is wrong: %s", c.name, c.place(wrong+offset))
+	}
+	if !c.grouped {
+		return fail(ErrTampered, "%s: more than one character is wrong: copy it again", c.name)
 	}
 	var pairs [][2]int
 	first := (offset + groupSize - 1) / groupSize // the first group without the prefix

@@ -12,8 +12,8 @@ import (
 // gives a challenge, a custodian signs it with the key pair of the part
 // (Part.Commitment), and the signature says nothing of the part.
 var (
-	challengeText = coded{"challenge", "hsmcall", challengeSize}
-	answerText    = coded{"answer", "hsmansw", answerSize}
+	challengeText = coded{"challenge", "hsmcall", challengeSize, false}
+	answerText    = coded{"answer", "hsmansw", answerSize, false}
 )
 
 const (

@@ -11,6 +11,8 @@ type jsonError struct {
 
 type jsonStatus struct {
 	Tokens []jsonToken `json:"tokens"`
+	// PartSets are those in use.
+	PartSets []jsonPartSet `json:"part_sets,omitempty"`
 }
 
 type jsonToken struct {
@@ -84,6 +86,8 @@ type jsonVerification struct {
 	NotRecorded string        `json:"not_recorded"`
 	// Seconds is how long a drill took.
 	Seconds float64 `json:"seconds,omitempty"`
+	// PartSets are those in use, of a check.
+	PartSets []jsonPartSet `json:"part_sets,omitempty"`
 }
 
 type jsonSnapshotProof struct {

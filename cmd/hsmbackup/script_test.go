@@ -64,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"slots": slots,
 			"keyin": keyIn,
 			"hide":  hide,
+			"parts": parts,
 		},
 	})
 }

@@ -72,18 +72,22 @@ func (a *app) status(ctx context.Context) error {
 		}
 		list = append(list, s)
 	}
+	sets, err := a.setsInUse(cat)
+	if err != nil {
+		return err
+	}
 	if a.flags.json {
 		if unreached != nil {
 			return unreached
 		}
-		doc := jsonStatus{Tokens: []jsonToken{}}
+		doc := jsonStatus{Tokens: []jsonToken{}, PartSets: a.partSets(sets)}
 		for _, s := range list {
 			doc.Tokens = append(doc.Tokens, s.document())
 		}
 		if err := a.document(doc); err != nil {
 			return err
 		}
-		return uncovered(list)
+		return outcomes(uncovered(list), a.atRisk(sets))
 	}
 	for _, s := range list {
 		a.printToken(s)
@@ -91,6 +95,7 @@ func (a *app) status(ctx context.Context) error {
 	if err := a.printCatalog(cat); err != nil {
 		return err
 	}
+	a.printRisks(sets)
 	if unreached != nil {
 		return unreached
 	}
@@ -101,10 +106,13 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if atRisk := a.atRisk(sets) != nil; atRisk && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
+		next = "hsmbackup dkek rollcall"
+	}
 	if next != "" {
 		a.printf("next: %s", next)
 	}
-	return uncovered(list)
+	return outcomes(uncovered(list), a.atRisk(sets))
 }
 
 // reach opens the token of --token, or all that are attached. Other cards are

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -62,6 +63,24 @@ func (e exitSet) outcome(message string, hints ...string) error {
 		return &outcome{exit: exit, message: message, hints: hints}
 	}
 	return nil
+}
+
+// outcomes is how a job ended that looked at several things.
+func outcomes(list ...error) error {
+	exits := exitSet{}
+	var messages, hints []string
+	for _, err := range list {
+		var o *outcome
+		switch {
+		case err == nil:
+		case errors.As(err, &o):
+			exits.add(o.exit)
+			messages, hints = append(messages, o.message), append(hints, o.hints...)
+		default:
+			return err
+		}
+	}
+	return exits.outcome(strings.Join(messages, "; "), hints...)
 }
 
 // reference is a stored key's reference as it is shown; that of an adopted key

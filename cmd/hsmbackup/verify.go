@@ -199,6 +199,9 @@ func (a *app) check(ctx context.Context, headText string) error {
 	if err != nil {
 		return err
 	}
+	if v.Keepers, err = a.setsInUse(cat); err != nil && !errors.Is(err, store.ErrDamaged) {
+		return err // damage is among the findings
+	}
 	return a.printVerification(v, "proof: intact, without any secret", why, uncovered)
 }
 
@@ -246,8 +249,11 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if !v.OK() || len(uncovered) > 0 {
 		exits.add(exitIncomplete)
 	}
+	risk := a.atRisk(v.Keepers)
 	if a.flags.json {
-		if err := a.document(verificationDocument(v, notRecorded, uncovered)); err != nil {
+		doc := verificationDocument(v, notRecorded, uncovered)
+		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(v.Keepers)
+		if err := a.document(doc); err != nil {
 			return err
 		}
 	} else {
@@ -263,6 +269,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 			a.printf("%s", why)
 		}
 		a.printf("%s", anchorText(v))
+		a.printRisks(v.Keepers)
 	}
 	if notRecorded != "" {
 		a.note("the result was not recorded: %s", notRecorded)
@@ -271,7 +278,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if len(uncovered) > 0 || v.Empty() {
 		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
 	}
-	return exits.outcome(verificationSummary(v, uncovered), hints...)
+	return outcomes(exits.outcome(verificationSummary(v, uncovered), hints...), risk)
 }
 
 func (a *app) printProofs(v *backup.Verification) {

@@ -1,0 +1,220 @@
+package backup
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"hsmbackup/dkek"
+	"hsmbackup/store"
+)
+
+// register splits a share and registers its parts.
+func register(t testing.TB, cat *store.Catalog, share *dkek.Share, needed int, names ...string) []*dkek.Part {
+	t.Helper()
+	parts, err := dkek.Split(share, dkek.SplitOptions{Needed: needed, Total: len(names)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := store.PartSet{Set: parts[0].Set, Share: 1, Shares: 1, Needed: needed}
+	for i, p := range parts {
+		set.Custodians = append(set.Custodians, store.Custodian{Index: i + 1, Name: names[i], Commitment: p.Commitment()})
+	}
+	if err := cat.RecordPartSet(set); err != nil {
+		t.Fatal(err)
+	}
+	return parts
+}
+
+func codeOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// One more than needed, and never more than there are, must have answered
+// within a year, in whatever way.
+func TestKeepers(t *testing.T) {
+	cat := newCatalog(t)
+	now := time.Now()
+	if sets, err := Keepers(nil, now); err != nil || len(sets) != 0 {
+		t.Errorf("%+v, %v", sets, err)
+	}
+	for _, c := range []struct {
+		needed, total, wanted int
+	}{{2, 2, 2}, {2, 3, 3}, {3, 5, 4}, {5, 5, 5}} {
+		names := strings.Fields("a b c d e")[:c.total]
+		parts := register(t, cat, newShare(t, 1), c.needed, names...)
+		look := func(at time.Time) KeptSet {
+			t.Helper()
+			sets, err := Keepers(cat, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return sets[len(sets)-1]
+		}
+		for i := range c.wanted {
+			if s := look(now); s.Wanted != c.wanted || s.Recent != i || !s.AtRisk() {
+				t.Errorf("%d of %d after %d answers: %+v", c.needed, c.total, i, s)
+			}
+			// The last ones first, and one of them twice.
+			for range 1 + i%2 {
+				if err := cat.RecordRollCall(store.RollCall{Set: parts[0].Set, Index: c.total - i, Origin: "hand-out"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if s := look(now); s.Recent != c.wanted || s.AtRisk() || s.Keepers[c.total-1].Origin != "hand-out" {
+			t.Errorf("%d of %d: %+v", c.needed, c.total, s)
+		}
+		if s := look(now.Add(AnswerGood - time.Hour)); s.AtRisk() {
+			t.Error("a year is not over yet")
+		}
+		if s := look(now.Add(AnswerGood + time.Hour)); !s.AtRisk() || s.Recent != 0 {
+			t.Error("a year is over")
+		}
+		if err := cat.RetirePartSet(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
+			t.Fatal(err)
+		}
+		if s := look(now.Add(2 * AnswerGood)); s.AtRisk() || s.InUse() {
+			t.Error("nobody is called of a retired set")
+		}
+	}
+}
+
+// An answer counts if it was made to a challenge of this catalog, with the part
+// that was given out; all others are refused, by what is wrong with them, and
+// leave nothing.
+func TestRecordAnswer(t *testing.T) {
+	cat := newCatalog(t)
+	now := time.Now()
+	parts := register(t, cat, newShare(t, 1), 2, "alice", "bob", "carol")
+	stranger := register(t, newCatalog(t), newShare(t, 1), 2, "alice", "bob")[0]
+	call, err := Call(cat, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := newCall(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same part with another content: what a custodian who lost theirs might
+	// make up.
+	forged := register(t, newCatalog(t), newShare(t, 9), 2, "alice", "bob", "carol")[1].Answer(call.challenge)
+	forged.Set = parts[1].Set
+	head, err := cat.Head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, code string
+		answer     *dkek.Answer
+		only       []string
+		at         time.Time
+	}{
+		{"another challenge", "wrong-answer", parts[1].Answer(other.challenge), nil, now},
+		{"another set", "unknown-set", stranger.Answer(call.challenge), nil, now},
+		{"another custodian", "other-custodian", parts[0].Answer(call.challenge), []string{"bob", "carol"}, now},
+		{"a signature of another key", "wrong-answer", forged, nil, now},
+		{"too late", "challenge-expired", parts[1].Answer(call.challenge), nil, now.Add(ChallengeGood + 24*time.Hour)},
+	} {
+		if got, err := RecordAnswer(cat, c.answer, c.only, c.at); codeOf(err) != c.code {
+			t.Errorf("%s: %+v, %v", c.name, got, err)
+		}
+	}
+	if after, err := cat.Head(); err != nil || after.Seq != head.Seq {
+		t.Errorf("refused answers left %d entries, %v", after.Seq-head.Seq, err)
+	}
+	answer := parts[1].Answer(call.challenge)
+	for i, before := range []bool{false, true, true} {
+		got, err := RecordAnswer(cat, answer, []string{"bob"}, now.Add(29*24*time.Hour))
+		if err != nil || got.Before != before || got.Keeper.Name != "bob" {
+			t.Errorf("time %d: %+v, %v", i, got, err)
+		}
+	}
+	calls, err := cat.RollCalls()
+	if err != nil || len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "roll-call" {
+		t.Errorf("%+v, %v", calls, err)
+	}
+	// A later challenge does not end the one before.
+	if _, err := Call(cat, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RecordAnswer(cat, parts[2].Answer(call.challenge), nil, now); err != nil {
+		t.Error(err)
+	}
+	if err := cat.RetirePartSet(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RecordAnswer(cat, parts[0].Answer(call.challenge), nil, now); codeOf(err) != "retired-set" {
+		t.Errorf("%v", err)
+	}
+	// Long past, they are forgotten.
+	if _, err := Call(cat, now.Add(challengeKept+48*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if open, err := openCalls(cat); err != nil || len(open) != 1 {
+		t.Errorf("%d challenges, %v", len(open), err)
+	}
+}
+
+func TestAnswerWith(t *testing.T) {
+	cat := newCatalog(t)
+	now := time.Now()
+	parts := register(t, cat, newShare(t, 1), 2, "alice", "bob")
+	if got, err := AnswerWith(cat, parts[0], nil, now); err != nil || got.Keeper.Name != "alice" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := AnswerWith(cat, parts[0], []string{"bob"}, now); codeOf(err) != "other-custodian" {
+		t.Errorf("%v", err)
+	}
+	// A part that is not what was registered under its name.
+	replaced := newCatalog(t)
+	set, err := cat.PartSets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set[0].Custodians[0].Commitment = set[0].Custodians[1].Commitment
+	if err := replaced.RecordPartSet(set[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AnswerWith(replaced, parts[0], nil, now); codeOf(err) != "wrong-part" {
+		t.Errorf("%v", err)
+	}
+	if calls, err := replaced.RollCalls(); err != nil || len(calls) != 0 {
+		t.Errorf("%+v, %v", calls, err)
+	}
+}
+
+func TestCalled(t *testing.T) {
+	kept := func(set string, retired bool, names ...string) KeptSet {
+		s := KeptSet{PartSet: store.PartSet{Set: set}}
+		for _, n := range names {
+			s.Keepers = append(s.Keepers, Keeper{Custodian: store.Custodian{Name: n}})
+		}
+		if retired {
+			s.Retired = time.Unix(1, 0)
+		}
+		return s
+	}
+	sets := []KeptSet{kept("old", true, "alice", "zoe"), kept("one", false, "alice", "bob"), kept("two", false, "alice", "carol")}
+	for _, c := range []struct {
+		names      string
+		want, code string
+	}{{"", "one two", ""}, {"alice", "one two", ""}, {"carol", "two", ""}, {"bob carol", "one two", ""}, {"zoe", "", "unknown-custodian"}, {"bob dave", "", "unknown-custodian"}} {
+		list, err := Called(sets, strings.Fields(c.names))
+		var got []string
+		for _, s := range list {
+			got = append(got, s.Set)
+		}
+		if strings.Join(got, " ") != c.want || codeOf(err) != c.code {
+			t.Errorf("%q: %q, %v", c.names, got, err)
+		}
+	}
+	if _, err := Called(sets[:1], nil); codeOf(err) != "no-parts" {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,536 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+type rollCall struct {
+	custodians   []string
+	answer       textFlag
+	record, list bool
+}
+
+func newDKEKRollCallCommand(a *app) *cobra.Command {
+	var o rollCall
+	cmd := &cobra.Command{
+		Use:   "rollcall [ANSWER...]",
+		Short: "find out which custodians still have their parts, without collecting any",
+		Long: `Gives a challenge. Each custodian answers it with their part, on any computer and
+without a catalog: the answer is a signature that tells nothing of the part. Each
+good answer is recorded with its date. Neither challenge nor answers are secret:
+send them as you like.
+
+At a terminal the answers are asked for, until all have answered or an empty line
+ends it. Without one the challenge is printed, and --record takes the answers
+later. They are taken for 30 days. With --share, here, a part that is at hand
+answers at once.
+
+status and check warn when fewer than one custodian more than needed have
+answered within a year. A part counts as there, too, from the day on that it was
+handed out.`,
+		Example: `  hsmbackup dkek rollcall                                        gives the challenge
+  hsmbackup dkek rollcall --answer hsmcall1… --share bob.txt     bob, on his computer
+  hsmbackup dkek rollcall --record hsmansw1… hsmansw1…           the answers that came
+  hsmbackup dkek rollcall --custodian bob --share parts/bob.txt
+  hsmbackup dkek rollcall --list`,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.rollCall(cmd.Context(), o, args) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.custodians, "custodian", nil, "call this custodian only, by `NAME`; repeat for several")
+	f.Var(&o.answer, "answer", "answer a `CHALLENGE` with the part of --share, and print the answer")
+	f.Lookup("answer").NoOptDefVal = "true"
+	f.BoolVar(&o.record, "record", false, "record answers to a challenge that was given before")
+	f.BoolVar(&o.list, "list", false, "show who has answered when")
+	uses(cmd, useCatalog, useShare, useWho)
+	return cmd
+}
+
+// textFlag is a flag whose value may also follow as an argument, or be asked
+// for.
+type textFlag struct {
+	given bool
+	text  string
+}
+
+func (t *textFlag) String() string { return t.text }
+func (t *textFlag) Type() string   { return "bool" } // a value behind it is an argument
+func (t *textFlag) Set(text string) error {
+	if t.given = true; text != "true" {
+		t.text = text
+	}
+	return nil
+}
+
+func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
+	shares := len(a.flags.shareArgs) > 0
+	modes := 0
+	for _, on := range []bool{o.answer.given, o.record, o.list} {
+		if on {
+			modes++
+		}
+	}
+	switch {
+	case modes > 1:
+		return usagef("", "--answer, --record and --list exclude each other")
+	case o.answer.given && len(o.custodians) > 0:
+		return usagef("", "--answer needs no --custodian: the part says whose it is")
+	case o.answer.given && !shares:
+		return usagef("", "--answer needs the part: --share FILE")
+	case (o.record || o.list) && shares:
+		return usagef("", "--share is for a part that answers: at once, or with --answer a challenge")
+	case len(args) > 0 && !o.record && !o.answer.given:
+		return usagef("answers are taken with --record, a challenge with --answer", "dkek rollcall takes no arguments by itself")
+	case len(args) > 0 && o.answer.given && (o.answer.text != "" || len(args) > 1):
+		return usagef("", "--answer takes one challenge")
+	}
+	if o.answer.given {
+		return a.answerCall(ctx, strings.Join(append(args, o.answer.text), ""))
+	}
+	if o.list {
+		return a.listKeepers(o)
+	}
+	cat, err := a.existingCatalog()
+	if err != nil {
+		return err
+	}
+	if cat == nil {
+		return a.noCatalog()
+	}
+	defer closeCatalog(cat)
+	// A part or an answer says by itself which set it is of, and that may be one
+	// that nobody calls any more.
+	var sets []backup.KeptSet
+	if len(o.custodians) > 0 || !shares && !o.record {
+		if sets, err = a.called(cat, o.custodians); err != nil {
+			return err
+		}
+	}
+	switch {
+	case shares:
+		return a.answerHere(ctx, cat, o)
+	case o.record:
+		return a.recordAnswers(ctx, cat, o, args)
+	}
+	call, err := backup.Call(cat, a.now())
+	if err != nil {
+		return err
+	}
+	if a.flags.json || !a.tty.Available() {
+		return a.giveChallenge(call, sets)
+	}
+	return a.callRoll(ctx, cat, call, sets, o)
+}
+
+// called gives the sets that --custodian is about.
+func (a *app) called(cat *store.Catalog, names []string) ([]backup.KeptSet, error) {
+	sets, err := backup.Keepers(cat, a.now())
+	if err != nil {
+		return nil, err
+	}
+	return backup.Called(sets, names)
+}
+
+// openParts reads the parts of --share.
+func (a *app) openParts(ctx context.Context) ([]*dkek.Part, error) {
+	var list []*dkek.Part
+	for _, s := range a.flags.shareArgs {
+		if s.err != nil {
+			wipeParts(list)
+			return nil, s.err
+		}
+		if !dkek.IsPart(s.content) {
+			wipeParts(list)
+			return nil, failf("not-a-part", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is", "%s is no custodian's part", s.file)
+		}
+		p, err := dkek.ParsePart(s.content)
+		if err != nil {
+			wipeParts(list)
+			return nil, &failure{exit: exitFailed, code: "bad-part", message: fmt.Sprintf("%s: %v", s.file, err), err: err}
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+func wipeParts(parts []*dkek.Part) {
+	for _, p := range parts {
+		p.Wipe()
+	}
+}
+
+// answerCall is the custodian's side; it needs no catalog and leaves nothing
+// behind. The answer alone goes to stdout.
+func (a *app) answerCall(ctx context.Context, text string) error {
+	if text == "" {
+		line, err := a.tty.ReadLine(ctx, "challenge (hsmcall1…):")
+		switch {
+		case errors.Is(err, terminal.ErrNone):
+			return usagef("", "--answer CHALLENGE: the challenge is missing, and there is no terminal to ask for it")
+		case err != nil:
+			return err
+		}
+		text = line
+	}
+	challenge, err := dkek.ParseChallenge([]byte(text))
+	if err != nil {
+		return mistyped("challenge", err)
+	}
+	if until := challenge.Day.Add(backup.ChallengeGood); a.now().After(until) {
+		a.note("warning: this challenge is of %s: answers to it were taken until %s", challenge.Day.Format(time.DateOnly), until.Format(time.DateOnly))
+	}
+	parts, err := a.openParts(ctx)
+	if err != nil {
+		return err
+	}
+	defer wipeParts(parts)
+	doc := struct {
+		Answers []jsonGiven `json:"answers"`
+	}{[]jsonGiven{}}
+	for _, p := range parts {
+		doc.Answers = append(doc.Answers, jsonGiven{p.Set, p.Index, p.Answer(challenge).Text()})
+	}
+	if a.flags.json {
+		return a.document(doc)
+	}
+	for _, g := range doc.Answers {
+		a.printf("%s", g.Answer)
+	}
+	return nil
+}
+
+type jsonGiven struct {
+	Set    string `json:"set"`
+	Index  int    `json:"index"`
+	Answer string `json:"answer"`
+}
+
+// mistyped is about a text with an error in it: nothing stored is damaged.
+func mistyped(what string, err error) error {
+	code := "bad-" + what
+	return &failure{exit: exitFailed, code: code, message: err.Error(), err: err, hints: []string{"copy it whole, in one piece; it is no secret"}}
+}
+
+type jsonRollCall struct {
+	Challenge string        `json:"challenge,omitempty"`
+	Good      string        `json:"good_until,omitempty"`
+	Answers   []jsonAnswer  `json:"answers"`
+	Open      []jsonCall    `json:"open,omitempty"`
+	Sets      []jsonPartSet `json:"part_sets"`
+}
+
+type jsonAnswer struct {
+	Set       string `json:"set"`
+	Index     int    `json:"index"`
+	Custodian string `json:"custodian"`
+	OK        bool   `json:"ok"`
+	Reason    string `json:"reason"`
+}
+
+type jsonCall struct {
+	Challenge string   `json:"challenge"`
+	Good      string   `json:"good_until"`
+	Answered  []string `json:"answered"`
+}
+
+// giveChallenge is the first step without a terminal.
+func (a *app) giveChallenge(call backup.OpenCall, sets []backup.KeptSet) error {
+	a.changed = true
+	if a.flags.json {
+		return a.document(jsonRollCall{Challenge: call.Challenge, Good: call.Good().Format(time.DateOnly), Answers: []jsonAnswer{}, Sets: a.partSets(sets)})
+	}
+	a.printf("%s", call.Challenge)
+	a.next("each custodian: `hsmbackup dkek rollcall --answer %s --share FILE`", call.Challenge)
+	a.next("then, until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly))
+	return nil
+}
+
+// answers collects what came of each answer.
+type answers struct {
+	list []jsonAnswer
+	sets []string
+	kcv  string
+}
+
+func (s *answers) add(got backup.Answered, set string, index int, err error) {
+	j := jsonAnswer{Set: set, Index: index, Custodian: got.Keeper.Name, OK: err == nil}
+	if err != nil {
+		j.Reason = err.Error()
+	} else if !slices.Contains(s.sets, set) {
+		s.sets, s.kcv = append(s.sets, set), got.Set.KCV
+	}
+	s.list = append(s.list, j)
+}
+
+// names gives who has answered.
+func (s *answers) names() (list []string) {
+	for _, j := range s.list {
+		if j.OK && !slices.Contains(list, j.Custodian) {
+			list = append(list, j.Custodian)
+		}
+	}
+	return list
+}
+
+// record leaves a ceremony behind if anybody answered.
+func (a *app) recordCall(cat *store.Catalog, s *answers, missing []string) {
+	if len(s.names()) == 0 {
+		return
+	}
+	c := store.Ceremony{Job: "roll-call", Sets: s.sets, Outcome: strings.Join(s.names(), ", ") + " answered"}
+	if len(s.sets) == 1 {
+		c.KCV = s.kcv
+	}
+	if len(missing) > 0 {
+		c.Outcome += "; not " + strings.Join(missing, ", ")
+	}
+	a.ceremony(cat, c)
+}
+
+func (a *app) printAnswered(got backup.Answered) {
+	again := ""
+	if got.Before {
+		again = "; this answer was recorded before, and counts once"
+	}
+	a.printf("%s has part %d of set %s%s", terminal.Printable(got.Keeper.Name), got.Keeper.Index, got.Set.Set, again)
+}
+
+// answerHere has parts that are at hand answer at once.
+func (a *app) answerHere(ctx context.Context, cat *store.Catalog, o rollCall) error {
+	parts, err := a.openParts(ctx)
+	if err != nil {
+		return err
+	}
+	defer wipeParts(parts)
+	var came answers
+	var refused error
+	for i, p := range parts {
+		got, err := backup.AnswerWith(cat, p, o.custodians, a.now())
+		if err != nil && !backup.IsRefusal(err) {
+			return err
+		}
+		came.add(got, p.Set, p.Index, err)
+		refused = a.answered(got, a.flags.shareArgs[i].file, err, refused)
+	}
+	return a.closeCall(cat, &came, refused)
+}
+
+// recordAnswers is the second step without a terminal.
+func (a *app) recordAnswers(ctx context.Context, cat *store.Catalog, o rollCall, texts []string) error {
+	if len(texts) == 0 {
+		return usagef("", "--record takes the answers that came: hsmansw1…")
+	}
+	var came answers
+	var refused error
+	for i, text := range texts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		got, answer, err := a.recordAnswer(cat, text, o.custodians)
+		if err != nil && !isAnswerError(err) {
+			return err
+		}
+		what := ""
+		if len(texts) > 1 {
+			what = fmt.Sprintf("answer %d", i+1)
+		}
+		if answer == nil {
+			answer = &dkek.Answer{}
+		}
+		came.add(got, answer.Set, answer.Index, err)
+		refused = a.answered(got, what, err, refused)
+	}
+	return a.closeCall(cat, &came, refused)
+}
+
+// recordAnswer reads, checks and records one answer.
+func (a *app) recordAnswer(cat *store.Catalog, text string, only []string) (backup.Answered, *dkek.Answer, error) {
+	answer, err := dkek.ParseAnswer([]byte(text))
+	if err != nil {
+		return backup.Answered{}, nil, mistyped("answer", err)
+	}
+	got, err := backup.RecordAnswer(cat, answer, only, a.now())
+	return got, answer, err
+}
+
+// isAnswerError tells what is wrong with an answer from what is wrong with the
+// catalog.
+func isAnswerError(err error) bool {
+	var f *failure
+	return errors.As(err, &f) || backup.IsRefusal(err)
+}
+
+// answered reports one answer; a refusal is kept as the error if it is the first.
+func (a *app) answered(got backup.Answered, what string, err, first error) error {
+	if err == nil {
+		a.changed = true
+		if !a.flags.json {
+			a.printAnswered(got)
+		}
+		return first
+	}
+	if what != "" {
+		f := describe(err, false)
+		f.message = what + ": " + f.message
+		err = &f
+	}
+	if first != nil {
+		a.note("%s", err)
+		return first
+	}
+	return err
+}
+
+// closeCall records who answered and gives how it ended: with answers that were
+// refused beside good ones it is incomplete.
+func (a *app) closeCall(cat *store.Catalog, came *answers, refused error) error {
+	a.recordCall(cat, came, nil)
+	if refused != nil && len(came.names()) == 0 {
+		return refused
+	}
+	sets, err := a.setsInUse(cat)
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		if err := a.document(jsonRollCall{Answers: came.list, Sets: a.partSets(sets)}); err != nil {
+			return err
+		}
+	}
+	if refused != nil {
+		f := describe(refused, false)
+		return &outcome{exit: exitIncomplete, message: f.message, hints: f.hints}
+	}
+	for _, s := range sets {
+		if s.AtRisk() {
+			a.next("%s", a.riskText(s))
+		}
+	}
+	return nil
+}
+
+// callRoll asks for answers at a terminal.
+func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call backup.OpenCall, sets []backup.KeptSet, o rollCall) error {
+	a.changed = true
+	for _, s := range sets {
+		a.printKeepers(s)
+	}
+	a.printf("challenge: %s", call.Challenge)
+	a.printf("each custodian, on any computer: hsmbackup dkek rollcall --answer %s --share FILE", call.Challenge)
+	waiting := map[string]string{} // SET/INDEX: name
+	var order []string
+	for _, s := range sets {
+		for _, k := range s.Keepers {
+			if len(o.custodians) == 0 || slices.Contains(o.custodians, k.Name) {
+				part := fmt.Sprintf("%s/%d", s.Set, k.Index)
+				waiting[part], order = k.Name, append(order, part)
+			}
+		}
+	}
+	var came answers
+	for len(waiting) > 0 {
+		line, err := a.tty.ReadLine(ctx, fmt.Sprintf("answer, %d still missing (Enter alone ends):", len(waiting)))
+		if errors.Is(err, terminal.ErrNoAnswer) || err == nil && strings.TrimSpace(line) == "" {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		got, answer, err := a.recordAnswer(cat, line, o.custodians)
+		switch {
+		case err != nil && !isAnswerError(err):
+			return err
+		case err != nil:
+			a.note("%s", err)
+		default:
+			came.add(got, answer.Set, answer.Index, nil)
+			delete(waiting, fmt.Sprintf("%s/%d", answer.Set, answer.Index))
+			a.printAnswered(got)
+		}
+	}
+	var missing []string
+	for _, part := range order {
+		if name, ok := waiting[part]; ok && !slices.Contains(missing, name) {
+			missing = append(missing, name)
+		}
+	}
+	a.recordCall(cat, &came, missing)
+	a.printf("%d of %d have answered", len(order)-len(waiting), len(order))
+	exits := exitSet{}
+	message, hints := "", []string{}
+	if len(missing) > 0 {
+		message = "not answered: " + strings.Join(missing, ", ")
+		hints = append(hints, fmt.Sprintf("answers that come until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly)))
+		if len(o.custodians) > 0 {
+			exits.add(exitIncomplete)
+		}
+	}
+	now, err := a.called(cat, o.custodians)
+	if err != nil {
+		return err
+	}
+	for _, s := range now {
+		if s.AtRisk() {
+			exits.add(exitIncomplete)
+			hints = append(hints, a.riskText(s))
+		}
+	}
+	if exits.worst() == exitOK && message != "" {
+		a.note("%s", message)
+		a.next("%s", hints[0])
+	}
+	return exits.outcome(message, hints...)
+}
+
+// listKeepers shows all sets, the retired ones too, and changes nothing.
+func (a *app) listKeepers(o rollCall) error {
+	cat, err := a.needCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	sets, err := backup.Keepers(cat, a.now())
+	if err != nil {
+		return err
+	}
+	if len(o.custodians) > 0 {
+		if sets, err = backup.Called(sets, o.custodians); err != nil {
+			return err
+		}
+	}
+	open, err := backup.OpenCalls(cat, a.now())
+	if err != nil {
+		return err
+	}
+	if a.flags.json {
+		doc := jsonRollCall{Answers: []jsonAnswer{}, Sets: a.partSets(sets)}
+		for _, c := range open {
+			doc.Open = append(doc.Open, jsonCall{c.Challenge, c.Good().Format(time.DateOnly), append([]string{}, c.Answered...)})
+		}
+		if err := a.document(doc); err != nil {
+			return err
+		}
+		return a.atRisk(sets)
+	}
+	if len(sets) == 0 {
+		a.printf("no parts are registered")
+	}
+	for _, s := range sets {
+		a.printKeepers(s)
+	}
+	for _, c := range open {
+		a.printf("challenge good until %s, %s: %s", c.Good().Format(time.DateOnly), count(len(c.Answered), "answer"), c.Challenge)
+	}
+	return a.atRisk(sets)
+}
