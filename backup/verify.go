@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hsmbackup/dkek"
@@ -62,6 +63,8 @@ type Verification struct {
 	Snapshots []SnapshotProof
 	// Findings are what is damaged in the catalog itself.
 	Findings []store.Finding
+	// Copies are those of the catalog, where a check looked at them.
+	Copies []CopyState
 	// Took is how long a drill took, from the first share to the last key used.
 	Took time.Duration
 	// Keepers are the sets of parts in use, where they were looked at.
@@ -82,13 +85,17 @@ func (v *Verification) Damaged() bool {
 			}
 		}
 	}
-	return false
+	return v.damagedCopy()
+}
+
+func (v *Verification) damagedCopy() bool {
+	return slices.ContainsFunc(v.Copies, func(c CopyState) bool { return c.Damage != "" })
 }
 
 // OK tells whether there was something to prove, every key passed and nothing
 // is damaged.
 func (v *Verification) OK() bool {
-	if len(v.Findings) > 0 || v.Empty() {
+	if len(v.Findings) > 0 || v.Empty() || v.damagedCopy() {
 		return false
 	}
 	for _, s := range v.Snapshots {
@@ -193,6 +200,7 @@ func proofOf(k *store.Key, kind string) KeyProof {
 // Check looks at all snapshots without any secret: structure of the file,
 // hashes, chain, and of every key what intact says. head is the beginning of a
 // log entry's hash, in that many bits, as noted down earlier; none is 0 bits.
+// Copies that can be reached are looked at as well.
 // The result goes to the log if the catalog is open for writing.
 func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error) {
 	v := &Verification{Proof: store.ProofIntact, Anchored: NotAnchored}
@@ -226,6 +234,9 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 		if err := v.checkHead(cat, head, headBits); err != nil {
 			return nil, err
 		}
+	}
+	if v.Copies, err = CheckCopies(cat); err != nil && !errors.Is(err, store.ErrDamaged) {
+		return nil, err
 	}
 	v.record(func() error {
 		_, err := cat.Append(store.KindCheck, checkRecord{v.Proof, v.OK(), v.Anchored})

@@ -84,6 +84,8 @@ type jsonVerification struct {
 	Findings    []jsonFinding `json:"findings"`
 	Uncovered   []jsonKey     `json:"uncovered"`
 	NotRecorded string        `json:"not_recorded"`
+	// Copies are those of the catalog that a check looked at.
+	Copies []jsonCopy `json:"copies,omitempty"`
 	// Seconds is how long a drill took.
 	Seconds float64 `json:"seconds,omitempty"`
 	// PartSets are those in use, of a check.
@@ -107,6 +109,16 @@ type jsonKeyProof struct {
 	Matched   string `json:"matched"`
 	OK        bool   `json:"ok"`
 	Reason    string `json:"reason"`
+}
+
+// jsonCopy is a copy of the catalog: when it was made, whether it could be
+// looked at, and how many entries it lacks.
+type jsonCopy struct {
+	Path    string `json:"path"`
+	Made    string `json:"made"`
+	Reached bool   `json:"reached"`
+	Behind  int    `json:"behind"`
+	Damage  string `json:"damage"`
 }
 
 type jsonFinding struct {

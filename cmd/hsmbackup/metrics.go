@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"hsmbackup/backup"
+	"hsmbackup/store"
 )
 
 // coverages are all values of the label "coverage": a sample that is missing
@@ -54,6 +56,39 @@ func metrics(ages []backup.Ages, findings int, now time.Time) []byte {
 		age("rollcall", "Since one custodian more than needed has answered a roll-call.", func(a backup.Ages) time.Time { return a.RollCall })
 	}
 	return out.Bytes()
+}
+
+// writeMetricsOf writes what a check came to. The check itself counts, also
+// where the catalog's log cannot be written. Of a catalog that is too damaged to
+// tell ages there is the number of findings.
+func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verification) error {
+	ages, err := backup.TakeAges(cat)
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
+		return err
+	}
+	findings := len(v.Findings)
+	for _, s := range v.Snapshots {
+		for _, k := range s.Keys {
+			if k.Damage {
+				findings++
+			}
+		}
+	}
+	for _, c := range v.Copies {
+		if c.Damage != "" {
+			findings++
+		}
+	}
+	now := a.now()
+	for i := range ages {
+		if v.OK() {
+			ages[i].Check = now
+		}
+	}
+	if err := writeMetrics(path, metrics(ages, findings, now)); err != nil {
+		return fmt.Errorf("--metrics: %w", err)
+	}
+	return nil
 }
 
 // writeMetrics replaces a file of Prometheus' textfile collector: whoever reads

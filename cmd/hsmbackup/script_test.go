@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"hsmbackup/store"
 )
 
 func TestMain(m *testing.M) {
@@ -57,14 +59,15 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
-			"same":  same,
-			"flip":  flip,
-			"newer": newer,
-			"slots": slots,
-			"keyin": keyIn,
-			"hide":  hide,
-			"parts": parts,
+			"exits":  exits,
+			"same":   same,
+			"flip":   flip,
+			"newer":  newer,
+			"slots":  slots,
+			"keyin":  keyIn,
+			"hide":   hide,
+			"copied": copied,
+			"parts":  parts,
 		},
 	})
 }
@@ -128,6 +131,20 @@ func newer(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s does not hold the format that docs/format.md describes", args[0])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.ReplaceAll(b, value(payload), value(changed)), 0o600))
+}
+
+// copied CATALOG FILE copies a catalog and logs the copy in it, as the jobs do.
+func copied(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: copied CATALOG FILE")
+	}
+	cat, err := store.Open(ts.MkAbs(args[0]), true)
+	ts.Check(err)
+	defer cat.Close()
+	head, err := cat.Head()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(ts.ReadFile(args[0])), 0o600))
+	ts.Check(cat.RecordCopy(store.Copy{Path: ts.MkAbs(args[1]), Seq: head.Seq, Head: head.Hash}))
 }
 
 // flip FILE TEXT flips one bit a little behind the first place where the text

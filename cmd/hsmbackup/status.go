@@ -289,7 +289,8 @@ func domainText(d schsm.Domain) string {
 	return fmt.Sprintf("KCV %s, %s", dkek.KCV(d.KCV), count(d.Shares, "share"))
 }
 
-// printCatalog says how old backup, proof and the sight of shares are.
+// printCatalog says how old backup, proof, drill and the sight of shares are,
+// and how many copies hold the newest snapshot.
 func (a *app) printCatalog(cat *store.Catalog) error {
 	path, err := a.catalogPath()
 	if err != nil {
@@ -304,32 +305,19 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	if err != nil {
 		return err
 	}
-	proofs, err := cat.Proofs()
-	if err != nil {
-		return err
-	}
-	shares, err := cat.SharesSeen()
+	list, err := backup.TakeAges(cat)
 	if err != nil {
 		return err
 	}
 	var rows [][]string
 	for _, s := range newest {
-		proven, shown := "never", "never"
-		blobs := map[store.Hash]bool{} // one that has not changed is in several snapshots
-		for _, k := range s.Keys {
-			blobs[store.HashOf(k.Blob)] = len(k.Blob) > 0
-		}
-		for _, p := range proofs {
-			if blobs[p.Blob] && p.OK && p.Kind != store.ProofIntact {
-				proven = a.age(p.Time)
+		row := []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken)}
+		for _, g := range list {
+			if g.Snapshot.ID == s.ID {
+				row = append(row, "proven "+a.age(g.Proof), "drilled "+a.age(g.Drill), "shares seen "+a.age(g.ShareSeen), copies(g.Copies))
 			}
 		}
-		for _, k := range s.Keys {
-			if seen, ok := shares[k.KCV]; ok && !seen.Random {
-				shown = a.age(seen.Time)
-			}
-		}
-		rows = append(rows, []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken), "proven " + proven, "shares seen " + shown})
+		rows = append(rows, row)
 	}
 	a.table(rows)
 	return nil
@@ -337,6 +325,9 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 
 // age is how long ago something was, in words.
 func (a *app) age(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
 	d := a.now().Sub(t)
 	switch {
 	case d < 2*time.Minute:

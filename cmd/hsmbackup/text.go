@@ -15,6 +15,17 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// copies is how many copies of the catalog there are.
+func copies(n int) string {
+	switch n {
+	case 0:
+		return "no copy"
+	case 1:
+		return "1 copy"
+	}
+	return fmt.Sprintf("%d copies", n)
+}
+
 // quoted is a label as it is shown: in quotes, and nothing if there is none.
 func quoted(label string) string {
 	if label == "" {

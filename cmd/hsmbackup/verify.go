@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/terminal"
 	"hsmbackup/internal/words"
 	"hsmbackup/store"
 )
@@ -151,30 +153,36 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 }
 
 func newCheckCommand(a *app) *cobra.Command {
-	var headText string
+	var headText, metricsFile string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "check the catalog, for timers: no secret, no question",
 		Long: `Checks everything in the catalog that can be checked without a secret: structure,
 hashes, the chain from the first entry to the last, and of each key that blob,
-public key, certificate and description fit together. When a token is attached,
-it says whether it holds a key that is in no snapshot.
+public key, certificate and description fit together. Copies of the catalog that
+can be reached are checked too. When a token is attached, it says whether it holds
+a key that is in no snapshot.
 
 This finds accidents. A catalog that someone replaced as a whole, or an older
 copy of it, shows only against something kept elsewhere: --head takes the six
-words that a backup printed. Without, the catalog is intact, but not anchored.`,
+words that a backup printed. Without, the catalog is intact, but not anchored.
+
+--metrics writes counts and ages for Prometheus' textfile collector, whatever the
+check comes to; no names but the serials of tokens.`,
 		Example: `  hsmbackup check
   hsmbackup check --head "abandon ability able about above absent"
+  hsmbackup check --metrics /var/lib/prometheus/node-exporter/hsmbackup.prom
   hsmbackup check --json`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), headText) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), headText, metricsFile) },
 	}
 	cmd.Flags().StringVar(&headText, "head", "", "`WORDS` that an earlier backup printed as head")
+	cmd.Flags().StringVar(&metricsFile, "metrics", "", "`FILE` for Prometheus' textfile collector, replaced as a whole")
 	uses(cmd, useCatalog, useToken)
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, headText string) error {
+func (a *app) check(ctx context.Context, headText, metricsFile string) error {
 	var prefix []byte
 	var bits int
 	if headText != "" {
@@ -194,6 +202,11 @@ func (a *app) check(ctx context.Context, headText string) error {
 	v, err := backup.Check(cat, prefix, bits)
 	if err != nil {
 		return err
+	}
+	if metricsFile != "" {
+		if err := a.writeMetricsOf(metricsFile, cat, v); err != nil {
+			return err
+		}
 	}
 	uncovered, err := a.inNoSnapshot(ctx, cat)
 	if err != nil {
@@ -268,6 +281,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		if why := nothingToProve(v); why != "" {
 			a.printf("%s", why)
 		}
+		a.printCopies(v.Copies)
 		a.printf("%s", anchorText(v))
 		a.printRisks(v.Keepers)
 	}
@@ -308,6 +322,23 @@ func (a *app) printProofs(v *backup.Verification) {
 		}
 		for _, l := range s.Left {
 			a.printf("  did not come back: %s: %s", l.What, l.Reason)
+		}
+	}
+}
+
+// printCopies says how the copies of the catalog are.
+func (a *app) printCopies(copies []backup.CopyState) {
+	for _, c := range copies {
+		path := terminal.Printable(c.Path)
+		switch {
+		case c.Damage != "":
+			a.printf("DAMAGED: the copy at %s: %s", path, c.Damage)
+		case !c.Reached:
+			a.printf("copy at %s: not within reach, made %s", path, a.age(c.Time))
+		case c.Behind > 1: // the entry about the copy comes after it
+			a.printf("copy at %s: intact, without the last %s", path, entries(c.Behind))
+		default:
+			a.printf("copy at %s: intact", path)
 		}
 	}
 }
@@ -353,6 +384,11 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	if n := len(v.Findings); n > 0 {
 		list = append(list, count(n, "finding")+" in the catalog, the first: "+v.Findings[0].String())
 	}
+	for _, c := range v.Copies {
+		if c.Damage != "" {
+			list = append(list, fmt.Sprintf("the copy at %s: %s", c.Path, c.Damage))
+		}
+	}
 	for _, s := range v.Snapshots {
 		for _, l := range s.Left {
 			list = append(list, fmt.Sprintf("snapshot %s, %s: %s", s.ID, l.What, l.Reason))
@@ -390,6 +426,9 @@ func verificationDocument(v *backup.Verification, notRecorded string, uncovered 
 	}
 	for _, k := range uncovered {
 		doc.Uncovered = append(doc.Uncovered, keyDocument(k))
+	}
+	for _, c := range v.Copies {
+		doc.Copies = append(doc.Copies, jsonCopy{c.Path, c.Time.UTC().Format(time.RFC3339), c.Reached, c.Behind, c.Damage})
 	}
 	return doc
 }
