@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // programText is every string that stands in the source of the program.
@@ -88,5 +89,25 @@ func TestQuotedMessages(t *testing.T) {
 	}
 	if quotes == 0 {
 		t.Error("no page quotes the program")
+	}
+}
+
+var metricName = regexp.MustCompile(`\bhsmbackup_[a-z_]+`)
+
+// The metrics that the pages speak of are there.
+func TestQuotedMetrics(t *testing.T) {
+	there := string(metrics(someAges(time.Now()), 0, time.Now()))
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "periodic-proof.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := metricName.FindAllString(string(page), -1)
+	if len(names) == 0 {
+		t.Error("the page names no metric")
+	}
+	for _, name := range names {
+		if !strings.Contains(there, "\n"+name+"{") && !strings.Contains(there, "\n"+name+" ") {
+			t.Errorf("there is no metric %s", name)
+		}
 	}
 }

@@ -285,6 +285,7 @@ var (
 	lately      = regexp.MustCompile(`\b\d+ (second|minute)s? ago`)
 	took        = regexp.MustCompile(`\b\d+(\.\d)? s\b|("seconds":)[\d.]+`)
 	freeMemory  = regexp.MustCompile(`(free memory +)\d+`)
+	ageSeconds  = regexp.MustCompile(`(_age_seconds\{[^}]*\} )\d+`)
 	madeOn, now = time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC), time.Now().UTC()
 )
 
@@ -322,6 +323,7 @@ func (s *steady) text(text string) string {
 		}
 		return "3.1 s"
 	})
+	text = ageSeconds.ReplaceAllString(text, "${1}3")
 	return freeMemory.ReplaceAllString(text, "${1}74172")
 }
 
