@@ -25,7 +25,14 @@ type Options struct {
 	Progress func(what string, done, total int)
 	// Program is recorded with the snapshot.
 	Program string
+	// SuccessorOf is the serial that the token had before a firmware update, to
+	// be recorded with the snapshot.
+	SuccessorOf string
 }
+
+// gapPKA names in a snapshot what no backup can keep of public key
+// authentication.
+const gapPKA = "public key authentication"
 
 func (o Options) progress(what string, done, total int) {
 	if o.Progress != nil {
@@ -116,6 +123,7 @@ func backable(inv *Inventory) error {
 // photograph exports every key and puts the snapshot together.
 func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, o Options) (*store.Snapshot, error) {
 	s := &store.Snapshot{Taken: time.Now().UTC().Truncate(time.Second), Program: o.Program, Token: inv.token()}
+	s.Token.SuccessorOf = o.SuccessorOf
 	var err error
 	if s.Token.PINTries, err = card.PINSetUp(ctx); err != nil {
 		return nil, err
@@ -133,7 +141,7 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 		s.Files = append(s.Files, store.File{FID: fmt.Sprintf("%04x", uint16(f.FID)), Content: f.Content})
 	}
 	if inv.PKA != nil {
-		s.Missing = append(s.Missing, store.Gap{What: "public key authentication", Reason: fmt.Sprintf("%d keys can log in, %d must: they are registered on the token and must be registered anew", inv.PKA.Total-inv.PKA.Missing, inv.PKA.Required)})
+		s.Missing = append(s.Missing, store.Gap{What: gapPKA, Reason: fmt.Sprintf("%d keys can log in, %d must: they are registered on the token and must be registered anew", inv.PKA.Total-inv.PKA.Missing, inv.PKA.Required)})
 	}
 	if err := sealProtected(ctx, card, inv, h, s); err != nil {
 		return nil, err

@@ -103,6 +103,9 @@ type RestoreOptions struct {
 	// reference is not known: by the hashes of their blobs.
 	Blobs  []store.Hash
 	AtBlob map[store.Hash]byte
+	// Without are references in the snapshot of keys that were given up: they
+	// are left out of the plan.
+	Without []int
 	// OpenData opens what is sealed under the DKEK; nil without shares.
 	OpenData func(sealed []byte) ([]byte, error)
 	// Journal keeps track of work under way; nil reads all of it off the token.
@@ -129,7 +132,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	free := newPlaces(inv, s, o)
 	for _, k := range s.Keys {
 		switch {
-		case !o.all() && !o.chooses(k):
+		case !o.all() && !o.chooses(k), slices.Contains(o.Without, k.Reference):
 		case k.Reference == 0:
 			item, err := free.planKey(k)
 			if err != nil {

@@ -36,9 +36,12 @@ type FileResult struct {
 // Complete tells whether everything of the snapshot is on the token and every
 // key was used.
 func (r *RestoreReport) Complete() bool {
-	if !r.Plan.Fits() {
-		return false
-	}
+	return r.Plan.Fits() && Restored(r)
+}
+
+// Restored tells whether every key and file of the plan is on the token and was
+// used; what the snapshot itself could not keep does not count.
+func Restored(r *RestoreReport) bool {
 	for _, k := range r.Keys {
 		if !k.OK {
 			return false
@@ -49,7 +52,7 @@ func (r *RestoreReport) Complete() bool {
 			return false
 		}
 	}
-	return true
+	return len(r.Keys) == len(r.Plan.Items) && len(r.Files) == len(r.Plan.Files)
 }
 
 func restoreNotes(serial string) string { return "restore/" + serial + "/" }

@@ -155,17 +155,40 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 	if !inv.holdsAnything() {
 		return nil
 	}
-	var lost []string
-	keys, err := Cover(inv, cat)
+	lost, _, err := wouldLose(inv, cat, nil)
 	if err != nil {
 		return err
 	}
+	if len(lost) > 0 {
+		return refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left", "initialising wipes the token, and not everything on it would come back: %s", strings.Join(lost, "; "))
+	}
+	return nil
+}
+
+// wouldLose names what would not come back if a token were emptied. discard is
+// asked of each such key, nil is no; gone are those that it gives up.
+func wouldLose(inv *Inventory, cat *store.Catalog, discard func(KeyCoverage) (bool, error)) (lost []string, gone []KeyCoverage, err error) {
+	keys, err := Cover(inv, cat)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, k := range keys {
-		switch {
-		case isProofKey(k.Key): // nobody uses it
-		case k.Coverage == Accepted:
+		if isProofKey(k.Key) || k.Coverage == Covered { // of the first nobody has any use
+			continue
+		}
+		if discard != nil {
+			yes, err := discard(k)
+			if err != nil {
+				return nil, nil, err
+			}
+			if yes {
+				gone = append(gone, k)
+				continue
+			}
+		}
+		if k.Coverage == Accepted {
 			lost = append(lost, fmt.Sprintf("%s: accepted as not exportable, it would be lost for good; delete it yourself (pkcs11-tool --delete-object) if it may go", k.Key.Name()))
-		case k.Coverage != Covered:
+		} else {
 			lost = append(lost, fmt.Sprintf("%s: %s", k.Key.Name(), k.Coverage))
 		}
 	}
@@ -173,7 +196,7 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 	if cat != nil {
 		newest, err = FindSnapshot(cat, inv.Serial)
 		if err != nil && !errors.Is(err, store.ErrNoSnapshot) {
-			return err
+			return nil, nil, err
 		}
 	}
 	for _, f := range inv.Files {
@@ -186,10 +209,7 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 			lost = append(lost, "data object "+f.String()+": protected by the PIN, in no snapshot")
 		}
 	}
-	if len(lost) > 0 {
-		return refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left", "initialising wipes the token, and not everything on it would come back: %s", strings.Join(lost, "; "))
-	}
-	return nil
+	return lost, gone, nil
 }
 
 // holdsSealed goes by the file's number alone: what the PIN protects cannot be

@@ -13,6 +13,8 @@ type jsonStatus struct {
 	Tokens []jsonToken `json:"tokens"`
 	// PartSets are those in use.
 	PartSets []jsonPartSet `json:"part_sets,omitempty"`
+	// Updates say where firmware updates stand that are under way.
+	Updates []string `json:"firmware_updates,omitempty"`
 }
 
 type jsonToken struct {
@@ -45,6 +47,8 @@ type jsonKey struct {
 	Reason    string `json:"reason"`
 	// Notes are what must be known of the key besides.
 	Notes []string `json:"notes,omitempty"`
+	// AlsoOn are other tokens, attached or known, that hold the same key.
+	AlsoOn []string `json:"also_on,omitempty"`
 }
 
 type jsonDKEKCheck struct {

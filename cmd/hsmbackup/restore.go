@@ -14,7 +14,6 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/pubkey"
-	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -27,6 +26,11 @@ type restoreFlags struct {
 	journal string
 	init    bool
 	soFloor int
+
+	// confirmed: somebody has typed the serial for this already.
+	confirmed bool
+	// sharesLater: without --share the token is left to wait for its shares.
+	sharesLater bool
 }
 
 func (o *restoreFlags) addTo(cmd *cobra.Command) {
@@ -114,6 +118,15 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 	adopted := func(s *store.Snapshot) bool { return s.Adopted }
 	if real := slices.DeleteFunc(slices.Clone(newest), adopted); len(real) > 0 {
 		newest = real
+	}
+	// So is a token that goes on under another serial.
+	gone, err := backup.Gone(cat)
+	if err != nil {
+		return nil, err
+	}
+	old := func(s *store.Snapshot) bool { return gone[s.Token.Serial] != "" && s.Token.Serial != serial }
+	if current := slices.DeleteFunc(slices.Clone(newest), old); len(current) > 0 {
+		newest = current
 	}
 	var list []string
 	for _, s := range newest {
@@ -468,7 +481,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		return false, nil // initialised, and with the right recovery key
 	}
 	given := len(a.flags.shareArgs)
-	if given == 0 {
+	if given == 0 && !o.sharesLater {
 		return false, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
 	}
 	slots := backup.Slots(s)
@@ -489,23 +502,24 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	if !a.flags.json {
 		a.printPlan(afterInit(p))
 	}
-	if err := a.confirmInit(ctx, t, inv); err != nil {
-		return false, err
+	if !o.confirmed {
+		if err := a.confirmInit(ctx, t, inv); err != nil {
+			return false, err
+		}
 	}
-	set := backup.SetUp{
-		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: s.Token.PINTries, Domains: slots},
-		Trust:          a.trust(t), Origin: "restore", MinSOTries: o.soFloor,
-	}
-	if n, err := strconv.ParseUint(s.Token.Options, 16, 16); err == nil {
-		set.Initialisation.Options = schsm.Options(n) &^ schsm.OptionTransportPIN
-	}
+	set := backup.SetUp{Initialisation: asBefore(s), Trust: a.trust(t), Origin: "restore", MinSOTries: o.soFloor}
 	kcvs, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set, func(set *backup.SetUp, shares []*dkek.Share) (err error) {
 		keep(shares)
-		if slots == 0 {
+		switch {
+		case slots == 0 && given == 0:
+			set.Sets = []backup.DomainSet{{Shares: max(1, s.Token.Domains[0].Shares), Expect: expect}}
+		case slots == 0:
 			set.Sets = []backup.DomainSet{{Shares: given, Load: shares, Expect: expect}}
-			return nil
+		case given == 0:
+			set.Sets, _ = backup.AssignShares(s.Token.Domains, nil)
+		default:
+			set.Sets, err = backup.SetsFor(s, shares)
 		}
-		set.Sets, err = backup.SetsFor(s, shares)
 		return err
 	})
 	if err != nil {
@@ -517,7 +531,11 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 			have = append(have, kcv.String())
 		}
 	}
-	a.note("%s is initialised and has the recovery key %s", t.name(), strings.Join(have, " and "))
+	if len(have) > 0 {
+		a.note("%s is initialised and has the recovery key %s", t.name(), strings.Join(have, " and "))
+	} else {
+		a.note("%s is initialised", t.name())
+	}
 	return true, nil
 }
 

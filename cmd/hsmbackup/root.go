@@ -77,6 +77,7 @@ Without a command it shows what is attached, and the next command.`
 		newVerifyCommand(a),
 		newPlanCommand(a),
 		newRestoreCommand(a),
+		newFirmwareUpdateCommand(a),
 		newAcceptCommand(a),
 		newRotateCommand(a),
 	)

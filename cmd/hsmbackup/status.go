@@ -76,13 +76,25 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	updates, err := backup.Updates(cat)
+	if err != nil {
+		return err
+	}
+	var attached []*backup.Inventory
+	for _, s := range list {
+		attached = append(attached, s.inv)
+	}
+	holders, err := backup.Holders(cat, attached)
+	if err != nil {
+		return err
+	}
 	if a.flags.json {
 		if unreached != nil {
 			return unreached
 		}
-		doc := jsonStatus{Tokens: []jsonToken{}, PartSets: a.partSets(sets)}
+		doc := jsonStatus{Tokens: []jsonToken{}, PartSets: a.partSets(sets), Updates: standing(updates, list)}
 		for _, s := range list {
-			doc.Tokens = append(doc.Tokens, s.document())
+			doc.Tokens = append(doc.Tokens, s.document(holders))
 		}
 		if err := a.document(doc); err != nil {
 			return err
@@ -92,10 +104,14 @@ func (a *app) status(ctx context.Context) error {
 	for _, s := range list {
 		a.printToken(s)
 	}
+	a.printHolders(list, holders)
 	if err := a.printCatalog(cat); err != nil {
 		return err
 	}
 	a.printRisks(sets)
+	for _, line := range standing(updates, list) {
+		a.printf("%s", line)
+	}
 	if unreached != nil {
 		return unreached
 	}
@@ -148,7 +164,39 @@ func uncovered(list []seen) error {
 	return exits.outcome(fmt.Sprintf("%d of %s not covered", n, count(total, "key")))
 }
 
-func (s seen) document() jsonToken {
+// standing says where firmware updates stand that are under way.
+func standing(updates []*backup.Update, list []seen) []string {
+	var lines []string
+	for _, u := range updates {
+		var inv *backup.Inventory
+		for _, s := range list {
+			if s.inv.Serial == u.Serial {
+				inv = s.inv
+			}
+		}
+		lines = append(lines, u.Standing(inv)+"; run `hsmbackup firmware-update`")
+	}
+	return lines
+}
+
+// printHolders says which keys of the attached tokens are on others too.
+func (a *app) printHolders(list []seen, holders func(string, backup.Key) []string) {
+	var rows [][]string
+	for _, s := range list {
+		for _, k := range s.inv.Keys {
+			if on := holders(s.inv.Serial, k); len(on) > 0 {
+				rows = append(rows, []string{fmt.Sprintf("  key %d of %s", k.Reference, s.inv.Serial), k.Type, quoted(k.Label), "also on " + strings.Join(on, ", ")})
+			}
+		}
+	}
+	if len(rows) > 0 {
+		a.printf("keys that are on several tokens:")
+		a.table(rows)
+		a.printf("")
+	}
+}
+
+func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 	t := jsonToken{
 		Serial: s.inv.Serial, Label: s.inv.Label, Reader: s.token.reader, Firmware: s.inv.Firmware,
 		Software: s.inv.Software, Initialised: s.inv.Initialised, PINTries: s.inv.PIN.Tries, SOPINTries: s.inv.SOPIN.Tries,
@@ -160,7 +208,9 @@ func (s seen) document() jsonToken {
 		}
 	}
 	for _, k := range s.coverage {
-		t.Keys = append(t.Keys, keyDocument(k))
+		key := keyDocument(k)
+		key.AlsoOn = holders(s.inv.Serial, k.Key)
+		t.Keys = append(t.Keys, key)
 	}
 	return t
 }
@@ -343,6 +393,11 @@ func (a *app) age(t time.Time) string {
 // nextCommand is the one command that comes next.
 func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 	for _, s := range list {
+		if next, err := a.nextForUpdate(s, cat, len(list) > 1 || a.flags.token != ""); next != "" || err != nil {
+			return next, err
+		}
+	}
+	for _, s := range list {
 		named := ""
 		if len(list) > 1 || a.flags.token != "" {
 			named = " --token " + s.token.argument()
@@ -388,6 +443,29 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 	return "", nil
 }
 
+// nextForUpdate goes on with a firmware update that the token belongs to.
+func (a *app) nextForUpdate(s seen, cat *store.Catalog, named bool) (string, error) {
+	if cat == nil {
+		return "", nil
+	}
+	u, _, err := backup.FindUpdate(cat, s.inv, "")
+	var several *backup.Error
+	if errors.As(err, &several) {
+		return "hsmbackup firmware-update --successor-of SERIAL", nil
+	}
+	if u == nil || err != nil || u.Serial != s.inv.Serial && s.inv.Initialised && u.Phase != backup.UpdateRestoring {
+		return "", err
+	}
+	next := "hsmbackup firmware-update"
+	if u.Phase != backup.UpdateEmptying && u.Updated(s.inv) {
+		next += " --share FILE"
+	}
+	if named {
+		next += " --token " + s.token.argument()
+	}
+	return next, nil
+}
+
 // nextForPIN is what comes next for a token whose PIN is blocked, or about to
 // be: a backup would not get past it. named is the --token of commands.
 func nextForPIN(inv *backup.Inventory, named string) string {
@@ -431,12 +509,16 @@ func restorable(serial string, cat *store.Catalog) (string, error) {
 	if err != nil && !errors.Is(err, store.ErrDamaged) {
 		return "", err
 	}
+	gone, err := backup.Gone(cat)
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
+		return "", err
+	}
 	name := ""
 	for _, s := range newest {
 		switch {
 		case s.Adopted && name == "":
 			name = s.ID
-		case s.Adopted:
+		case s.Adopted, gone[s.Token.Serial] != "" && s.Token.Serial != serial:
 		case s.Token.Serial == serial:
 			return serial, nil
 		default:

@@ -54,6 +54,8 @@ type app struct {
 	unsetEnv  func(string) error
 	environ   func() []string
 	now       func() time.Time
+	// osRelease is the file that tells Linux within Windows.
+	osRelease string
 
 	flags   sharedFlags
 	secrets secrets
@@ -67,7 +69,7 @@ func newApp() *app {
 	return &app{
 		stdin: os.Stdin, stdout: &output{w: os.Stdout, nowhere: leadsNowhere(os.Stdout)}, stderr: os.Stderr,
 		tty: terminal.Terminal{}, progress: terminal.NewProgress(os.Stderr),
-		lookupEnv: os.LookupEnv, unsetEnv: os.Unsetenv, environ: os.Environ, now: time.Now,
+		lookupEnv: os.LookupEnv, unsetEnv: os.Unsetenv, environ: os.Environ, now: time.Now, osRelease: "/proc/sys/kernel/osrelease",
 	}
 }
 

@@ -1,0 +1,706 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// A firmware update wants an empty token, and gives it a new serial number. The
+// job is one, with the vendor's part in the middle: prove and copy, empty the
+// token, let the vendor update it, restore onto what comes back. A note in the
+// journal stands from before the first deletion until the successor is proven.
+
+// KindFirmwareUpdate is the kind of log entry that says how far a firmware
+// update has got; its body is an updateRecord.
+const KindFirmwareUpdate = "firmware-update"
+
+// updateRecord is the body of a KindFirmwareUpdate entry.
+type updateRecord struct {
+	Serial    string `json:"serial"`
+	Firmware  string `json:"firmware"`
+	Snapshot  string `json:"snapshot"`
+	Step      string `json:"step"` // stepEmptied, …
+	Successor string `json:"successor,omitempty"`
+	// Discarded are references of keys that went for good, as was typed.
+	Discarded []int `json:"discarded,omitempty"`
+}
+
+// Steps of a firmware update, as the log has them.
+const (
+	stepEmptied  = "emptied"
+	stepPutBack  = "put-back" // everything is on the token again, and no update was made
+	stepFinished = "finished"
+)
+
+// UpdatePhase says how far a firmware update has got.
+type UpdatePhase string
+
+// The phases.
+const (
+	// UpdateEmptying: the token's files are being deleted.
+	UpdateEmptying UpdatePhase = "emptying"
+	// UpdateEmptied: the token is empty, it is the vendor's turn.
+	UpdateEmptied UpdatePhase = "emptied"
+	// UpdateRestoring: the successor is known and gets everything back.
+	UpdateRestoring UpdatePhase = "restoring"
+)
+
+// Update is where the firmware update of a token stands.
+type Update struct {
+	// Serial and Firmware are the token's as it was.
+	Serial   string `json:"serial"`
+	Firmware string `json:"firmware"`
+	// Snapshot and Hash name what brings everything back.
+	Snapshot string      `json:"snapshot"`
+	Hash     store.Hash  `json:"hash"`
+	Phase    UpdatePhase `json:"phase"`
+	// Files are deleted in this order; Deleted of them are known to be gone, and
+	// with Intent the next one may be.
+	Files   []schsm.FID `json:"files"`
+	Deleted int         `json:"deleted"`
+	Intent  bool        `json:"intent,omitempty"`
+	// Discarded are references of keys that go for good.
+	Discarded []int `json:"discarded,omitempty"`
+	// Copy is where the verified copy of the catalog is.
+	Copy string `json:"copy"`
+	// Seq is the last log entry when it began: tokens that the catalog knew by
+	// then are no successors.
+	Seq       uint64    `json:"seq"`
+	Began     time.Time `json:"began"`
+	Successor string    `json:"successor,omitempty"`
+}
+
+const updateNotes = "firmware-update/"
+
+func (u *Update) put(cat *store.Catalog) error { return cat.Journal().Put(updateNotes+u.Serial, u) }
+
+// Updates gives the firmware updates that are under way.
+func Updates(cat *store.Catalog) ([]*Update, error) {
+	if cat == nil {
+		return nil, nil
+	}
+	names, err := cat.Journal().Keys(updateNotes)
+	if err != nil {
+		return nil, err
+	}
+	var list []*Update
+	for _, name := range names {
+		u := &Update{}
+		if found, err := cat.Journal().Get(name, u); err != nil {
+			return nil, err
+		} else if found {
+			list = append(list, u)
+		}
+	}
+	return list, nil
+}
+
+// Done counts the deletions that are done: by the token itself where it is
+// attached, else as far as the journal knows.
+func (u *Update) Done(inv *Inventory) int {
+	if inv == nil || inv.Serial != u.Serial || u.Phase != UpdateEmptying {
+		return u.Deleted
+	}
+	there := inv.files()
+	n := 0
+	for _, f := range u.Files {
+		if !slices.Contains(there, f) {
+			n++
+		}
+	}
+	return n
+}
+
+// Standing says in one line how far it has got; inv is the attached token, nil
+// without one.
+func (u *Update) Standing(inv *Inventory) string {
+	text := fmt.Sprintf("firmware update of %s: ", u.Serial)
+	switch attached := inv != nil && inv.Serial == u.Serial; {
+	case u.Phase == UpdateRestoring:
+		return text + fmt.Sprintf("it came back as %s, restoring is under way", u.Successor)
+	case u.Phase == UpdateEmptied && attached && u.whole(inv):
+		return text + "everything is on the token again, it was not updated"
+	case u.Phase == UpdateEmptied:
+		return text + fmt.Sprintf("all %s done, it is the vendor's turn", count(len(u.Files), "deletion"))
+	}
+	text += fmt.Sprintf("%d of %s done", u.Done(inv), count(len(u.Files), "deletion"))
+	if u.Intent && (inv == nil || inv.Serial != u.Serial) {
+		text += fmt.Sprintf(", the one of %s perhaps", u.Files[u.Deleted])
+	}
+	return text
+}
+
+// whole tells whether every file of the update is on the token.
+func (u *Update) whole(inv *Inventory) bool {
+	there := inv.files()
+	return !slices.ContainsFunc(u.Files, func(f schsm.FID) bool { return !slices.Contains(there, f) })
+}
+
+// files lists all files of a token but its own.
+func (inv *Inventory) files() []schsm.FID {
+	var list []schsm.FID
+	for _, k := range inv.Keys {
+		list = append(list, schsm.KeyFile(k.Reference))
+		if k.Description != nil {
+			list = append(list, schsm.DescriptionFile(k.Reference))
+		}
+		if k.Certificate != nil {
+			list = append(list, schsm.CertificateFile(k.Reference))
+		}
+	}
+	for _, f := range inv.Files {
+		list = append(list, f.FID)
+	}
+	return append(list, inv.Unread...)
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// DefaultShareAge is how long ago shares may have been seen before a token is
+// emptied.
+const DefaultShareAge = 30 * 24 * time.Hour
+
+// UpdateOptions are what PrepareUpdate is told.
+type UpdateOptions struct {
+	// Discard is asked of each key that would not come back; nil is no. What
+	// it says yes to is lost for good.
+	Discard func(KeyCoverage) (bool, error)
+	// Shares, if given, are opened: every key blob is opened with the DKEK and
+	// matched, and a whole restore is drilled on tokens of NewToken.
+	Shares   []*dkek.Share
+	NewToken func() (apdu.Transmitter, func() error, error)
+	// ShareAge is how long ago the shares may have been seen.
+	ShareAge time.Duration
+	SpendUse func(Key) bool
+	Progress func(what string, done, total int)
+	Program  string
+	// Now is the time; nil asks the clock.
+	Now func() time.Time
+}
+
+func (o UpdateOptions) options() Options {
+	return Options{SpendUse: o.SpendUse, Progress: o.Progress, Program: o.Program}
+}
+
+// Readiness is a token of which everything was shown to come back.
+type Readiness struct {
+	// Report is that of the backup, after all proofs.
+	Report *Report
+	// Discarded are keys that go for good, as was typed.
+	Discarded []KeyCoverage
+	// Seen is when shares of each recovery key were last at hand.
+	Seen map[store.KCV]time.Time
+	// Drilled is how long a restore took in memory; 0 without shares.
+	Drilled time.Duration
+
+	inv *Inventory
+}
+
+// PrepareUpdate takes a snapshot of a token that is logged in, proves all of it
+// anew on the token, and makes sure that the shares exist. An error of class
+// Refused names what would not come back. The token is left as it is.
+func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o UpdateOptions) (*Readiness, error) {
+	now := time.Now
+	if o.Now != nil {
+		now = o.Now
+	}
+	began := now().Truncate(time.Second) // the resolution of the log
+	r := &Readiness{Seen: map[store.KCV]time.Time{}}
+	var err error
+	if r.Report, err = Run(ctx, card, cat, o.options()); err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*Readiness, error) { return nil, changed(err) }
+	s := r.Report.Snapshot
+	if len(o.Shares) > 0 {
+		if err := r.open(ctx, cat, o); err != nil {
+			return fail(err)
+		}
+	}
+	if r.inv, err = Take(ctx, card); err != nil {
+		return fail(err)
+	}
+	if err := r.covered(cat, o); err != nil {
+		return fail(err)
+	}
+	trip := &roundTrip{card: card, serial: r.inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
+	if err := r.prove(ctx, trip, cat, began, o); err != nil {
+		return fail(err)
+	}
+	if err := r.shares(cat, now(), o); err != nil {
+		return fail(err)
+	}
+	if r.Report.Keys, err = Cover(r.inv, cat); err != nil {
+		return fail(err)
+	}
+	if r.Report.Head, err = cat.Head(); err != nil {
+		return fail(err)
+	}
+	if strange := foreign(r.inv, s); len(strange) > 0 {
+		return nil, refusef("token-changed", "let the other program finish and run again", "the token changed while it was proven: %s", strings.Join(strange, "; "))
+	}
+	return r, nil
+}
+
+// open opens every key blob with the shares, and drills.
+func (r *Readiness) open(ctx context.Context, cat *store.Catalog, o UpdateOptions) error {
+	s := r.Report.Snapshot
+	sets, left := AssignShares(s.Token.Domains, o.Shares)
+	if len(left) > 0 {
+		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
+	}
+	started := time.Now()
+	for _, set := range sets {
+		if len(set.Load) == 0 {
+			continue
+		}
+		key, err := dkek.Combine(set.Load...)
+		if err != nil {
+			return err
+		}
+		v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, o.options())
+		key.Wipe()
+		if err != nil {
+			return err
+		}
+		if v.Damaged() {
+			return &Error{Class: Damaged, Code: "damaged", Message: "the snapshot does not open with these shares as it should: " + v.first(), Hint: "`hsmbackup verify --offline --share FILE` says all of it"}
+		}
+	}
+	v, err := Drill(ctx, cat, []*store.Snapshot{s}, o.Shares, DrillOptions{NewToken: o.NewToken, Progress: o.Progress, Started: started})
+	if err != nil {
+		return err
+	}
+	if v.Damaged() {
+		return &Error{Class: Damaged, Code: "damaged", Message: "a restore in memory found damage: " + v.first(), Hint: "`hsmbackup drill --share FILE` says all of it"}
+	}
+	r.Drilled = v.Took
+	return nil
+}
+
+// first names the first thing that is damaged.
+func (v *Verification) first() string {
+	if len(v.Findings) > 0 {
+		return v.Findings[0].String()
+	}
+	for _, s := range v.Snapshots {
+		for _, k := range s.Keys {
+			if k.Damage {
+				return keyName(k.Label, k.Reference) + ": " + k.Reason
+			}
+		}
+	}
+	return "nothing"
+}
+
+// covered refuses a token that holds something which would not come back, but
+// for the keys that are discarded.
+func (r *Readiness) covered(cat *store.Catalog, o UpdateOptions) error {
+	lost, gone, err := wouldLose(r.inv, cat, o.Discard)
+	if err != nil {
+		return err
+	}
+	r.Discarded = gone
+	for _, m := range r.Report.Snapshot.Missing {
+		if m.What != gapPKA && !strings.HasPrefix(m.What, "data object ") { // those are named by wouldLose
+			lost = append(lost, m.What+": "+m.Reason)
+		}
+	}
+	if len(lost) > 0 {
+		return refusef("not-covered", "`hsmbackup status` says what can be done; a key that may go for good is named with --discard KEY", "an update wants the token empty, and not everything on it would come back: %s", strings.Join(lost, "; "))
+	}
+	return nil
+}
+
+// prove shows of each key blob that was not proven since began that it comes
+// back, by round trip; what the shares opened since then is proven too.
+func (r *Readiness) prove(ctx context.Context, trip *roundTrip, cat *store.Catalog, began time.Time, o UpdateOptions) error {
+	s := r.Report.Snapshot
+	var unproven []string
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		if len(k.Blob) == 0 || r.discards(k.Reference) {
+			continue
+		}
+		o.options().progress("proving "+keyName(k.Label, k.Reference), i, len(s.Keys))
+		proofs, err := cat.Proofs()
+		if err != nil {
+			return err
+		}
+		if provenSince(proofs, store.HashOf(k.Blob), s.Token.Serial, began) {
+			continue
+		}
+		p, err := trip.proveStored(ctx, r.inv, s, k)
+		if err != nil {
+			return err
+		}
+		if err := cat.RecordProofs([]store.Proof{p}); err != nil {
+			return err
+		}
+		if !p.OK && !provenSince(proofs, store.HashOf(k.Blob), "", began) {
+			unproven = append(unproven, keyName(k.Label, k.Reference)+": "+p.Reason)
+		}
+	}
+	o.options().progress("proven", len(s.Keys), len(s.Keys))
+	if len(unproven) > 0 {
+		return refusef("not-proven", "give the shares with --share FILE, which opens what no round trip can prove", "not proven today: %s", strings.Join(unproven, "; "))
+	}
+	return nil
+}
+
+// provenSince tells whether a blob was shown to come back since a time: on this
+// token, or, of serial "", in whatever way.
+func provenSince(proofs []store.Proof, blob store.Hash, serial string, since time.Time) bool {
+	for _, p := range slices.Backward(proofs) {
+		if p.Blob != blob || p.Time.Before(since) || p.Kind == store.ProofIntact {
+			continue
+		}
+		if p.OK && (serial == "" || p.Kind == store.ProofRoundTrip && p.Token == serial) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Readiness) discards(reference int) bool {
+	return slices.ContainsFunc(r.Discarded, func(k KeyCoverage) bool { return int(k.Key.Reference) == reference })
+}
+
+// shares makes sure that somebody has shown the shares of each recovery key of
+// late.
+func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) error {
+	seen, err := cat.SharesSeen()
+	if err != nil {
+		return err
+	}
+	for _, k := range r.Report.Snapshot.Keys {
+		if len(k.Blob) == 0 || r.discards(k.Reference) {
+			continue
+		}
+		r.Seen[k.KCV] = seen[k.KCV].Time
+		if age := now.Sub(seen[k.KCV].Time); age > o.ShareAge {
+			return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+k.KCV+", the KCV that it shows",
+				"shares of the recovery key %s were last seen %d days ago: nothing is deleted before they are shown again", k.KCV, int(age.Hours()/24))
+		}
+	}
+	return nil
+}
+
+// RecordSharesChecked notes that shares of a recovery key were checked on
+// another computer, as somebody typed. It must be one of the catalog's.
+func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
+	for _, d := range inv.token().Domains {
+		if d.KCV != "" && strings.EqualFold(d.KCV, kcv) {
+			return cat.RecordShareSeen(store.ShareSeen{KCV: d.KCV, Software: true, Origin: "checked on another computer, as typed"})
+		}
+	}
+	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
+}
+
+// CopyCatalog copies the catalog to a file, or under a name of its own into a
+// folder, opens the copy, checks all of it and notes it in the log. A copy on
+// the catalog's own file system is refused unless sameDisk.
+func CopyCatalog(cat *store.Catalog, to string, sameDisk bool) (store.Copy, store.Entry, error) {
+	var none store.Copy
+	head, err := cat.Head()
+	if err != nil {
+		return none, head, err
+	}
+	path, err := filepath.Abs(to)
+	if err != nil {
+		return none, head, err
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() || os.IsPathSeparator(to[len(to)-1]) {
+		path = filepath.Join(path, fmt.Sprintf("catalog-%06d-%x.db", head.Seq, head.Hash[:4]))
+	}
+	same, err := cat.SameFileSystem(path)
+	if err != nil {
+		return none, head, err
+	}
+	if same && !sameDisk {
+		return none, head, refusef("same-disk", "name a place on another disk, a stick or a mounted share; or type --same-disk-anyway", "%s is on the catalog's own file system: one broken disk would take both", to)
+	}
+	copied, err := cat.CopyTo(path)
+	if errors.Is(err, store.ErrExists) {
+		// That of an earlier run, if nothing was recorded since.
+		copied = head
+		if err = store.CheckCopy(path, head); err != nil {
+			return none, head, refusef("copy-exists", "name another file, or a folder", "%s exists already and is no copy of the catalog as it is now; it was left alone", path)
+		}
+	}
+	if err != nil {
+		return none, head, err
+	}
+	c := store.Copy{Path: path, Seq: copied.Seq, Head: copied.Hash, SameDisk: same}
+	return c, copied, cat.RecordCopy(c)
+}
+
+// BeginUpdate notes in the journal that the token is about to be emptied. From
+// here on EmptyToken goes on.
+func BeginUpdate(cat *store.Catalog, r *Readiness, c store.Copy) (*Update, error) {
+	head, err := cat.Head()
+	if err != nil {
+		return nil, err
+	}
+	s := r.Report.Snapshot
+	u := &Update{
+		Serial: r.inv.Serial, Firmware: r.inv.Firmware, Snapshot: s.ID, Hash: s.Hash, Phase: UpdateEmptying,
+		Files: r.inv.files(), Copy: c.Path, Seq: head.Seq, Began: time.Now().UTC().Truncate(time.Second),
+	}
+	for _, k := range r.Discarded {
+		u.Discarded = append(u.Discarded, int(k.Key.Reference))
+	}
+	return u, u.put(cat)
+}
+
+// EmptyToken deletes what is on the token, one file after the other: intent into
+// the journal, the command, confirmation. Before each one the token must be the
+// same, what is about to go must be what the snapshot holds, and the proof of a
+// key must stand. An error of class Changed is gone on from by the next call.
+func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, progress func(what string, done, total int)) error {
+	o := Options{Progress: progress}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		return err
+	}
+	if inv.Serial != u.Serial {
+		return refusef("wrong-token", "plug in the token that the update is of", "the firmware update is of %s, this is %s; nothing was deleted", u.Serial, orNone(inv.Serial))
+	}
+	s, err := u.snapshot(cat)
+	if err != nil {
+		return err
+	}
+	if strange := foreign(inv, s); len(strange) > 0 {
+		return refusef("token-changed", "`hsmbackup firmware-update --abort` puts everything back; then begin anew", "there is something on the token that snapshot %s does not hold: %s; it was left alone", s.ID, strings.Join(strange, "; "))
+	}
+	if _, err := os.Stat(u.Copy); err == nil { // one that was put away cannot be looked at
+		if err := u.checkCopy(cat); err != nil {
+			return err
+		}
+	}
+	for u.Deleted < len(u.Files) {
+		f := u.Files[u.Deleted]
+		o.progress("deleting "+f.String(), u.Deleted, len(u.Files))
+		if err := ctx.Err(); err != nil {
+			return changed(err)
+		}
+		if err := u.mayGo(ctx, card, cat, f); err != nil {
+			return changed(err)
+		}
+		u.Intent = true
+		if err := u.put(cat); err != nil {
+			return changed(err)
+		}
+		if err := card.Confirm(ctx); err != nil {
+			return changed(err)
+		}
+		if err := card.DeleteFileIfThere(ctx, f); err != nil {
+			return changed(err)
+		}
+		u.Deleted, u.Intent = u.Deleted+1, false
+		if err := u.put(cat); err != nil {
+			return changed(err)
+		}
+	}
+	o.progress("deleted", len(u.Files), len(u.Files))
+	if inv, err = Take(ctx, card); err != nil {
+		return changed(err)
+	}
+	if left := inv.files(); len(left) > 0 {
+		return &Error{Class: Changed, Code: "not-empty", Message: fmt.Sprintf("the token still holds %v, which came while it was emptied", left), Hint: "`hsmbackup firmware-update --abort` puts everything back; then begin anew"}
+	}
+	u.Phase = UpdateEmptied
+	if err := u.put(cat); err != nil {
+		return changed(err)
+	}
+	return u.log(cat, stepEmptied)
+}
+
+func (u *Update) log(cat *store.Catalog, step string) error {
+	_, err := cat.Append(KindFirmwareUpdate, updateRecord{u.Serial, u.Firmware, u.Snapshot, step, u.Successor, u.Discarded})
+	if err != nil {
+		return changed(err)
+	}
+	return nil
+}
+
+// OldSnapshot is the one that brings everything back.
+func (u *Update) OldSnapshot(cat *store.Catalog) (*store.Snapshot, error) { return u.snapshot(cat) }
+
+func (u *Update) snapshot(cat *store.Catalog) (*store.Snapshot, error) {
+	s, err := FindSnapshot(cat, u.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	if s.Hash != u.Hash {
+		return nil, &Error{Class: Damaged, Code: "catalog-damaged", Message: "snapshot " + u.Snapshot + " is not the one that the update began with", Hint: "`hsmbackup check` says what does not check out"}
+	}
+	return s, nil
+}
+
+// checkCopy compares the copy with the catalog's log.
+func (u *Update) checkCopy(cat *store.Catalog) error {
+	states, err := CheckCopies(cat)
+	if err != nil {
+		return err
+	}
+	for _, c := range states {
+		if c.Path == u.Copy && c.Reached && c.Damage != "" {
+			return refusef("copy-damaged", "mend the copy's place and run with --copy-to again", "the copy of the catalog at %s does not check out any more (%s); nothing more is deleted", u.Copy, c.Damage)
+		}
+	}
+	return nil
+}
+
+// mayGo is the guard before each deletion. What the snapshot holds is read anew
+// from the catalog, what is about to go from the token.
+func (u *Update) mayGo(ctx context.Context, card *schsm.Card, cat *store.Catalog, f schsm.FID) error {
+	s, err := u.snapshot(cat)
+	if err != nil {
+		return err
+	}
+	if f.Prefix() != schsm.PrefixKey {
+		content, sealed, found := holds(s, f)
+		if !found {
+			return refusef("not-covered", "", "file %s is in no snapshot; it was left alone", f)
+		}
+		if sealed {
+			return nil // the guards before saw that it is there, the PIN keeps us from comparing
+		}
+		return same(ctx, card, f, content)
+	}
+	n := int(f.Index())
+	i := slices.IndexFunc(s.Keys, func(k store.Key) bool { return k.Reference == n })
+	if i < 0 {
+		return refusef("not-covered", "", "key %d is in no snapshot; it was left alone", n)
+	}
+	k := &s.Keys[i]
+	if !slices.Contains(u.Discarded, n) {
+		proofs, err := cat.Proofs()
+		if err != nil {
+			return err
+		}
+		if k.Damage != "" || len(k.Blob) == 0 || !provenSince(proofs, store.HashOf(k.Blob), "", time.Time{}) {
+			return refusef("not-proven", "`hsmbackup check` says what does not check out", "%s is not proven to come back any more (%s); it was left alone", keyName(k.Label, n), orNone(k.Damage))
+		}
+	}
+	if err := same(ctx, card, schsm.DescriptionFile(f.Index()), k.Description); err != nil {
+		return err
+	}
+	return same(ctx, card, schsm.CertificateFile(f.Index()), k.Certificate)
+}
+
+// same reads a file of the token and compares; one that is gone is no
+// difference.
+func same(ctx context.Context, card *schsm.Card, f schsm.FID, want []byte) error {
+	is, err := card.ReadFile(ctx, f)
+	switch {
+	case errors.Is(err, apdu.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case !bytes.Equal(is, want):
+		return refusef("token-changed", "`hsmbackup firmware-update --abort` puts everything back; then begin anew", "file %s is not what the snapshot holds any more; it was left alone", f)
+	}
+	return nil
+}
+
+// holds finds the content of a file in a snapshot, whether it belongs to a key
+// or not.
+func holds(s *store.Snapshot, f schsm.FID) (content []byte, sealed, found bool) {
+	for _, k := range s.Keys {
+		switch {
+		case k.Reference != int(f.Index()):
+		case f.Prefix() == schsm.PrefixDescription && k.Description != nil:
+			return k.Description, false, true
+		case f.Prefix() == schsm.PrefixKeyCertificate && k.Certificate != nil:
+			return k.Certificate, false, true
+		}
+	}
+	for _, file := range s.Files {
+		if n, err := strconv.ParseUint(file.FID, 16, 16); err == nil && schsm.FID(n) == f {
+			return file.Content, file.Sealed, true
+		}
+	}
+	return nil, false, false
+}
+
+// foreign names what is on a token and not, as it is, in a snapshot of it.
+func foreign(inv *Inventory, s *store.Snapshot) []string {
+	var list []string
+	for _, k := range inv.Keys {
+		i := slices.IndexFunc(s.Keys, func(stored store.Key) bool { return stored.Reference == int(k.Reference) })
+		if i < 0 || !isSame(k, &s.Keys[i], true) && !disowned(k, &s.Keys[i]) || !bytes.Equal(k.Description, s.Keys[i].Description) || !bytes.Equal(k.Certificate, s.Keys[i].Certificate) {
+			list = append(list, k.Name())
+		}
+	}
+	for _, f := range inv.Files {
+		if content, sealed, found := holds(s, f.FID); !found || sealed || !bytes.Equal(content, f.Content) {
+			list = append(list, "file "+f.FID.String())
+		}
+	}
+	for _, f := range inv.Unread {
+		if _, sealed, found := holds(s, f); !found || !sealed {
+			list = append(list, "data object "+f.String())
+		}
+	}
+	return list
+}
+
+// disowned: the public key beside the key was found to be another key's when it
+// was backed up, and the same lies there still.
+func disowned(k Key, stored *store.Key) bool {
+	return len(stored.PublicKey) == 0 && bytes.Equal(k.Certificate, stored.Certificate)
+}
+
+// seenBefore tells whether the catalog knew a token by its serial when a log
+// entry was the last.
+func seenBefore(cat *store.Catalog, serial string, seq uint64) (bool, error) {
+	entries, err := cat.Log()
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if e.Seq > seq {
+			break
+		}
+		var body struct {
+			Serial      string        `json:"serial"`
+			SuccessorOf string        `json:"successor_of"`
+			Token       string        `json:"token"`
+			From        string        `json:"from"`
+			To          string        `json:"to"`
+			Proofs      []store.Proof `json:"proofs"`
+		}
+		if json.Unmarshal(e.Body, &body) != nil {
+			continue // of a kind that is not known here
+		}
+		named := []string{body.Serial, body.SuccessorOf, body.Token, body.From, body.To}
+		for _, p := range body.Proofs {
+			named = append(named, p.Token)
+		}
+		if slices.Contains(named, serial) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,341 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/store"
+)
+
+// FindUpdate gives the firmware update that an attached token belongs to, nil
+// if there is none: the one of its own serial, the one that it was found to be
+// the successor of, or the one whose token is away at the vendor's while a token
+// is attached that the catalog did not know. A token that it knew by its serial
+// before is no successor; known names the update that it is not the successor
+// of. of, if given, is the old serial.
+func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, known *Update, err error) {
+	list, err := Updates(cat)
+	if err != nil {
+		return nil, nil, err
+	}
+	var away []*Update
+	for _, u := range list {
+		if u.Serial == inv.Serial || u.Successor != "" && u.Successor == inv.Serial {
+			return u, nil, nil
+		}
+		if of != "" && u.Serial != of {
+			continue
+		}
+		if u.Phase == UpdateEmptied {
+			away = append(away, u)
+		}
+	}
+	if of != "" && len(away) == 0 {
+		return nil, nil, failf("no-such-update", "`hsmbackup status` says what is under way", "no token of serial %s waits for its successor", of)
+	}
+	var fits []*Update
+	for _, u := range away {
+		before, err := seenBefore(cat, inv.Serial, u.Seq)
+		if err != nil {
+			return nil, nil, err
+		}
+		if before {
+			known = u
+			continue
+		}
+		fits = append(fits, u)
+	}
+	switch {
+	case len(fits) > 1:
+		var names []string
+		for _, u := range fits {
+			names = append(names, u.Serial)
+		}
+		return nil, nil, refusef("ambiguous-update", "name the token that it was with --successor-of SERIAL", "%d tokens wait for their successors: %s", len(fits), strings.Join(names, ", "))
+	case len(fits) == 1:
+		return fits[0], nil, nil
+	}
+	return nil, known, nil
+}
+
+// Updated tells whether the token shows a firmware update: it has a new serial,
+// or another firmware under the old one.
+func (u *Update) Updated(inv *Inventory) bool {
+	return inv.Serial != u.Serial || inv.Firmware != u.Firmware
+}
+
+// Whole tells whether the token of the update is attached and holds everything
+// again, so that there is nothing to go on with.
+func (u *Update) Whole(inv *Inventory) bool {
+	return u.Phase != UpdateRestoring && inv.Serial == u.Serial && inv.Initialised && u.whole(inv)
+}
+
+// Succeed notes that a token is the successor. It may hold nothing but what the
+// snapshot brings.
+func Succeed(cat *store.Catalog, u *Update, inv *Inventory) error {
+	s, err := u.snapshot(cat)
+	if err != nil {
+		return err
+	}
+	if strange := foreign(inv, s); len(strange) > 0 {
+		return refusef("not-empty", "a token comes back from its update empty: is it another one?", "%s is taken for the successor of %s, but it holds %s", inv.Serial, u.Serial, strings.Join(strange, "; "))
+	}
+	if u.Phase == UpdateRestoring && u.Successor == inv.Serial {
+		return nil
+	}
+	u.Phase, u.Successor = UpdateRestoring, inv.Serial
+	return u.put(cat)
+}
+
+// PutBack ends an update after everything was restored onto the token that was
+// emptied, or had never been emptied; without one it does nothing.
+func PutBack(cat *store.Catalog, serial string) error {
+	list, err := Updates(cat)
+	if err != nil {
+		return err
+	}
+	for _, u := range list {
+		if u.Serial != serial || u.Phase == UpdateRestoring {
+			continue
+		}
+		if err := u.log(cat, stepPutBack); err != nil {
+			return err
+		}
+		if err := u.forget(cat); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *Update) forget(cat *store.Catalog) error {
+	if err := cat.Journal().Delete(updateNotes + u.Serial); err != nil {
+		return changed(err)
+	}
+	return nil
+}
+
+// FinishUpdate records that the successor has taken the old token's place, and
+// forgets the update. Everything was restored and is in a snapshot of the
+// successor.
+func FinishUpdate(cat *store.Catalog, u *Update) error {
+	if u.Successor != u.Serial {
+		recorded := false
+		entries, err := cat.Log()
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			var body store.Successor
+			if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil {
+				recorded = recorded || body == store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}
+			}
+		}
+		if !recorded {
+			if _, err := cat.Append(store.KindSuccessor, store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}); err != nil {
+				return changed(err)
+			}
+		}
+	}
+	if err := u.log(cat, stepFinished); err != nil {
+		return err
+	}
+	return u.forget(cat)
+}
+
+// PredecessorOf gives the serial that a token had before its last firmware
+// update, and whether nothing has been updated since; empty if the catalog knows
+// of none.
+func PredecessorOf(cat *store.Catalog, serial string) (string, error) {
+	if cat == nil {
+		return "", nil
+	}
+	entries, err := cat.Log()
+	if err != nil {
+		return "", err
+	}
+	before := ""
+	for _, e := range entries {
+		var body store.Successor
+		if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil && body.Serial == serial {
+			before = body.SuccessorOf
+		}
+	}
+	return before, nil
+}
+
+// Gone tells which serials in a catalog were given up: tokens that go on under
+// another one.
+func Gone(cat *store.Catalog) (map[string]string, error) {
+	gone := map[string]string{}
+	if cat == nil {
+		return gone, nil
+	}
+	entries, err := cat.Log()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var body store.Successor
+		if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil {
+			gone[body.SuccessorOf] = body.Serial
+		}
+	}
+	return gone, nil
+}
+
+// Changes is what others must know of a token that was updated.
+type Changes struct {
+	OldSerial, NewSerial     string
+	OldFirmware, NewFirmware string
+	OldIssuer, NewIssuer     string
+	// ValidTo is that of the new device certificate.
+	ValidTo string
+	// PKA: public key authentication was set up, and must be set up anew.
+	PKA bool
+	// Gained and Lost are what the new firmware can do and the old could not,
+	// and the other way round, as far as is known.
+	Gained, Lost []string
+	// SSH are the lines of the keys that SSH knows, which are what they were.
+	SSH []string
+	// Different names keys that are not what they were: there should be none.
+	Different []string
+}
+
+// CompareSuccessor compares the snapshots of a token before and after its
+// update.
+func CompareSuccessor(old, now *store.Snapshot) Changes {
+	c := Changes{
+		OldSerial: old.Token.Serial, NewSerial: now.Token.Serial,
+		OldFirmware: old.Token.Firmware, NewFirmware: now.Token.Firmware,
+		OldIssuer: old.Token.Issuer, NewIssuer: now.Token.Issuer, ValidTo: now.Token.ValidTo,
+		PKA: slices.ContainsFunc(old.Missing, func(g store.Gap) bool { return g.What == gapPKA }),
+	}
+	for _, a := range abilities {
+		had, has := a.with(version(old.Token.Firmware)), a.with(version(now.Token.Firmware))
+		switch {
+		case has && !had:
+			c.Gained = append(c.Gained, a.what)
+		case had && !has:
+			c.Lost = append(c.Lost, a.what)
+		}
+	}
+	for i := range now.Keys {
+		k := &now.Keys[i]
+		j := slices.IndexFunc(old.Keys, func(o store.Key) bool { return o.Reference == k.Reference })
+		if j < 0 {
+			continue
+		}
+		before := &old.Keys[j]
+		if !bytes.Equal(before.PublicKey, k.PublicKey) || !bytes.Equal(before.Description, k.Description) {
+			c.Different = append(c.Different, keyName(k.Label, k.Reference))
+			continue
+		}
+		if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
+			if line := public.SSH(k.Label); line != "" {
+				c.SSH = append(c.SSH, line)
+			}
+		}
+	}
+	return c
+}
+
+// ability is something that tokens can do from one firmware on (fact sheet
+// §2.4, §2.7, §7.2, §9).
+type ability struct {
+	what string
+	with func(schsm.Version) bool
+}
+
+func since(major, minor int) func(schsm.Version) bool {
+	return func(v schsm.Version) bool { return !v.Before(major, minor) }
+}
+
+var abilities = []ability{
+	{"RSA keys of 3072 and 4096 bits", since(3, 0)},
+	{"AES keys", since(3, 0)},
+	{"key domains", since(3, 0)},
+	{"taking back keys that have a list of allowed algorithms", func(v schsm.Version) bool { return v != schsm.Version{Major: 3, Minor: 1} }},
+	{"making AES keys that are not weak", func(v schsm.Version) bool {
+		return !v.Before(3, 0) && v != schsm.Version{Major: 3, Minor: 1} && v != schsm.Version{Major: 3, Minor: 2}
+	}},
+	{"telling its free memory", since(2, 4)},
+}
+
+// Holders says where a key is besides: the serials of the tokens, attached or
+// known from their newest snapshots, that hold the same public key.
+func Holders(cat *store.Catalog, attached []*Inventory) (func(serial string, k Key) []string, error) {
+	held := map[store.Hash][]string{}
+	add := func(public []byte, serial string) {
+		if h := store.HashOf(public); len(public) > 0 && serial != "" && !slices.Contains(held[h], serial) {
+			held[h] = append(held[h], serial)
+		}
+	}
+	for _, inv := range attached {
+		for _, k := range inv.Keys {
+			if k.Public != nil {
+				add(k.Public.SPKI(), inv.Serial)
+			}
+		}
+	}
+	if cat != nil {
+		newest, err := Latest(cat)
+		if err != nil {
+			return nil, err
+		}
+		gone, err := Gone(cat)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range newest {
+			here := slices.ContainsFunc(attached, func(inv *Inventory) bool { return inv.Serial == s.Token.Serial })
+			if s.Adopted || gone[s.Token.Serial] != "" || here { // the token itself knows better
+				continue
+			}
+			for i := range s.Keys {
+				add(s.Keys[i].PublicKey, s.Token.Serial)
+			}
+		}
+	}
+	return func(serial string, k Key) []string {
+		if k.Public == nil {
+			return nil
+		}
+		var others []string
+		for _, other := range held[store.HashOf(k.Public.SPKI())] {
+			if other != serial {
+				others = append(others, other)
+			}
+		}
+		return others
+	}, nil
+}
+
+// RestoreUpdate plays the snapshot of an update back onto the token that is
+// attached and logged in: the successor, or the token itself when the update is
+// given up. What was discarded stays away.
+func (u *Update) RestoreOptions(o RestoreOptions) RestoreOptions {
+	o.Without = u.Discarded
+	return o
+}
+
+// TakeSuccessor takes the snapshot of the successor.
+func (u *Update) TakeSuccessor(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (*Report, error) {
+	if u.Successor != u.Serial {
+		o.SuccessorOf = u.Serial
+	}
+	r, err := Run(ctx, card, cat, o)
+	if err != nil {
+		return nil, changed(err)
+	}
+	if r.Snapshot.Token.Serial != u.Successor {
+		return nil, &Error{Class: Changed, Code: "wrong-token", Message: fmt.Sprintf("the token is %s, the successor is %s", r.Snapshot.Token.Serial, u.Successor)}
+	}
+	return r, nil
+}
