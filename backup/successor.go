@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -147,6 +148,30 @@ func FinishUpdate(cat *store.Catalog, u *Update) error {
 		return err
 	}
 	return u.forget(cat)
+}
+
+// FaultsFor are the known faults that a token in a reader may meet: those of its
+// firmware that concern a key on it, and those of the reader.
+func FaultsFor(inv *Inventory, reader string) []Fault {
+	aes, listed := false, false
+	for _, k := range inv.Keys {
+		aes = aes || k.Kind == pkcs15.AES
+		listed = listed || len(k.Info.Algorithms) > 0
+	}
+	var list []Fault
+	for _, f := range FirmwareFaults(inv.Firmware) {
+		if f.Code == FaultWeakAES && !aes || f.Code == FaultLists && !listed {
+			continue
+		}
+		list = append(list, f)
+	}
+	return append(list, ReaderFaults(reader)...)
+}
+
+// AfterUpdate are the known faults that a restore right after a firmware update
+// may meet.
+func AfterUpdate() []Fault {
+	return slices.DeleteFunc(UpdateFaults(), func(f Fault) bool { return f.Code != FaultFullToken && f.Code != "update-slow-init" })
 }
 
 // PredecessorOf gives the serial that a token had before its last firmware

@@ -256,6 +256,15 @@ func (j *updateJob) warnings() []string {
 	for _, n := range backup.TokenNotes(j.inv.Certificate, j.now()) {
 		list = append(list, j.t.name()+": "+n)
 	}
+	return append(list, citations(backup.FaultsFor(j.inv, j.t.reader))...)
+}
+
+// citations are known faults as they are told, with their sources.
+func citations(faults []backup.Fault) []string {
+	var list []string
+	for _, f := range faults {
+		list = append(list, fmt.Sprintf("known fault of %s; %s (%s)", f, f.Do, f.Source))
+	}
 	return list
 }
 
@@ -465,6 +474,9 @@ func (j *updateJob) succeed(ctx context.Context, u *backup.Update) error {
 	}
 	j.changed = true
 	j.filled(u)
+	for _, w := range append(j.warnings(), citations(backup.AfterUpdate())...) {
+		j.note("%s", w)
+	}
 	r, err := j.playBack(ctx, u)
 	if err != nil || r == nil {
 		return err
