@@ -96,7 +96,7 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 			continue
 		}
 		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: check, Keys: map[Coverage]int{}}
-		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind != store.ProofIntact })
+		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
 		a.ShareSeen = sharesSeen(s, h.shares)
 		a.RollCall, a.HasParts = rollCall(s, sets, calls)

@@ -190,3 +190,38 @@ func mustLog(t testing.TB, cat *store.Catalog) []store.Entry {
 func flip(content []byte) []byte {
 	return bytes.ReplaceAll(content, []byte(`"kind":"snapshot"`), []byte(`"kind":"snapshou"`))
 }
+
+// A proof of a kind that is not known here, as a later version may write it,
+// and a use through PKCS#11 make no key restorable, nor do they take a proof
+// away.
+func TestUnknownProofCountsForNothing(t *testing.T) {
+	cat := newCatalog(t)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	initToken(t, card, cat, newShare(t, 1))
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	r, err := Run(t.Context(), card, cat, Options{NoProof: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := store.HashOf(r.Snapshot.Keys[0].Blob)
+	record := func(kind string, ok bool) {
+		t.Helper()
+		if err := cat.RecordProofs([]store.Proof{{Snapshot: r.Snapshot.ID, Reference: 1, Blob: blob, Kind: kind, OK: ok}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, kind := range []string{"pkcs11", "dreamt-of", store.ProofIntact, ""} {
+		record(kind, true)
+	}
+	if err := cat.RecordUse(store.Use{Snapshot: r.Snapshot.ID, Token: "SOFT0200001", Keys: []store.UsedKey{{Reference: 1, OK: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	if a := agesOf(t, cat); a.Keys[Unproven] != 1 || !a.Proof.IsZero() {
+		t.Errorf("%+v", a)
+	}
+	record(store.ProofRoundTrip, true)
+	record("dreamt-of", false)
+	if a := agesOf(t, cat); a.Keys[Covered] != 1 || a.Proof.IsZero() {
+		t.Errorf("%+v", a)
+	}
+}

@@ -95,7 +95,7 @@ func readHistory(cat *store.Catalog) (*history, error) {
 	}
 	for _, p := range proofs {
 		switch {
-		case p.Kind == store.ProofIntact: // says nothing of coming back
+		case !store.ShowsReturn(p.Kind):
 		case p.OK:
 			h.proofs[p.Blob] = p
 			delete(h.failed, p.Blob)

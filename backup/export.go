@@ -234,7 +234,7 @@ func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 	}
 	if p := newestProof(k, o.Proofs); p != nil {
 		m.Proof = &exportProof{Kind: p.Kind, OK: p.OK, Time: p.Time.UTC().Format(time.RFC3339), Token: p.Token, Matched: p.Matched, Reason: p.Reason}
-		g.Proven = p.OK && p.Kind != store.ProofIntact
+		g.Proven = p.OK && store.ShowsReturn(p.Kind)
 	}
 	b.manifest.Keys = append(b.manifest.Keys, m)
 	b.guide.addKey(g)

@@ -33,6 +33,11 @@ type KeyProof struct {
 	// Accepted: it cannot be exported, and is meant to be so; it counts as
 	// done.
 	Accepted bool
+	// Unchecked: this kind of proof says nothing of it, as Reason explains. It
+	// is neither good nor bad.
+	Unchecked bool
+	// Mechanism is the way it was used through PKCS#11.
+	Mechanism string
 }
 
 // SnapshotProof is what was found of one snapshot.
@@ -103,7 +108,7 @@ func (v *Verification) OK() bool {
 			return false
 		}
 		for _, k := range s.Keys {
-			if !k.OK && !k.Accepted {
+			if !k.OK && !k.Accepted && !k.Unchecked {
 				return false
 			}
 		}
@@ -114,8 +119,10 @@ func (v *Verification) OK() bool {
 // Empty tells whether there was no key to prove at all.
 func (v *Verification) Empty() bool {
 	for _, s := range v.Snapshots {
-		if len(s.Keys) > 0 {
-			return false
+		for _, k := range s.Keys {
+			if !k.Unchecked {
+				return false
+			}
 		}
 	}
 	return true

@@ -29,6 +29,7 @@ const (
 	KindCeremony       = "ceremony"         // Ceremony
 	KindCopy           = "copy"             // Copy
 	KindDrill          = "drill"
+	KindUse            = "use" // Use
 )
 
 // Created is the body of the first entry.
@@ -58,6 +59,17 @@ const (
 	ProofDrilled   = "drilled"
 	ProofRestored  = "restored"
 )
+
+// ShowsReturn tells whether a proof of this kind, if it is good, shows that a
+// stored key comes back. One that is not known here, as a later version may
+// write it, shows nothing.
+func ShowsReturn(kind string) bool {
+	switch kind {
+	case ProofRoundTrip, ProofOpened, ProofDrilled, ProofRestored:
+		return true
+	}
+	return false
+}
 
 // Proof is one attempt to show that a stored key comes back.
 type Proof struct {
@@ -100,6 +112,34 @@ func (c *Catalog) Proofs() ([]Proof, error) {
 		return nil
 	})
 	return list, err
+}
+
+// Use says that keys on a token were used through a PKCS#11 module, as other
+// programs use them. It is no Proof: it shows that the token serves its keys,
+// and nothing of what is stored of them.
+type Use struct {
+	Snapshot string    `json:"snapshot"` // ID; what the answers were checked against
+	Token    string    `json:"token"`    // serial
+	Module   string    `json:"module"`   // its path
+	Keys     []UsedKey `json:"keys"`
+}
+
+// UsedKey is one key of a Use.
+type UsedKey struct {
+	Reference int    `json:"reference"`  // in the snapshot
+	PublicKey Hash   `json:"public_key"` // SHA-256 of its SPKI
+	OK        bool   `json:"ok"`
+	Mechanism string `json:"mechanism,omitempty"`
+	Reason    string `json:"reason,omitempty"` // why not
+}
+
+// RecordUse logs u; without any key it does nothing.
+func (c *Catalog) RecordUse(u Use) error {
+	if len(u.Keys) == 0 {
+		return nil
+	}
+	_, err := c.Append(KindUse, u)
+	return err
 }
 
 // ShareSeen says that shares which give a KCV were at hand.

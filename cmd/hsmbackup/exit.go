@@ -13,6 +13,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
@@ -218,6 +219,12 @@ func explain(err error) failure {
 	case errors.Is(err, store.ErrAmbiguous):
 		f.exit, f.code = exitRefused, "ambiguous-snapshot"
 		hint("`hsmbackup list` shows what there is; type more of it")
+
+	case p11Code(err) != "":
+		f.code = p11Code(err)
+		if errors.Is(err, p11.ErrPIN) {
+			hint("`hsmbackup status` shows how many tries are left")
+		}
 
 	case errors.Is(err, pcsc.ErrNoService):
 		f.code = "no-pcsc"

@@ -113,6 +113,10 @@ type jsonKeyProof struct {
 	Matched   string `json:"matched"`
 	OK        bool   `json:"ok"`
 	Reason    string `json:"reason"`
+	// Unchecked: this proof says nothing of the key, for the reason given.
+	Unchecked bool `json:"unchecked,omitempty"`
+	// Mechanism is the way it was used through PKCS#11.
+	Mechanism string `json:"mechanism,omitempty"`
 }
 
 // jsonCopy is a copy of the catalog: when it was made, whether it could be

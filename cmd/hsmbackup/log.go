@@ -282,6 +282,18 @@ func entryText(e store.Entry) string {
 		return b.Snapshot
 	case backup.KindRotation:
 		return fmt.Sprintf("key %d of %s has the successor key %d of %s", b.Reference, b.From, b.At, b.To)
+	case store.KindUse:
+		var u store.Use
+		if json.Unmarshal(e.Body, &u) != nil {
+			break
+		}
+		good := 0
+		for _, k := range u.Keys {
+			if k.OK {
+				good++
+			}
+		}
+		return fmt.Sprintf("keys of %s on %s, through PKCS#11: %d of %d used", u.Snapshot, u.Token, good, len(u.Keys))
 	case store.KindSuccessor:
 		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
 	case store.KindProof:

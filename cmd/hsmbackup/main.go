@@ -19,6 +19,9 @@ func main() { os.Exit(run()) }
 // run is main with an exit code, so that deferred calls are made.
 func run() int {
 	secret.Harden()
+	if len(os.Args) == 2 && os.Args[1] == childPKCS11 {
+		return pkcs11Child(os.Stdin, os.Stdout)
+	}
 	// The first SIGINT or SIGTERM ends the work at the next safe place, the
 	// second ends the program: stop gives the signals their usual meaning back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -420,7 +420,13 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if notRecorded != "" {
 		a.note("the result was not recorded: %s", notRecorded)
 	}
-	return a.printRestore(r)
+	var there []store.Key
+	for i, item := range p.Items {
+		if r.Keys[i].OK {
+			there = append(there, item.Key)
+		}
+	}
+	return a.printRestore(r, a.usedAfter(ctx, t, record, s, there))
 }
 
 // sealedData opens what the PIN protected, once the shares are here: they are
@@ -566,9 +572,10 @@ type jsonRestore struct {
 	Complete bool           `json:"complete"`
 	Keys     []jsonKeyProof `json:"keys"`
 	SSH      []string       `json:"ssh"`
+	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
 }
 
-func (a *app) printRestore(r *backup.RestoreReport) error {
+func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 	p := r.Plan
 	var lines []string
 	for i, item := range p.Items {
@@ -601,13 +608,15 @@ func (a *app) printRestore(r *backup.RestoreReport) error {
 	for _, m := range p.Snapshot.Missing {
 		bad = append(bad, m.What+" is not in the backup")
 	}
-	if !r.Complete() {
+	if wrong := used.bad(); !r.Complete() || len(wrong) > 0 {
 		exits.add(exitIncomplete)
+		bad = append(bad, wrong...)
 	}
 	if a.flags.json {
-		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), append([]string{}, lines...)}); err != nil {
+		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), append([]string{}, lines...), used.document()}); err != nil {
 			return err
 		}
+		a.printUsed(used)
 		return exits.outcome(brief(bad))
 	}
 	var rows [][]string
@@ -625,11 +634,12 @@ func (a *app) printRestore(r *backup.RestoreReport) error {
 	for _, l := range lines {
 		a.printf("%s", terminal.Printable(l))
 	}
-	used := "were"
+	were := "were"
 	if len(r.Keys) == 1 {
-		used = "was"
+		were = "was"
 	}
-	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, used)
+	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, were)
+	a.printUsed(used)
 	if r.LabelKept != "" {
 		a.note("the token keeps its label, %s", quoted(r.LabelKept))
 	}

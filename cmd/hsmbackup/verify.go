@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 )
 
 func newVerifyCommand(a *app) *cobra.Command {
-	var offline bool
+	var offline, throughPKCS11 bool
+	var module string
 	cmd := &cobra.Command{
 		Use:   "verify [SNAPSHOT...]",
 		Short: "prove that stored keys come back",
@@ -28,11 +30,26 @@ answer the same question, and the copy is deleted.
 With --offline the key blobs are opened on this computer with the shares of the
 recovery key, and each private key is compared with all that is known of it. No
 token is needed; the private keys are open in this computer's memory meanwhile.
-Without a snapshot named, the newest of each token is taken.`,
+Without a snapshot named, the newest of each token is taken.
+
+With --pkcs11 the keys on the attached token are found by their IDs and used
+through a PKCS#11 module, as SSH and other programs use them, and their answers
+are checked against the catalog. That shows that the token serves them, not that
+they come back: a round trip does.`,
 		Example: `  hsmbackup verify
+  hsmbackup verify --pkcs11
   hsmbackup verify --offline --share share1.pbe
   hsmbackup verify latest --offline --share alice.pbe --share bob.pbe`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if module != "" && !throughPKCS11 {
+				return usagef("", "--module is for --pkcs11")
+			}
+			if throughPKCS11 {
+				if offline || len(a.flags.shareArgs) > 0 {
+					return usagef("", "--pkcs11 uses the keys on the token: leave --offline and --share out")
+				}
+				return a.verifyPKCS11(cmd.Context(), args, module)
+			}
 			if offline {
 				if len(a.flags.shareArgs) == 0 {
 					return usagef("", "--offline needs the shares of the recovery key: --share FILE")
@@ -49,6 +66,8 @@ Without a snapshot named, the newest of each token is taken.`,
 		},
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "open the key blobs on this computer with the shares, without a token")
+	cmd.Flags().BoolVar(&throughPKCS11, "pkcs11", false, "use the keys on the token through a PKCS#11 module, as other programs do")
+	cmd.Flags().StringVar(&module, "module", "", "with --pkcs11: the module's `PATH` (default: OpenSC's, where its packages put it)")
 	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes)
 	return cmd
 }
@@ -67,6 +86,19 @@ func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// snapshotsOf gives the named ones, or else the newest of a token.
+func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*store.Snapshot, error) {
+	own := len(names) == 0
+	if own {
+		names = []string{t.serial}
+	}
+	list, err := snapshots(cat, names)
+	if own && errors.Is(err, store.ErrNoSnapshot) {
+		return nil, failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.name())
+	}
+	return list, err
 }
 
 // trimSerial takes the zeros off a serial that readers print behind it.
@@ -109,10 +141,6 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 }
 
 func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
-	path, err := a.catalogPath()
-	if err != nil {
-		return err
-	}
 	// A round trip notes in the journal what it is about to leave on the token.
 	cat, err := a.existingCatalog()
 	if err != nil {
@@ -127,17 +155,7 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 		return err
 	}
 	defer t.close()
-	own := len(names) == 0
-	if own {
-		names = []string{t.serial}
-	}
-	list, err := snapshots(cat, names)
-	if errors.Is(err, store.ErrNoSnapshot) {
-		if own {
-			return failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", path, t.name())
-		}
-		return err
-	}
+	list, err := a.snapshotsOf(cat, t, names)
 	if err != nil {
 		return err
 	}
@@ -311,6 +329,10 @@ func (a *app) printProofs(v *backup.Verification) {
 				verdict = "DAMAGED: " + k.Reason
 			case k.Accepted:
 				verdict = k.Reason
+			case k.Unchecked:
+				verdict = "not checked: " + k.Reason
+			case k.OK && k.Mechanism != "":
+				verdict = "used, " + k.Mechanism
 			case !k.OK:
 				verdict = "NOT PROVEN: " + k.Reason
 			}
@@ -375,6 +397,8 @@ func nothingToProve(v *backup.Verification) string {
 		return ""
 	case len(v.Snapshots) == 0:
 		return "nothing to prove: no snapshot in the catalog"
+	case slices.ContainsFunc(v.Snapshots, func(s backup.SnapshotProof) bool { return len(s.Keys) > 0 }):
+		return "nothing to prove: no key that could be checked this way"
 	}
 	return "nothing to prove: no key in " + count(len(v.Snapshots), "snapshot")
 }
@@ -394,7 +418,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 			list = append(list, fmt.Sprintf("snapshot %s, %s: %s", s.ID, l.What, l.Reason))
 		}
 		for _, k := range s.Keys {
-			if !k.OK && !k.Accepted {
+			if !k.OK && !k.Accepted && !k.Unchecked {
 				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, reference(k.Reference), quoted(k.Label), k.Reason))
 			}
 		}
@@ -436,7 +460,7 @@ func verificationDocument(v *backup.Verification, notRecorded string, uncovered 
 func keyProofs(keys []backup.KeyProof) []jsonKeyProof {
 	list := []jsonKeyProof{}
 	for _, k := range keys {
-		list = append(list, jsonKeyProof{k.Reference, k.Label, hex.EncodeToString(k.ID), k.Type, k.Proof, k.Matched, k.OK, k.Reason})
+		list = append(list, jsonKeyProof{k.Reference, k.Label, hex.EncodeToString(k.ID), k.Type, k.Proof, k.Matched, k.OK, k.Reason, k.Unchecked, k.Mechanism})
 	}
 	return list
 }

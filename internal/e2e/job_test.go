@@ -89,6 +89,7 @@ func TestJob(t *testing.T) {
 	}
 	good(t, r.hsmbackup("check"), "intact")
 	good(t, r.hsmbackup(append([]string{"verify", "--offline"}, share...)...), "opened")
+	good(t, r.hsmbackup(secrets("verify", "--pkcs11")...), "proof: used on "+old+" through PKCS#11", "used, ECDSA")
 	var status struct {
 		Tokens []struct {
 			Serial string
@@ -126,7 +127,8 @@ func TestJob(t *testing.T) {
 
 	good(t, r.hsmbackup("plan", "--from", old))
 	restore := secrets("restore", "--from", old, "--init", share[0], share[1], "--confirm", successor, "--untrusted-token", successor)
-	good(t, r.hsmbackup(restore...), fmt.Sprintf("%d of %d keys are on %s and were used", len(everyType), len(everyType), successor))
+	good(t, r.hsmbackup(restore...), fmt.Sprintf("%d of %d keys are on %s and were used", len(everyType), len(everyType), successor),
+		fmt.Sprintf("used through PKCS#11: %d of %d", len(everyType), len(everyType)))
 	after := r.look()
 	for _, c := range []struct{ what, before, after string }{
 		{"pkcs15-tool --dump", before.dump, after.dump},

@@ -203,6 +203,11 @@ func (c *Card) verify(ctx context.Context, pin *secret.Bytes) error {
 	return &apdu.StatusError{Command: name, SW: r.SW}
 }
 
+// AcceptedPIN gives a copy of the PIN that the token has taken, for a second way
+// to the same token; the caller wipes it. It is empty if there was no login, or
+// if the PIN was refused since.
+func (c *Card) AcceptedPIN() *secret.Bytes { return c.pin.Clone() }
+
 // PINSetUp gives the retry counter that the PIN was set up with: what it shows
 // right after a good login; -1 if the token does not say. It needs a login, and
 // logs in once more.

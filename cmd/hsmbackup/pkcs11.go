@@ -1,0 +1,433 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/p11"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+// A PKCS#11 module is a foreign library, and it is handed the PIN. So it is
+// loaded into a process of its own, this program once more: whatever it does to
+// that one, the work here is done and recorded, and the copies of the PIN that
+// it makes end with it.
+
+// childPKCS11 is the only argument of that process.
+const childPKCS11 = "-pkcs11-child"
+
+// p11Job is what the child is told, on one line; the PIN follows it.
+type p11Job struct {
+	Module string   `json:"module"`
+	Serial string   `json:"serial"`
+	Keys   []p11Key `json:"keys"`
+}
+
+type p11Key struct {
+	ID     []byte `json:"id"`
+	Public []byte `json:"public"` // SPKI
+}
+
+// p11Answer is what the child says, on the last line: the module may write to
+// the same output.
+type p11Answer struct {
+	Results []p11.Result `json:"results"`
+	// Error is why none was used, Code its kind.
+	Error string `json:"error"`
+	Code  string `json:"code"`
+}
+
+// p11Codes are the kinds of errors by their names between the processes, which
+// are those of --json.
+var p11Codes = map[string]error{
+	"built-without-pkcs11": p11.ErrNotBuilt,
+	"no-module":            p11.ErrNoModule,
+	"bad-module":           p11.ErrModule,
+	"not-in-pkcs11":        p11.ErrNoToken,
+	"no-pkcs11-login":      p11.ErrPIN,
+}
+
+// p11Code names the kind of an error of package p11, "" of any other.
+func p11Code(err error) string {
+	for code, kind := range p11Codes {
+		if errors.Is(err, kind) {
+			return code
+		}
+	}
+	return ""
+}
+
+// pkcs11Child is the process that loads the module.
+func pkcs11Child(in io.Reader, out io.Writer) int {
+	var answer p11Answer
+	var err error
+	if answer.Results, err = pkcs11Use(in); err != nil {
+		answer.Error, answer.Code = err.Error(), p11Code(err)
+	}
+	line, err := json.Marshal(answer)
+	if err != nil {
+		return exitFailed
+	}
+	if _, err := fmt.Fprintf(out, "\n%s\n", line); err != nil {
+		return exitFailed
+	}
+	return exitOK
+}
+
+func pkcs11Use(in io.Reader) ([]p11.Result, error) {
+	all, err := io.ReadAll(in)
+	if err != nil {
+		return nil, err
+	}
+	line, rest, found := bytes.Cut(all, []byte("\n"))
+	var job p11Job
+	if err := json.Unmarshal(line, &job); err != nil || !found {
+		return nil, errors.New("this is for hsmbackup itself, not for people")
+	}
+	pin := secret.New(rest)
+	defer pin.Wipe()
+	var keys []p11.Key
+	for _, k := range job.Keys {
+		public, err := pubkey.ParseSPKI(k.Public)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, p11.Key{ID: k.ID, Public: public})
+	}
+	return p11.Use(job.Module, job.Serial, pin, keys)
+}
+
+// Bounds of how long a module may take: to load, and for each key.
+const (
+	p11Start  = 2 * time.Minute
+	p11PerKey = 30 * time.Second
+)
+
+// callChild has another process use keys. The error is for what kept all of
+// them from being used.
+func callChild(ctx context.Context, job p11Job, pin *secret.Bytes) ([]p11.Result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	line, err := json.Marshal(job)
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, p11Start+time.Duration(len(job.Keys))*p11PerKey)
+	defer cancel()
+	cmd := exec.CommandContext(limited, self, childPKCS11)
+	cmd.Args[0] = "hsmbackup"
+	cmd.WaitDelay = time.Second
+	// What these make a module or its tracer write down, the PIN is a part of.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "OPENSC_DEBUG=") || strings.HasPrefix(v, "PKCS11SPY")
+	})
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%w: the process for it does not start: %s", p11.ErrModule, cause(err))
+	}
+	// Written as it lies here: a reader in between would keep a copy.
+	_, lost := in.Write(append(line, '\n'))
+	if lost == nil {
+		_, lost = in.Write(pin.Bytes())
+	}
+	_ = in.Close() // a process that has ended is noticed below
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var answer p11Answer
+	lines := bytes.Split(bytes.TrimSpace(stdout.Bytes()), []byte("\n"))
+	switch {
+	case limited.Err() != nil:
+		return nil, fmt.Errorf("%w: %s does not answer; another program may hold the token", p11.ErrModule, job.Module)
+	case json.Unmarshal(lines[len(lines)-1], &answer) != nil || err != nil || lost != nil:
+		return nil, fmt.Errorf("%w: %s made its process end (%s)", p11.ErrModule, job.Module, ended(err, stderr.Bytes()))
+	case answer.Error != "":
+		kind, ok := p11Codes[answer.Code]
+		if !ok {
+			kind = p11.ErrModule
+		}
+		return nil, fmt.Errorf("%w%s", kind, strings.TrimPrefix(answer.Error, kind.Error()))
+	case len(answer.Results) != len(job.Keys):
+		return nil, fmt.Errorf("%w: %s: %d answers for %d keys", p11.ErrModule, job.Module, len(answer.Results), len(job.Keys))
+	}
+	return answer.Results, nil
+}
+
+// ended says how a process ended, with the first thing it said.
+func ended(err error, stderr []byte) string {
+	text := "without an answer"
+	if err != nil {
+		text = err.Error()
+	}
+	if first, _, _ := bytes.Cut(bytes.TrimSpace(stderr), []byte("\n")); len(first) > 0 {
+		text += ": " + terminal.Printable(string(first))
+	}
+	return text
+}
+
+// usedThrough is what a PKCS#11 module made of the keys of a snapshot.
+type usedThrough struct {
+	Module string
+	// Keys are those that were asked for; each has store.KindUse's name as its
+	// proof.
+	Keys []backup.KeyProof
+	// Note says why nothing was tried.
+	Note string
+	// NotRecorded says why the result is not in the log.
+	NotRecorded string
+}
+
+// proofPKCS11 is the kind of proof that cli.md and --json name.
+const proofPKCS11 = "pkcs11"
+
+// used counts the keys that were used and those that could have been.
+func (u *usedThrough) used() (good, of int) {
+	for _, k := range u.Keys {
+		if k.Unchecked {
+			continue
+		}
+		of++
+		if k.OK {
+			good++
+		}
+	}
+	return good, of
+}
+
+// bad lists what went wrong, for the line on stderr.
+func (u *usedThrough) bad() []string {
+	var list []string
+	for _, k := range u.Keys {
+		if !k.OK && !k.Unchecked {
+			list = append(list, fmt.Sprintf("key %s %s, through PKCS#11: %s", reference(k.Reference), quoted(k.Label), k.Reason))
+		}
+	}
+	return list
+}
+
+// Why a stored key is not looked for.
+const (
+	uncheckedAES     = "OpenSC shows no AES keys"
+	uncheckedID      = "it has no ID, so that no other program finds it"
+	uncheckedPublic  = "no public key of it is known to compare with"
+	uncheckedCounter = "it has a use counter, and a use would be spent"
+)
+
+// unchecked says why a stored key cannot be judged through PKCS#11.
+func unchecked(k *store.Key, public *pubkey.Key) string {
+	switch {
+	case isAES(k):
+		return uncheckedAES
+	case len(k.ID) == 0:
+		return uncheckedID
+	case public == nil:
+		return uncheckedPublic
+	case k.Counter != nil:
+		return uncheckedCounter
+	}
+	return ""
+}
+
+func isAES(k *store.Key) bool {
+	d, err := pkcs15.ParseKey(k.Description)
+	return strings.HasPrefix(k.Type, "AES") || err == nil && d.Kind == pkcs15.AES
+}
+
+// throughPKCS11 uses keys of a snapshot on a token through a module, and
+// records how it went; cat may be nil, or closed for writing. The token's login
+// must have been accepted before: the module sends the same PIN, once. Whatever
+// other programs do to the token's session meanwhile is made up for by the next
+// command to it, so that this comes after what must not be cut off.
+func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s *store.Snapshot, keys []store.Key, module string) (*usedThrough, error) {
+	u := &usedThrough{Module: module}
+	job := p11Job{Module: module, Serial: t.serial}
+	var tried []int
+	for i := range keys {
+		k := &keys[i]
+		proof := backup.KeyProof{Reference: k.Reference, Label: k.Label, ID: k.ID, Type: k.Type, Proof: proofPKCS11}
+		public, err := pubkey.ParseSPKI(k.PublicKey)
+		if err != nil {
+			public = nil
+		}
+		if proof.Reason = unchecked(k, public); proof.Reason != "" {
+			proof.Unchecked = true
+		} else {
+			job.Keys = append(job.Keys, p11Key{k.ID, public.SPKI()})
+			tried = append(tried, i)
+		}
+		u.Keys = append(u.Keys, proof)
+	}
+	if len(tried) == 0 {
+		return u, nil
+	}
+	pin := t.card.AcceptedPIN()
+	defer pin.Wipe()
+	if pin.Len() == 0 {
+		return nil, fmt.Errorf("%w: the token has taken no PIN here", p11.ErrPIN)
+	}
+	a.steps("using keys through PKCS#11", 0, len(tried))
+	results, err := callChild(ctx, job, pin)
+	a.progress.Close()
+	if err != nil {
+		return nil, err
+	}
+	record := store.Use{Snapshot: s.ID, Token: t.serial, Module: module}
+	for n, i := range tried {
+		k, r := &u.Keys[i], results[n]
+		k.OK, k.Reason, k.Mechanism = r.Reason == "", terminal.Printable(r.Reason), terminal.Printable(r.Way)
+		record.Keys = append(record.Keys, store.UsedKey{
+			Reference: k.Reference, PublicKey: store.HashOf(job.Keys[n].Public), OK: k.OK, Mechanism: k.Mechanism, Reason: k.Reason,
+		})
+	}
+	if cat == nil {
+		return u, nil
+	}
+	if err := cat.RecordUse(record); err != nil {
+		u.NotRecorded = describe(err, false).message
+	}
+	return u, nil
+}
+
+// usedAfter is throughPKCS11 at the end of a job that put keys onto a token,
+// with the module of this computer. For a token that no module can see it is
+// empty. That there is no module is a note, no failure; keys that could not be
+// used are among what bad gives.
+func (a *app) usedAfter(ctx context.Context, t *token, cat *store.Catalog, s *store.Snapshot, keys []store.Key) *usedThrough {
+	if t.softFile || len(keys) == 0 {
+		return &usedThrough{}
+	}
+	module, err := p11.Find()
+	if err != nil {
+		return &usedThrough{Note: err.Error()}
+	}
+	if cat != nil && !cat.Writable() {
+		cat = nil
+	}
+	u, err := a.throughPKCS11(ctx, t, cat, s, keys, module)
+	if err == nil {
+		return u
+	}
+	if ctx.Err() != nil {
+		return &usedThrough{Module: module, Note: "interrupted"}
+	}
+	u = &usedThrough{Module: module}
+	for _, k := range keys {
+		u.Keys = append(u.Keys, backup.KeyProof{Reference: k.Reference, Label: k.Label, ID: k.ID, Type: k.Type, Proof: proofPKCS11, Unchecked: isAES(&k), Reason: err.Error()})
+	}
+	return u
+}
+
+// printUsed says how usedAfter went; with --json that is in the document.
+func (a *app) printUsed(u *usedThrough) {
+	if u.Note != "" {
+		a.note("not used through PKCS#11: %s", u.Note)
+	}
+	if u.NotRecorded != "" {
+		a.note("the use through PKCS#11 was not recorded: %s", u.NotRecorded)
+	}
+	if a.flags.json {
+		return
+	}
+	if good, of := u.used(); of > 0 {
+		a.printf("used through PKCS#11: %d of %d", good, of)
+	}
+	for _, k := range u.Keys {
+		if k.Unchecked {
+			a.printf("  not checked through PKCS#11: key %s %s: %s", reference(k.Reference), quoted(k.Label), k.Reason)
+		}
+	}
+}
+
+// jsonUsed is usedThrough in the document of restore.
+type jsonUsed struct {
+	Module string         `json:"module"`
+	Used   int            `json:"used"`
+	Of     int            `json:"of"`
+	Keys   []jsonKeyProof `json:"keys"`
+	Note   string         `json:"note,omitempty"`
+}
+
+func (u *usedThrough) document() *jsonUsed {
+	if u.Module == "" && u.Note == "" {
+		return nil
+	}
+	good, of := u.used()
+	return &jsonUsed{u.Module, good, of, keyProofs(u.Keys), u.Note}
+}
+
+// verifyPKCS11 is `verify --pkcs11`.
+func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) error {
+	if strings.HasPrefix(a.flags.token, softPrefix) {
+		return usagef("`hsmbackup soft serve FILE` plugs it into pcscd, where every program sees it", "--pkcs11 needs a token in a reader: no other program sees one that is opened from its file")
+	}
+	var err error
+	if module == "" {
+		module, err = p11.Find()
+	} else {
+		err = p11.Check(module)
+	}
+	if err != nil {
+		return err
+	}
+	cat, why, err := a.recordingCatalog()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	t, err := a.openToken(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	list, err := a.snapshotsOf(cat, t, names)
+	if err != nil {
+		return err
+	}
+	v := &backup.Verification{Proof: proofPKCS11, Anchored: backup.NotAnchored}
+	if v.Findings, err = cat.Verify(); err != nil {
+		return err
+	}
+	if why == "" && len(v.Findings) > 0 {
+		why = "the catalog is damaged"
+	}
+	record := cat
+	if why != "" {
+		record = nil
+	}
+	if err := a.login(ctx, t); err != nil {
+		return err
+	}
+	for _, s := range list {
+		u, err := a.throughPKCS11(ctx, t, record, s, s.Keys, module)
+		if err != nil {
+			return err
+		}
+		if u.NotRecorded != "" {
+			v.NotRecorded = u.NotRecorded
+		}
+		v.Snapshots = append(v.Snapshots, backup.SnapshotProof{ID: s.ID, Token: s.Token.Serial, Keys: u.Keys, Missing: s.Missing})
+	}
+	return a.printVerification(v, fmt.Sprintf("proof: used on %s through PKCS#11, by %s", t.name(), terminal.Printable(module)), why, nil)
+}
