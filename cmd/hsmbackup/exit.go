@@ -176,6 +176,7 @@ func explain(err error) failure {
 		f.code = "too-long"
 	case errors.Is(err, schsm.ErrNoExtended):
 		f.code = "no-extended"
+		hint(doctorHint)
 	case errors.Is(err, apdu.ErrGone):
 		f.code = "token-gone"
 		hint("plug the token in and run the same command again")
@@ -228,8 +229,15 @@ func explain(err error) failure {
 
 	case errors.Is(err, pcsc.ErrNoService):
 		f.code = "no-pcsc"
+		hint(doctorHint)
 	case errors.Is(err, pcsc.ErrNotBuilt):
 		f.code = "built-without-pcsc"
+	case errors.Is(err, pcsc.ErrHeld):
+		f.code = "token-held"
+		hint(doctorHint)
+	case errors.Is(err, pcsc.ErrDenied):
+		f.code = "pcsc-denied"
+		hint(doctorHint)
 	case errors.Is(err, pcsc.ErrNoReader), errors.Is(err, pcsc.ErrNoToken):
 		f.code = "no-token"
 
@@ -253,6 +261,8 @@ func explain(err error) failure {
 	}
 	return f
 }
+
+const doctorHint = "`hsmbackup doctor` says what is in the way, with a line to type"
 
 const unblockHint = "`pkcs15-tool --unblock-pin` sets a new one with the SO-PIN, if the token was initialised that way (`hsmbackup status` shows its options)"
 

@@ -72,6 +72,7 @@ Without a command it shows what is attached, and the next command.`
 	}
 	add("job",
 		newStatusCommand(a),
+		newDoctorCommand(a),
 		newInitCommand(a),
 		newBackupCommand(a),
 		newVerifyCommand(a),

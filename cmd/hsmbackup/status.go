@@ -437,7 +437,10 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 			return fmt.Sprintf("hsmbackup accept %d --reason TEXT%s, if this key is meant to stay on this token", worst[backup.NotExportable].Key.Reference, named), nil
 		}
 	}
-	if cat != nil && len(list) > 0 {
+	switch {
+	case len(list) == 0:
+		return "plug in the token; hsmbackup doctor says why one that is plugged in is not seen", nil
+	case cat != nil:
 		return "hsmbackup check, now and then", nil
 	}
 	return "", nil

@@ -34,9 +34,9 @@ func translate(what string, err error) error {
 	case scard.ErrNoSmartcard, scard.ErrRemovedCard:
 		return fmt.Errorf("%s: %w", what, ErrNoToken)
 	case scard.ErrSharingViolation:
-		return fmt.Errorf("%s: another program keeps the token to itself; end it (GnuPG: gpgconf --kill scdaemon)", what)
+		return fmt.Errorf("%s: %w; end it (GnuPG: gpgconf --kill scdaemon)", what, ErrHeld)
 	case scard.ErrSecurityViolation, scard.ErrNoAccess:
-		return fmt.Errorf("%s: access denied by the PC/SC service; run as root, or allow this user in polkit (org.debian.pcsc-lite)", what)
+		return fmt.Errorf("%s: %w; run as root, or allow this user in polkit (org.debian.pcsc-lite)", what, ErrDenied)
 	case scard.ErrUnresponsiveCard, scard.ErrUnpoweredCard:
 		return fmt.Errorf("%s: the token does not answer; pull it, wait a moment, plug it in again", what)
 	case scard.ErrProtoMismatch, scard.ErrUnsupportedCard, scard.ErrCardUnsupported, scard.ErrInvalidAtr:

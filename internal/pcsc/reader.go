@@ -32,6 +32,10 @@ var (
 	ErrNoReader = errors.New("no such reader")
 	// ErrNoToken: the reader is there and empty.
 	ErrNoToken = errors.New("no token in the reader")
+	// ErrHeld: another program keeps the token to itself.
+	ErrHeld = errors.New("another program keeps the token to itself")
+	// ErrDenied: the service runs, but not for this user.
+	ErrDenied = errors.New("access denied by the PC/SC service")
 	// ErrNotBuilt: this program was built without PC/SC.
 	ErrNotBuilt = errors.New("this hsmbackup was built without PC/SC: it works on files and software tokens only; for tokens in a reader build with cgo (CGO_ENABLED=1, gcc, libpcsclite-dev)")
 )

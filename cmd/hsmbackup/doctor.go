@@ -1,0 +1,388 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/doctor"
+	"hsmbackup/internal/pcsc"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+func newDoctorCommand(a *app) *cobra.Command {
+	var report string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "what stands between this computer and a backup",
+		Long: `Looks at the PC/SC service and who may use it, at readers and how long a command
+they carry, at programs that hold the token, at OpenSC and the faults that are
+known of it, of firmware and of readers, at the place of the catalog, at swap and
+hibernation, and at the clock. Each finding comes with a line to type.
+
+It changes nothing, asks for no PIN and spends no try. It exits with 3 if
+something stands in the way of a backup.
+
+--report writes what was seen to a file, for whoever is asked for help: versions,
+readers, findings, and the headers of the commands that were sent, without what
+was in them.`,
+		Example: `  hsmbackup doctor
+  hsmbackup doctor --report report.txt
+  hsmbackup doctor --token soft:old.tok      a software token, without PC/SC`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), report) },
+	}
+	cmd.Flags().StringVar(&report, "report", "", "write what was seen to a new `FILE`")
+	uses(cmd, useCatalog, useToken)
+	return cmd
+}
+
+// jsonDoctor is the document of doctor --json.
+type jsonDoctor struct {
+	OK       bool             `json:"ok"`
+	System   string           `json:"system"`
+	PCSC     doctor.PCSC      `json:"pcsc"`
+	OpenSC   string           `json:"opensc"`
+	Readers  []doctor.Reader  `json:"readers"`
+	Findings []doctor.Finding `json:"findings"`
+}
+
+func (a *app) doctor(ctx context.Context, report string) error {
+	if report != "" {
+		if _, err := os.Lstat(report); err == nil {
+			return failf("exists", "", "%s exists already, and nothing is ever overwritten", report)
+		}
+	}
+	file, soft := strings.CutPrefix(a.flags.token, softPrefix)
+	if a.flags.token != "" && !soft {
+		return usagef("leave --token out, or name a software token: --token soft:FILE", "doctor looks at every reader")
+	}
+	f := doctor.Gather(ctx, a.now(), built())
+	f.Catalog = a.catalogFacts()
+	var trace []string
+	var err error
+	if soft {
+		f.PCSC = doctor.PCSCNotAsked
+		f.Readers, trace, err = softFacts(ctx, file)
+	} else {
+		f.PCSC, f.Failure, f.Readers, trace = readerFacts(ctx)
+		err = ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	findings := append(doctor.Examine(f), knownFaults(f)...)
+	doctor.Sort(findings)
+	doc := jsonDoctor{OK: !doctor.InTheWay(findings), System: f.System(), PCSC: f.PCSC, OpenSC: f.OpenSC(), Readers: f.Readers, Findings: findings}
+	if report != "" {
+		if err := writeNew(report, reportText(f, findings, trace)); err != nil {
+			return err
+		}
+		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", report)
+	}
+	if a.flags.json {
+		if doc.Readers == nil {
+			doc.Readers = []doctor.Reader{}
+		}
+		if doc.Findings == nil {
+			doc.Findings = []doctor.Finding{}
+		}
+		if err := a.document(doc); err != nil {
+			return err
+		}
+	} else {
+		a.printDoctor(f, findings)
+	}
+	if doc.OK {
+		return nil
+	}
+	blocks := 0
+	for _, found := range findings {
+		if found.Severity == doctor.Blocks {
+			blocks++
+		}
+	}
+	stand := "things stand"
+	if blocks == 1 {
+		stand = "thing stands"
+	}
+	return &outcome{exit: exitIncomplete, message: fmt.Sprintf("%d %s in the way of a backup", blocks, stand)}
+}
+
+func (a *app) printDoctor(f *doctor.Facts, findings []doctor.Finding) {
+	rows := [][]string{{"system", f.System()}}
+	service := string(f.PCSC)
+	if v := f.CCID(); v != "" {
+		service += ", libccid " + v
+	}
+	rows = append(rows, []string{"PC/SC", service})
+	for _, r := range f.Readers {
+		rows = append(rows, []string{"reader", r.Name + ": " + readerText(r)})
+	}
+	version := f.OpenSC()
+	if version == "" {
+		version = "not found"
+	}
+	rows = append(rows, []string{"OpenSC", version}, []string{"catalog", f.Catalog.Path})
+	a.table(rows)
+	for _, found := range findings {
+		severity := string(found.Severity)
+		if found.Severity == doctor.Blocks {
+			severity = "BLOCKS"
+		}
+		a.printf("")
+		a.printf("%s: %s", severity, terminal.Printable(found.What))
+		a.printf("  -> %s", terminal.Printable(found.Do))
+		if found.Source != "" {
+			a.printf("     see %s", found.Source)
+		}
+	}
+	if !doctor.InTheWay(findings) {
+		a.printf("")
+		a.printf("nothing stands in the way of a backup")
+	}
+}
+
+func readerText(r doctor.Reader) string {
+	if r.State != doctor.HasToken {
+		return r.State
+	}
+	name := r.Serial
+	if name == "" {
+		name = "a token without serial"
+	}
+	text := fmt.Sprintf("%s, firmware %s", name, r.Firmware)
+	if r.Software {
+		text += ", software token"
+	}
+	if r.Reach != nil && r.Reach.Longest > 0 {
+		text += fmt.Sprintf(", commands of up to %d bytes", r.Reach.Longest)
+	}
+	return text
+}
+
+// built is the time of the commit that this program was built from.
+func built() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			t, _ := time.Parse(time.RFC3339, s.Value)
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+// readerTime is how long a reader, or the service, may take to answer. A token
+// that another program holds in a transaction never does.
+var readerTime = 5 * time.Second
+
+// readerFacts looks at every reader.
+func readerFacts(ctx context.Context) (state doctor.PCSC, failure string, list []doctor.Reader, trace []string) {
+	limited, cancel := context.WithTimeout(ctx, readerTime)
+	defer cancel()
+	found, err := pcsc.Readers(limited)
+	switch {
+	case err == nil:
+	case errors.Is(err, pcsc.ErrNotBuilt):
+		return doctor.PCSCNotBuilt, "", nil, nil
+	case errors.Is(err, pcsc.ErrNoService):
+		return doctor.PCSCNone, "", nil, nil
+	case errors.Is(err, pcsc.ErrDenied):
+		return doctor.PCSCDenied, "", nil, nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return doctor.PCSCFails, fmt.Sprintf("no answer for %s", readerTime), nil, nil
+	default:
+		return doctor.PCSCFails, err.Error(), nil, nil
+	}
+	for _, r := range found {
+		fact := doctor.Reader{Name: r.Name, ATR: hex.EncodeToString(r.ATR), State: doctor.Empty}
+		if r.Present {
+			lines := lookInto(ctx, &fact)
+			trace = append(append(trace, "in "+r.Name), lines...)
+		}
+		list = append(list, fact)
+	}
+	return doctor.PCSCFine, "", list, trace
+}
+
+// lookInto looks at the token in a reader.
+func lookInto(ctx context.Context, fact *doctor.Reader) (trace []string) {
+	limited, cancel := context.WithTimeout(ctx, readerTime)
+	defer cancel()
+	conn, err := pcsc.Connect(limited, fact.Name)
+	if err != nil {
+		fact.State, fact.Why = stateOf(err)
+		return nil
+	}
+	defer conn.Close()
+	return examine(limited, conn, fact)
+}
+
+// examine speaks to a token and notes what was said.
+func examine(ctx context.Context, way apdu.Transmitter, fact *doctor.Reader) []string {
+	trace := &apdu.Trace{Transmitter: way}
+	card, err := schsm.Open(ctx, trace)
+	if err == nil {
+		defer card.Close()
+		fact.Serial, fact.Firmware, fact.Software = card.Serial(), card.Version().String(), card.Software()
+		_, err = card.Enumerate(ctx)
+	}
+	if fact.State, fact.Why = stateOf(err); err == nil {
+		reach := doctor.Probe(ctx, trace)
+		fact.Reach = &reach
+	}
+	return trace.Lines()
+}
+
+// stateOf says what an error tells of a reader.
+func stateOf(err error) (state, why string) {
+	switch {
+	case err == nil:
+		return doctor.HasToken, ""
+	case errors.Is(err, schsm.ErrNotSmartCardHSM):
+		return doctor.OtherCard, ""
+	case errors.Is(err, schsm.ErrNoExtended):
+		return doctor.NoExtended, ""
+	case errors.Is(err, pcsc.ErrHeld):
+		return doctor.Held, "it keeps the token to itself"
+	case errors.Is(err, context.DeadlineExceeded):
+		return doctor.Held, fmt.Sprintf("it did not let go of it for %s", readerTime)
+	case errors.Is(err, pcsc.ErrNoToken):
+		return doctor.Empty, ""
+	}
+	return doctor.Fails, err.Error()
+}
+
+// softFacts looks at a software token in this process.
+func softFacts(ctx context.Context, file string) ([]doctor.Reader, []string, error) {
+	soft, err := softtoken.Open(file)
+	if err != nil {
+		return nil, nil, softError(file, err)
+	}
+	defer soft.Close()
+	fact := doctor.Reader{Name: softPrefix + file}
+	trace := examine(ctx, soft, &fact)
+	return []doctor.Reader{fact}, trace, ctx.Err()
+}
+
+// knownFaults are the faults on the list that what was seen has.
+func knownFaults(f *doctor.Facts) []doctor.Finding {
+	var list []doctor.Finding
+	add := func(severity doctor.Severity, where string, faults []backup.Fault) {
+		for _, fault := range faults {
+			list = append(list, doctor.Finding{Severity: severity, Code: fault.Code, What: where + ": " + fault.What, Do: fault.Do, Source: fault.Source})
+		}
+	}
+	if v := f.OpenSC(); v != "" {
+		add(doctor.Warning, "OpenSC "+v, backup.OpenSCFaults(v))
+	}
+	for _, r := range f.Readers {
+		add(doctor.Note, r.Name, backup.ReaderFaults(r.Name))
+		if r.State == doctor.HasToken {
+			name := r.Serial
+			if name == "" {
+				name = r.Name
+			}
+			add(doctor.Warning, fmt.Sprintf("%s has firmware %s", name, r.Firmware), backup.FirmwareFaults(r.Firmware))
+		}
+	}
+	return list
+}
+
+// catalogFacts looks at the catalog's place, and at the catalog if there is one.
+func (a *app) catalogFacts() doctor.Catalog {
+	path, err := a.catalogPath()
+	if err != nil {
+		return doctor.Catalog{}
+	}
+	c := doctor.Catalog{Path: path}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	for err == nil {
+		if _, statErr := os.Stat(dir); statErr == nil || filepath.Dir(dir) == dir {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	if real, linkErr := filepath.EvalSymlinks(dir); linkErr == nil {
+		dir = real
+	}
+	c.Real, c.Writable = dir, canWrite(dir)
+	cat, err := a.lookCatalog()
+	switch {
+	case err != nil && errors.Is(err, store.ErrLocked):
+		return c // another hsmbackup is at work
+	case err != nil:
+		f := describe(err, false)
+		c.Exists, c.Problem, c.Remedy = true, f.message, strings.Join(f.hints, "; ")
+	case cat != nil:
+		defer closeCatalog(cat)
+		c.Exists = true
+		if snapshots, err := backup.Snapshots(cat); err == nil {
+			for _, s := range snapshots {
+				if s.Taken.After(c.Newest) {
+					c.Newest = s.Taken
+				}
+			}
+		}
+	}
+	return c
+}
+
+// canWrite tells, without writing anything, whether files can be made in a
+// folder: by its mode, where the system has such a thing.
+func canWrite(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir() && access(dir)
+}
+
+// reportText is the file of --report.
+func reportText(f *doctor.Facts, findings []doctor.Finding, trace []string) []byte {
+	var b strings.Builder
+	section := func(title string) { fmt.Fprintf(&b, "\n== %s ==\n", title) }
+	fmt.Fprintf(&b, "hsmbackup %s, %s/%s, %s\n%s\n", version(), runtime.GOOS, runtime.GOARCH, f.Now.UTC().Format(time.RFC3339), f.System())
+	section("findings")
+	for _, found := range findings {
+		fmt.Fprintf(&b, "%s [%s] %s\n  -> %s\n", found.Severity, found.Code, found.What, found.Do)
+	}
+	section("commands sent to tokens, without their data; ** is a length that would tell of a secret")
+	for _, line := range trace {
+		fmt.Fprintln(&b, line)
+	}
+	section("what was seen")
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	seen := *f
+	seen.Files = map[string]string{}
+	for name, content := range f.Files {
+		if strings.HasSuffix(name, "Info.plist") {
+			content = "libccid " + f.CCID() // its list of readers is long, and known
+		}
+		seen.Files[name] = content
+	}
+	_ = e.Encode(seen) // strings, numbers and times
+	text := b.String()
+	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {
+		text = strings.ReplaceAll(text, home, "~")
+	}
+	return []byte(text)
+}
