@@ -17,12 +17,14 @@ import (
 	"hsmbackup/store"
 )
 
+// programs are the names under which tests run this binary as the program.
+var programs = map[string]func(){"hsmbackup": main}
+
 func TestMain(m *testing.M) {
-	// Scripts run this binary under the program's name.
-	if filepath.Base(os.Args[0]) != "hsmbackup" {
+	if programs[filepath.Base(os.Args[0])] == nil {
 		enterPCSC()
 	}
-	testscript.Main(m, map[string]func(){"hsmbackup": main})
+	testscript.Main(m, programs)
 }
 
 // TestScripts runs the whole program, one script per topic. $DATA is the folder
