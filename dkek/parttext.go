@@ -2,6 +2,7 @@ package dkek
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,17 +92,15 @@ func (c coded) decode(text []byte) ([]byte, error) {
 	if len(compact) == 0 {
 		return nil, fail(ErrFormat, "%s: nothing but comments and blanks", c.name)
 	}
-	if err := c.oneCase(compact); err != nil {
-		return nil, err
-	}
+	caseErr := c.oneCase(compact)
 	prefix := c.prefix + "1"
 	if wrong := differences(compact, prefix); len(wrong) == 1 && len(compact) == c.length() {
 		return nil, fail(ErrTampered, "%s: a wrong character at its beginning, which is %s: %s", c.name, prefix, c.place(wrong[0]))
 	} else if len(wrong) > 0 {
 		return nil, fail(ErrFormat, "%s: does not begin with %s", c.name, prefix)
 	}
-	if err := c.checkLines(compact, checks); err != nil {
-		return nil, err
+	if caseErr != nil {
+		return nil, caseErr
 	}
 	digits := make([]byte, 0, len(compact))
 	defer func() { clear(digits[:cap(digits)]) }()
@@ -112,11 +111,23 @@ func (c coded) decode(text []byte) ([]byte, error) {
 		}
 		digits = append(digits, d)
 	}
+	// The check of a line tells the line, the whole text perhaps the character.
+	lineErr := c.checkLines(compact, checks)
 	if err := c.checkLength(len(compact)); err != nil {
-		return nil, err
+		return nil, cmp.Or(lineErr, err)
 	}
 	if c.remainder(digits) != bech32mSum {
-		return nil, c.locate(digits)
+		if err := c.locate(digits); err != nil {
+			return nil, err
+		}
+		next := "compare it group by group"
+		if !c.grouped {
+			next = "copy it again"
+		}
+		return nil, cmp.Or(lineErr, fail(ErrTampered, "%s: more than one character is wrong: %s", c.name, next))
+	}
+	if lineErr != nil {
+		return nil, lineErr
 	}
 	data, ok := bech32Bytes(digits[:len(digits)-bech32Checksum])
 	if !ok || len(data) != c.size {
@@ -180,24 +191,24 @@ func (c coded) remainder(digits []byte) bech32State {
 // explain it and nothing else does.
 func (c coded) locate(digits []byte) error {
 	offset := len(c.prefix) + 1
-	wrong := -1
-	for i, was := range digits {
-		for d := range byte(32) {
-			if digits[i] = d; d != was && c.remainder(digits) == bech32mSum {
-				if wrong >= 0 {
-					wrong = len(digits)
-					break
-				}
-				wrong = i
+	// The code is linear: what a wrong digit adds to the remainder depends on
+	// what is added to it and on its distance from the end.
+	added := c.remainder(digits) ^ bech32mSum
+	var places []int
+	for delta := bech32State(1); delta < 32; delta++ {
+		state := delta
+		for i := len(digits) - 1; i >= 0; i-- {
+			if state == added {
+				places = append(places, i)
 			}
+			state.feed(0)
 		}
-		digits[i] = was
 	}
-	if wrong >= 0 && wrong < len(digits) {
-		return fail(ErrTampered, "%s: one character is wrong: %s", c.name, c.place(wrong+offset))
+	if len(places) == 1 {
+		return fail(ErrTampered, "%s: one character is wrong: %s", c.name, c.place(places[0]+offset))
 	}
 	if !c.grouped {
-		return fail(ErrTampered, "%s: more than one character is wrong: copy it again", c.name)
+		return nil
 	}
 	var pairs [][2]int
 	first := (offset + groupSize - 1) / groupSize // the first group without the prefix
@@ -222,7 +233,7 @@ func (c coded) locate(digits []byte) error {
 		return fail(ErrTampered, "%s: two groups are swapped: group %d of line %d and group %d of line %d", c.name,
 			a%groupsPerLine+1, a/groupsPerLine+1, b%groupsPerLine+1, b/groupsPerLine+1)
 	}
-	return fail(ErrTampered, "%s: more than one character is wrong: compare it group by group", c.name)
+	return nil
 }
 
 // checkLines compares the checks at the ends of lines, where there are any.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/big"
 	mathrand "math/rand/v2"
 	"slices"
 	"strconv"
@@ -25,16 +26,13 @@ type SplitOptions struct {
 	KCV KCV
 }
 
-// randomSubsets is how many combinations are tried of a set with too many for
-// all of them.
-const (
-	allSubsetsUpTo = 8
-	randomSubsets  = 1000
-)
+// randomSubsets is how many combinations are tried of a set that has more. Up to
+// 8 parts have 70 at most.
+const randomSubsets = 1000
 
 // Split makes the parts of a share, with Shamir's scheme over GF(2^8) byte by
 // byte (vault/shamir), and recombines them before it gives them out: every
-// choice of Needed parts for up to 8, a random thousand above. The error wraps
+// choice of Needed parts, or a random thousand if there are more. The error wraps
 // ErrFormat for options that cannot be.
 func Split(share *Share, o SplitOptions) ([]*Part, error) {
 	if len(share.Bytes()) != Size {
@@ -101,7 +99,7 @@ func recombine(plain []byte, parts []*Part, needed int) error {
 		}
 		return nil
 	}
-	if len(parts) <= allSubsetsUpTo {
+	if choices := new(big.Int).Binomial(int64(len(parts)), int64(needed)); choices.Cmp(big.NewInt(randomSubsets)) <= 0 {
 		return subsets(parts, needed, try)
 	}
 	var seed [32]byte
@@ -156,7 +154,7 @@ func join(parts []*Part) ([]byte, error) {
 	}()
 	for _, p := range parts {
 		if p.y.Len() != Size {
-			return nil, fail(ErrFormat, "%s is not in memory any more", p)
+			return nil, fail(ErrFormat, "%s is not in memory any more", p.Name())
 		}
 		points = append(points, append(append(make([]byte, 0, Size+1), p.y.Bytes()...), p.header[atX]))
 	}
@@ -179,8 +177,12 @@ func (e *MissingPartsError) Error() string {
 	for _, i := range e.Have {
 		have = append(have, strconv.Itoa(i))
 	}
-	return fmt.Sprintf("set %s: any %d of %d parts bring the share together, order does not matter; part %s is here, %d more needed",
-		e.Set, e.Needed, e.Total, strings.Join(have, ", "), e.Needed-len(e.Have))
+	here := "part " + strings.Join(have, ", ") + " is here"
+	if len(have) > 1 {
+		here = "parts " + strings.Join(have, ", ") + " are here"
+	}
+	return fmt.Sprintf("set %s: any %d of %d parts bring the share together, order does not matter; %s, %d more needed",
+		e.Set, e.Needed, e.Total, here, e.Needed-len(e.Have))
 }
 
 // CombineParts brings a share together from parts of one set, in any order; more
