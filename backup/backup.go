@@ -45,6 +45,9 @@ type Report struct {
 	Snapshot *store.Snapshot
 	// Keys are judged after the proofs.
 	Keys []KeyCoverage
+	// Behind: the backup of this token was re-keyed before, and the token still
+	// has the old recovery key; nil for all others.
+	Behind *Behind
 	// Head is the last log entry; its hash as words is an anchor.
 	Head store.Entry
 	// Cleaned names the copies that an interrupted proof had left behind.
@@ -100,6 +103,9 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 		}
 	}
 	if r.Keys, err = Cover(inv, cat); err != nil {
+		return nil, changed(err)
+	}
+	if r.Behind, err = BehindRekey(inv, cat); err != nil {
 		return nil, changed(err)
 	}
 	r.Head, err = cat.Head()

@@ -119,7 +119,8 @@ func readHistory(cat *store.Catalog) (*history, error) {
 // find gives the newest stored key that is this one, and the newest key that
 // was stored under its reference of this token. What this token's own snapshots
 // hold goes before what others do, and within a snapshot a key that is the same
-// in all respects before another copy of it.
+// in all respects before another copy of it. A blob under the recovery key that
+// the token has goes before one that was re-keyed since.
 // Keys that are damaged in the catalog are not found.
 func (h *history) find(serial string, k Key) (same, there *store.Key) {
 	var elsewhere *store.Key
@@ -152,9 +153,10 @@ func (h *history) find(serial string, k Key) (same, there *store.Key) {
 		}
 		switch {
 		case best == nil:
-		case own && same == nil:
+		case own && (same == nil || same.KCV != k.KCV && best.KCV == k.KCV):
 			same = best
-		case !own && (elsewhere == nil || !h.proven(elsewhere) && h.proven(best)):
+		case !own && (elsewhere == nil || elsewhere.KCV != k.KCV && best.KCV == k.KCV ||
+			(elsewhere.KCV == k.KCV) == (best.KCV == k.KCV) && !h.proven(elsewhere) && h.proven(best)):
 			elsewhere = best // the newest, but a file that was adopted since hides no proof
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -410,8 +411,13 @@ func (p *Plan) problems(inv *Inventory) {
 			i.Action, i.Reason = NeedsShare, fmt.Sprintf("it is under the recovery key %s, which no key domain of the token has; `hsmbackup dkek load --domain N` loads its shares", kcv)
 		case !wrong[kcv]:
 			wrong[kcv] = true
-			p.Problems = append(p.Problems, Problem{"kcv-mismatch", fmt.Sprintf("the keys are under the recovery key %s, the token has %s", kcv, inv.recoveryKeys()),
-				"`hsmbackup dkek load --share FILE …` if shares are missing; else initialise the token and load the shares of that recovery key"})
+			x := Problem{"kcv-mismatch", fmt.Sprintf("the keys are under the recovery key %s, the token has %s", kcv, inv.recoveryKeys()),
+				"`hsmbackup dkek load --share FILE …` if shares are missing; else initialise the token and load the shares of that recovery key"}
+			if r := p.Snapshot.Rekeyed; r != nil && r.KCV == kcv && ready[r.OldKCV] {
+				x.Message = fmt.Sprintf("the backup was re-keyed on %s: its keys are under the recovery key %s, the token still has the old one, %s", r.Time.Format(time.DateOnly), kcv, r.OldKCV)
+				x.Hint = fmt.Sprintf("initialise the token with the shares of the new one (`hsmbackup restore --init`), or restore what the old one opens: --from %s", r.From.String()[:12])
+			}
+			p.Problems = append(p.Problems, x)
 		}
 	}
 }

@@ -433,8 +433,18 @@ func (s SetUp) Record(cat *store.Catalog, software bool, kcvs []dkek.KCV) error 
 	return nil
 }
 
+// KCVMismatchError says which recovery key shares give, and which was needed.
+type KCVMismatchError struct {
+	Want, Got dkek.KCV
+}
+
+func (e *KCVMismatchError) Error() string {
+	return fmt.Sprintf("these shares give the recovery key %s, %s is needed", e.Got, e.Want)
+}
+
 func kcvMismatch(want, got dkek.KCV) error {
-	return failf("kcv-mismatch", "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives", "these shares give the recovery key %s, the backup needs %s; the token was not touched", got, want)
+	return &Error{Class: Failed, Code: "kcv-mismatch", Hint: "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives",
+		Message: fmt.Sprintf("these shares give the recovery key %s, the backup needs %s; the token was not touched", got, want), Err: &KCVMismatchError{want, got}}
 }
 
 // LoadShares sends shares to a key domain that still misses some, and compares

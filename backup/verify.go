@@ -466,6 +466,11 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 				sp.Keys = append(sp.Keys, p)
 				continue
 			}
+			if why := inv.rekeyedSince(s, k); why != "" {
+				p.Reason = why
+				sp.Keys = append(sp.Keys, p)
+				continue
+			}
 			o.progress("proving "+keyName(k.Label, k.Reference), i, len(s.Keys))
 			result, err := trip.proveStored(ctx, inv, s, k)
 			if err != nil {
