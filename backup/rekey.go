@@ -56,6 +56,22 @@ func (r RekeyedSnapshot) Done() bool {
 	return r.New != nil && len(r.Left) == 0 && !slices.ContainsFunc(r.Keys, func(k KeyProof) bool { return !k.OK && !k.Accepted })
 }
 
+// Left names all that was not re-keyed.
+func (r *RekeyReport) Left() []string {
+	var list []string
+	for _, s := range r.Snapshots {
+		for _, k := range s.Keys {
+			if !k.OK && !k.Accepted {
+				list = append(list, fmt.Sprintf("%s of snapshot %s: %s", keyName(k.Label, k.Reference), s.From.ID, k.Reason))
+			}
+		}
+		for _, l := range s.Left {
+			list = append(list, fmt.Sprintf("%s of snapshot %s: %s", l.What, s.From.ID, l.Reason))
+		}
+	}
+	return list
+}
+
 // Any tells whether anything at all was or had been re-keyed.
 func (r *RekeyReport) Any() bool {
 	return slices.ContainsFunc(r.Snapshots, func(s RekeyedSnapshot) bool { return s.New != nil })

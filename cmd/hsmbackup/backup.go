@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -101,7 +102,20 @@ func (a *app) backup(ctx context.Context, noProof bool) error {
 		a.printf("snapshot %s of %s: %d of %s restorable", r.Snapshot.ID, t.name(), covered, count(len(r.Keys), "key"))
 		a.printf("head: %s", head(r.Head))
 	}
-	return exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...)
+	return outcomes(exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...), underOldKey(r))
+}
+
+// underOldKey is the outcome of a backup of a token that still has a recovery key
+// which another took the place of: the backup is taken all the same, since there
+// may be a new key on the token, but it opens with the old shares only.
+func underOldKey(r *backup.Report) error {
+	if r.Behind == nil {
+		return nil
+	}
+	exits := exitSet{exitIncomplete: true}
+	return exits.outcome(fmt.Sprintf("this snapshot is under the recovery key %s, which %s took the place of on %s: the token still has the old one", r.Behind.OldKCV, r.Behind.KCV, r.Behind.Time.Format(time.DateOnly)),
+		"`hsmbackup dkek rekey --share OLD --new-share NEW` re-keys this snapshot too; `hsmbackup restore --init --share NEW` gives the token the new recovery key",
+		fmt.Sprintf("with the new shares alone, restore the one from before: --from %s", r.Behind.Snapshot.ID))
 }
 
 // spendUse asks before a proof spends a use of a key that has a use counter.

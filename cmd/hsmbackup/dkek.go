@@ -11,5 +11,5 @@ of the key's SHA-256, the KCV, name it.`,
 		`  hsmbackup dkek create --out share1.pbe
   hsmbackup dkek check share1.pbe
   hsmbackup dkek load --share share1.pbe`,
-		newDKEKCreateCommand(a), newDKEKCheckCommand(a), newDKEKConvertCommand(a), newDKEKLoadCommand(a), newDKEKRollCallCommand(a))
+		newDKEKCreateCommand(a), newDKEKCheckCommand(a), newDKEKConvertCommand(a), newDKEKLoadCommand(a), newDKEKRollCallCommand(a), newDKEKRekeyCommand(a))
 }

@@ -1,5 +1,7 @@
 package main
 
+import "hsmbackup/store"
+
 // The documents of --json. Hex is upper case for KCVs and lower case for
 // everything else; times are RFC 3339 in UTC.
 
@@ -28,6 +30,18 @@ type jsonToken struct {
 	SOPINTries  int          `json:"so_pin_tries"`
 	DKEK        []jsonDomain `json:"dkek"`
 	Keys        []jsonKey    `json:"keys"`
+	// Rekeyed: the backup was re-keyed, and the token has the old recovery key.
+	Rekeyed *jsonBehind `json:"rekeyed,omitempty"`
+}
+
+// jsonBehind says what a token's backup was re-keyed to. BackedUpSince: there is
+// a newer snapshot, under the old recovery key.
+type jsonBehind struct {
+	OldKCV        string `json:"old_kcv"`
+	KCV           string `json:"kcv"`
+	Time          string `json:"time"`
+	Snapshot      string `json:"snapshot"`
+	BackedUpSince bool   `json:"backed_up_since"`
 }
 
 type jsonDomain struct {
@@ -141,4 +155,6 @@ type jsonSnapshot struct {
 	Keys  int    `json:"keys"`
 	KCV   string `json:"kcv"`
 	Hash  string `json:"hash"`
+
+	Rekeyed *store.Rekeyed `json:"rekeyed,omitempty"`
 }

@@ -59,13 +59,21 @@ func (a *app) list() error {
 	}
 	var rows [][]string
 	for _, s := range all {
-		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s)})
+		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s), rekeyedFrom(s)})
 	}
 	a.table(rows)
 	if len(all) == 0 && message == "" {
 		a.printf("no snapshots yet")
 	}
 	return exits.outcome(message, hint)
+}
+
+// rekeyedFrom names the snapshot that a re-keyed one was made from.
+func rekeyedFrom(s *store.Snapshot) string {
+	if s.Rekeyed == nil {
+		return ""
+	}
+	return "re-keyed from " + s.Rekeyed.From.String()[:12]
 }
 
 // snapshotKCV gives the KCVs that the keys of a snapshot are under, most often
@@ -88,7 +96,7 @@ func snapshotKCV(s *store.Snapshot) string {
 }
 
 func snapshotDocument(s *store.Snapshot) jsonSnapshot {
-	return jsonSnapshot{s.ID, s.Token.Serial, s.Taken.UTC().Format(time.RFC3339), len(s.Keys), snapshotKCV(s), s.Hash.String()}
+	return jsonSnapshot{s.ID, s.Token.Serial, s.Taken.UTC().Format(time.RFC3339), len(s.Keys), snapshotKCV(s), s.Hash.String(), s.Rekeyed}
 }
 
 func newShowCommand(a *app) *cobra.Command {
@@ -238,6 +246,9 @@ func (a *app) printSnapshot(s jsonShown) {
 		a.printf("  %s, firmware %s%s, options %s", label, s.Firmware, software, s.Options)
 	}
 	a.printf("  hash %s", s.Hash)
+	if r := s.Rekeyed; r != nil {
+		a.printf("  re-keyed on %s from snapshot %s: recovery key %s in place of %s", r.Time.Format(time.DateOnly), r.From.String()[:12], r.KCV, r.OldKCV)
+	}
 	var rows [][]string
 	for _, k := range s.Contents {
 		exported := "under KCV " + k.KCV

@@ -529,7 +529,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		return err
 	})
 	if err != nil {
-		return false, err
+		return false, otherSnapshot(cat, s, err)
 	}
 	var have []string
 	for _, kcv := range kcvs {

@@ -44,6 +44,8 @@ type seen struct {
 	token    *token
 	inv      *backup.Inventory
 	coverage []backup.KeyCoverage
+	// behind: the backup was re-keyed, and the token has the old recovery key.
+	behind *backup.Behind
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -68,6 +70,9 @@ func (a *app) status(ctx context.Context) error {
 			return err
 		}
 		if s.coverage, err = backup.Cover(s.inv, cat); err != nil {
+			return err
+		}
+		if s.behind, err = backup.BehindRekey(s.inv, cat); err != nil {
 			return err
 		}
 		list = append(list, s)
@@ -212,6 +217,9 @@ func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 		key.AlsoOn = holders(s.inv.Serial, k.Key)
 		t.Keys = append(t.Keys, key)
 	}
+	if s.behind != nil {
+		t.Rekeyed = &jsonBehind{s.behind.OldKCV, s.behind.KCV, s.behind.Time.UTC().Format(time.RFC3339), s.behind.Snapshot.ID, !s.behind.Newest}
+	}
 	return t
 }
 
@@ -268,6 +276,9 @@ func (a *app) printToken(s seen) {
 	}
 	a.table(rows)
 	a.printKeys(s.coverage)
+	if s.behind != nil {
+		a.printf("  NOTE: %s", s.behind)
+	}
 	a.printf("")
 }
 

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+type rekeyFlags struct {
+	newShares []string
+	why       string
+}
+
+// Reasons for a new recovery key that something follows from.
+const (
+	whyRoutine    = "routine"
+	whyLeft       = "custodian-left"
+	whyCompromise = "compromise"
+)
+
+func newDKEKRekeyCommand(a *app) *cobra.Command {
+	var o rekeyFlags
+	cmd := &cobra.Command{
+		Use:   "rekey --share OLD... --new-share NEW... [SNAPSHOT...]",
+		Short: "put the backup under a new recovery key",
+		Long: `Opens everything that the newest snapshot of each token, or the ones named, has
+under the old recovery key, on this computer, and seals it anew under the new one.
+Each new blob is opened again and its key matched with all that is known of it
+before anything is recorded; then a new snapshot stands for each old one. What
+cannot be re-keyed is named. Interrupted, run it again: it finishes.
+
+The new shares are made before, with dkek create or dkek split, and the keys of
+another recovery key stay as they are: of a token with several, re-key one after
+the other.
+
+Old snapshots are kept, here and in every copy of the catalog: whoever has one
+and the old recovery key opens it as before. After a compromise the answer is
+new keys, not a new wrapping. The tokens keep the old recovery key until they are
+initialised with the new one (restore --init).`,
+		Example: `  hsmbackup dkek rekey --share old.pbe --new-share new.pbe --why routine
+  hsmbackup dkek rekey --share alice.txt --share bob.txt --new-share dora.txt --new-share emil.txt
+  hsmbackup dkek rekey DENK0404144 --share old.pbe,password=prompt --new-share new.pbe,password=prompt`,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.rekey(cmd.Context(), o, args) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.newShares, "new-share", nil, "`FILE[,password=SOURCE]` with a share of the new recovery key, as --share")
+	f.StringVar(&o.why, "why", "", "`REASON` for the log: routine, custodian-left, compromise, or in your words")
+	uses(cmd, useCatalog, useShare, useYes, useWho)
+	return cmd
+}
+
+func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
+	switch {
+	case len(a.flags.shareArgs) == 0:
+		return usagef("", "the shares of the old recovery key are missing: --share FILE for each")
+	case len(o.newShares) == 0:
+		return usagef("`hsmbackup dkek create` makes them", "the shares of the new recovery key are missing: --new-share FILE for each")
+	}
+	next, err := a.parseNewShares(o.newShares)
+	if err != nil {
+		return err
+	}
+	cat, err := a.existingCatalog()
+	if err != nil {
+		return err
+	}
+	if cat == nil {
+		return a.noCatalog()
+	}
+	defer closeCatalog(cat)
+	list, err := snapshots(cat, names)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+	}
+	if o.why, err = a.askWhy(ctx, o.why); err != nil {
+		return err
+	}
+	a.note("private keys are open in this computer's memory while they are sealed anew")
+	from, shares, err := a.openKey(ctx)
+	if err != nil {
+		return err
+	}
+	defer from.Wipe()
+	wipeShares(shares)
+	to, shares, err := a.openKeyOf(ctx, next)
+	if err != nil {
+		return err
+	}
+	defer to.Wipe()
+	wipeShares(shares)
+	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: program(), Progress: a.steps})
+	a.progress.Close()
+	if err != nil {
+		return err
+	}
+	left := r.Left()
+	if r.Any() {
+		a.changed = true
+		a.recordRekey(cat, r, o.why, left)
+		if r.Head, err = cat.Head(); err != nil {
+			return err
+		}
+	}
+	return a.printRekey(r, o.why, left)
+}
+
+// parseNewShares reads --new-share as the other shares were read.
+func (a *app) parseNewShares(texts []string) ([]shareArg, error) {
+	var list []shareArg
+	for _, text := range texts {
+		s, err := a.parseShare("--new-share", text)
+		if err != nil {
+			return nil, err
+		}
+		a.dropEnvironment(s.password)
+		list = append(list, s)
+	}
+	return withSheets(list)
+}
+
+// openKeyOf is openKey for other shares than those of --share.
+func (a *app) openKeyOf(ctx context.Context, args []shareArg) (*dkek.Key, []*dkek.Share, error) {
+	before := a.flags.shareArgs
+	a.flags.shareArgs = args
+	defer func() { a.flags.shareArgs = before }()
+	return a.openKey(ctx)
+}
+
+// askWhy asks for the reason, and says what follows from it.
+func (a *app) askWhy(ctx context.Context, why string) (string, error) {
+	if why == "" {
+		line, err := a.tty.ReadLine(ctx, "why a new recovery key? (routine, custodian-left, compromise, or in your words):")
+		switch {
+		case errors.Is(err, terminal.ErrNone):
+			return "", usagef("give --why routine, custodian-left, compromise, or in your words", "there is no terminal to ask why")
+		case err != nil:
+			return "", err
+		}
+		if why = strings.TrimSpace(line); why == "" {
+			return "", usagef("", "a reason is needed: routine, custodian-left, compromise, or in your words")
+		}
+	}
+	switch why {
+	case whyLeft:
+		a.note("old snapshots and all copies of the catalog stay open to the old recovery key: whoever kept enough old parts and has a copy opens them as before. Destroy the old parts and the copies that you can reach")
+	case whyCompromise:
+		a.note("after a compromise the answer is new keys, not a new wrapping: whoever has the old recovery key and a copy of the catalog has the keys themselves, whatever they are wrapped under now")
+		a.next("`hsmbackup rotate` makes successors of the keys, on a token with the new recovery key; then take the old ones out of use: authorized_keys, certificates, revocation lists")
+		if err := a.ask(ctx, "Re-key all the same, for what must go on until then?"); err != nil {
+			return "", err
+		}
+	}
+	return why, nil
+}
+
+// recordRekey leaves the ceremony in the log.
+func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, left []string) {
+	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: r.Retired, Outcome: "done"}
+	if len(left) > 0 {
+		c.Outcome = "left: " + strings.Join(left, "; ")
+	}
+	a.ceremony(cat, c)
+}
+
+type jsonRekey struct {
+	OldKCV    string                `json:"old_kcv"`
+	KCV       string                `json:"kcv"`
+	Why       string                `json:"why"`
+	Snapshots []jsonRekeyedSnapshot `json:"snapshots"`
+	// Retired are part sets of the old recovery key that nothing needs any more.
+	Retired []string `json:"retired"`
+	Head    string   `json:"head"`
+}
+
+// jsonRekeyedSnapshot is what became of one snapshot. ID is empty where nothing
+// of it was under the old recovery key; Before: an earlier run made it.
+type jsonRekeyedSnapshot struct {
+	ID     string         `json:"id"`
+	From   string         `json:"from"`
+	Token  string         `json:"token"`
+	Before bool           `json:"before"`
+	Keys   []jsonKeyProof `json:"keys"`
+	Left   []string       `json:"left"`
+}
+
+func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error {
+	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: head(r.Head)}
+	exits := exitSet{}
+	for _, s := range r.Snapshots {
+		j := jsonRekeyedSnapshot{From: s.From.ID, Token: s.From.Token.Serial, Before: s.Before, Keys: keyProofs(s.Keys), Left: []string{}}
+		if s.New != nil {
+			j.ID = s.New.ID
+		}
+		for _, l := range s.Left {
+			j.Left = append(j.Left, l.What+": "+l.Reason)
+		}
+		doc.Snapshots = append(doc.Snapshots, j)
+		if !s.Done() {
+			exits.add(exitIncomplete)
+		}
+		for _, k := range s.Keys {
+			if k.Damage {
+				exits.add(exitDamaged)
+			}
+		}
+	}
+	if a.flags.json {
+		if err := a.document(doc); err != nil {
+			return err
+		}
+		return exits.outcome(brief(left))
+	}
+	for _, s := range r.Snapshots {
+		a.printRekeyed(s)
+	}
+	if !r.Any() {
+		return exits.outcome("nothing is under the recovery key "+r.OldKCV+", which the shares of --share give; nothing was recorded", "`hsmbackup list` shows what the snapshots are under")
+	}
+	a.printf("recovery key %s in place of %s", r.KCV, r.OldKCV)
+	for _, set := range r.Retired {
+		a.printf("set %s of the old recovery key is retired: nothing needs it any more, and its parts stay valid", set)
+	}
+	a.printf("head: %s", head(r.Head))
+	a.next("the tokens still have the old recovery key: `hsmbackup restore --init` with the new shares sets one up anew")
+	return exits.outcome(brief(left))
+}
+
+func (a *app) printRekeyed(s backup.RekeyedSnapshot) {
+	switch {
+	case s.New == nil:
+		a.printf("snapshot %s of %s: nothing of it was re-keyed", s.From.ID, takenOf(s.From.Token.Serial))
+	case s.Before:
+		a.printf("snapshot %s of %s was made before, from %s", s.New.ID, takenOf(s.From.Token.Serial), s.New.Rekeyed.From.String()[:12])
+	default:
+		a.printf("snapshot %s of %s, made from %s", s.New.ID, takenOf(s.From.Token.Serial), s.From.ID)
+	}
+	var rows [][]string
+	for _, k := range s.Keys {
+		verdict := "NOT RE-KEYED: " + k.Reason
+		switch {
+		case k.Accepted:
+			verdict = k.Reason
+		case k.OK && k.Matched == string(dkek.MatchSelf):
+			verdict = "re-keyed, opened, agrees with itself"
+		case k.OK:
+			verdict = "re-keyed, opened, matches its " + k.Matched
+		}
+		rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+	}
+	a.table(rows)
+	for _, l := range s.Left {
+		a.printf("  %s: NOT RE-KEYED: %s", terminal.Printable(l.What), l.Reason)
+	}
+}
+
+// otherSnapshot says of shares that give another recovery key than a snapshot
+// needs which snapshot of the same token they open, if there is one: after a
+// re-keying both exist.
+func otherSnapshot(cat *store.Catalog, s *store.Snapshot, err error) error {
+	var mismatch *backup.KCVMismatchError
+	if !errors.As(err, &mismatch) || s.Adopted {
+		return err
+	}
+	other, findErr := backup.Under(cat, s.Token.Serial, mismatch.Got.String())
+	if findErr != nil || other == nil {
+		return err
+	}
+	f := describe(err, false)
+	if r := s.Rekeyed; r != nil && r.OldKCV == mismatch.Got.String() {
+		f.message += fmt.Sprintf(" (re-keyed on %s)", r.Time.Format(time.DateOnly))
+	}
+	f.hints = append(f.hints, fmt.Sprintf("snapshot %s of the same token, backed up on %s, is under the recovery key %s: --from %s", other.ID, other.Taken.Format(time.DateOnly), mismatch.Got, other.ID))
+	return &f
+}
