@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,7 +38,7 @@ var update = flag.Bool("update", false, "write the transcripts of docs/ anew")
 //
 // Lines behind a command belong to it. «PIN», «SO-PIN» and «password» are there
 // from the start, and in the files PIN, SO and PW for commands that are not
-// shown.
+// shown; «STICK» is a folder on another file system, shown as /media/stick.
 type session struct {
 	name  string
 	steps []*step
@@ -129,6 +130,12 @@ func newStage(t *testing.T) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stick, err := os.MkdirTemp("/dev/shm", "hsmbackup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(stick) })
+	s.values["STICK"] = stick
 	s.env = []string{"HOME=" + s.dir, "PATH=" + os.Getenv("PATH"), "TERM=xterm", "LC_ALL=C.UTF-8", "DATA=" + data, "PCSCLITE_CSOCK_NAME=" + filepath.Join(s.dir, "no-pcscd")}
 	for file, name := range map[string]string{"PIN": "PIN", "SO": "SO-PIN", "PW": "password"} {
 		if err := os.WriteFile(filepath.Join(s.dir, file), []byte(s.values[name]+"\n"), 0o600); err != nil {
@@ -230,7 +237,7 @@ func (s *stage) longestFirst() []string {
 func play(t *testing.T, s *session) map[string]string {
 	t.Helper()
 	at := newStage(t)
-	steady := newSteady(at.dir)
+	steady := newSteady(at)
 	blocks := map[string]string{}
 	for _, step := range s.steps {
 		var b strings.Builder
@@ -264,13 +271,13 @@ func play(t *testing.T, s *session) map[string]string {
 // steady gives what changes from run to run a value that does not: the same
 // for the same, and one that looks like it.
 type steady struct {
-	dir    string
+	places *strings.Replacer
 	values map[string]string
 	counts map[string]int
 }
 
-func newSteady(dir string) *steady {
-	return &steady{dir, map[string]string{}, map[string]int{}}
+func newSteady(s *stage) *steady {
+	return &steady{strings.NewReplacer(s.dir, "/home/admin", s.values["STICK"], "/media/stick"), map[string]string{}, map[string]int{}}
 }
 
 var (
@@ -290,7 +297,7 @@ var (
 )
 
 func (s *steady) text(text string) string {
-	text = strings.ReplaceAll(text, s.dir, "/home/admin")
+	text = s.places.Replace(text)
 	text = softToken.ReplaceAllString(text, "")
 	text = sshKey.ReplaceAllString(text, "$1…")
 	text = s.each(text, keyCheck, "kcv", func(seed [32]byte, old string) string { return strings.ToUpper(hex.EncodeToString(seed[:8])) })
@@ -309,11 +316,13 @@ func (s *steady) text(text string) string {
 		if err != nil {
 			return old
 		}
-		days := int(at.Sub(now.Truncate(24*time.Hour)).Hours() / 24)
+		// The same distance in years and days.
+		years := at.Year() - now.Year()
+		days := int(math.Round(at.Sub(now.Truncate(24*time.Hour).AddDate(years, 0, 0)).Hours() / 24))
 		if days >= -1 && days <= 1 {
 			days = 0 // midnight may have passed meanwhile
 		}
-		return madeOn.AddDate(0, 0, days).Format(time.DateOnly)
+		return madeOn.AddDate(years, 0, days).Format(time.DateOnly)
 	})
 	text = clock.ReplaceAllStringFunc(text, func(old string) string { return old[:1] + "10:20:30"[:len(old)-1] })
 	text = lately.ReplaceAllString(text, "just now")
