@@ -21,6 +21,10 @@ type Options struct {
 	// SpendUse is asked before a proof spends one use of a key that has a use
 	// counter; nil is no.
 	SpendUse func(Key) bool
+	// Attach are files to be kept with the snapshot, beside those of the one
+	// before or in their place; Detach names those to be dropped.
+	Attach []store.Attachment
+	Detach []string
 	// Progress is told what is being done; nil is silence.
 	Progress func(what string, done, total int)
 	// Program is recorded with the snapshot.
@@ -75,6 +79,10 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if err != nil {
 		return nil, err
 	}
+	attached, lost, err := h.attachments(cat, inv.Serial, o)
+	if err != nil {
+		return nil, err
+	}
 	r := &Report{}
 	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
 	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
@@ -88,6 +96,7 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if r.Snapshot, err = photograph(ctx, card, inv, h, o); err != nil {
 		return nil, err
 	}
+	r.Snapshot.Attachments, r.Snapshot.Missing = attached, append(r.Snapshot.Missing, lost...)
 	// The token must be now what it was when it was read.
 	if again, err := Take(ctx, card); err != nil {
 		return nil, err

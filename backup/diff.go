@@ -30,8 +30,8 @@ type Difference struct {
 }
 
 // Diff says what changed from snapshot a to b: of the token first, then keys by
-// their references in b (those that are gone last), then files, then what was
-// left out of the snapshots. A key is recognised by its public key wherever it
+// their references in b (those that are gone last), then files, then
+// attachments, then what was left out of the snapshots. A key is recognised by its public key wherever it
 // is, one without by its check value, else by its reference. A blob that was
 // exported anew is no difference by itself: each is random.
 func Diff(a, b *store.Snapshot) []Difference {
@@ -39,6 +39,7 @@ func Diff(a, b *store.Snapshot) []Difference {
 	d.token(&a.Token, &b.Token)
 	d.keys(a.Keys, b.Keys)
 	d.files(a.Files, b.Files)
+	d.attachments(a.Attachments, b.Attachments)
 	d.gaps(a.Missing, b.Missing)
 	return d
 }
@@ -313,6 +314,25 @@ func (d *differences) files(a, b []store.File) {
 			d.add(what, DiffChanged, "%s", []string{"now kept in clear", "now sealed under the recovery key"}[boolInt(p.b.Sealed)])
 		case !bytes.Equal(p.a.Content, p.b.Content):
 			d.add(what, DiffChanged, "another content of %d bytes, before %d", len(p.b.Content), len(p.a.Content))
+		}
+	}
+}
+
+func (d *differences) attachments(a, b []store.Attachment) {
+	in := func(list []store.Attachment, name string) int {
+		return slices.IndexFunc(list, func(at store.Attachment) bool { return at.Name == name })
+	}
+	for _, at := range b {
+		switch i := in(a, at.Name); {
+		case i < 0:
+			d.add("attachment "+at.Name, DiffAdded, "%d bytes", len(at.Content))
+		case !bytes.Equal(a[i].Content, at.Content):
+			d.add("attachment "+at.Name, DiffChanged, "another content of %d bytes, before %d", len(at.Content), len(a[i].Content))
+		}
+	}
+	for _, at := range a {
+		if in(b, at.Name) < 0 {
+			d.add("attachment "+at.Name, DiffRemoved, "%d bytes", len(at.Content))
 		}
 	}
 }

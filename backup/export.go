@@ -105,6 +105,7 @@ func newBundle(s *store.Snapshot, o ExportOptions) (*bundle, error) {
 	if err := b.addFiles(s); err != nil {
 		return nil, err
 	}
+	b.addAttachments(s)
 	for _, gap := range s.Missing {
 		b.guide.leave(gap.What, gap.Reason)
 	}
@@ -409,6 +410,19 @@ func (b *bundle) addFiles(s *store.Snapshot) error {
 		b.guide.addObject(described[fid])
 	}
 	return nil
+}
+
+// addAttachments adds the files that were kept with the snapshot.
+func (b *bundle) addAttachments(s *store.Snapshot) {
+	for _, at := range s.Attachments {
+		if at.Damage != "" {
+			b.guide.leave("attachment "+at.Name, "damaged in the catalog")
+			continue
+		}
+		b.manifest.Attached = append(b.manifest.Attached, exportAttachment{
+			Name: at.Name, Added: at.Added.UTC().Format(time.RFC3339), Content: b.body("attachments/"+at.Name, at.Content),
+		})
+	}
 }
 
 // writeFolder writes the files of an export. A test makes a step fail.

@@ -21,15 +21,22 @@ const (
 // exportManifest is manifest.json: everything of the snapshot but the bodies,
 // and where those are. docs/format.md, "Export folder".
 type exportManifest struct {
-	Format   int            `json:"format"`
-	Program  string         `json:"program"`
-	Snapshot exportSnapshot `json:"snapshot"`
-	Token    exportToken    `json:"token"`
-	Keys     []exportKey    `json:"keys"`
-	EFs      []exportEF     `json:"files"`
-	Missing  []store.Gap    `json:"missing"`
-	Left     []store.Gap    `json:"not_restored"`
-	Files    []exportSum    `json:"sums"`
+	Format   int                `json:"format"`
+	Program  string             `json:"program"`
+	Snapshot exportSnapshot     `json:"snapshot"`
+	Token    exportToken        `json:"token"`
+	Keys     []exportKey        `json:"keys"`
+	EFs      []exportEF         `json:"files"`
+	Attached []exportAttachment `json:"attachments,omitempty"`
+	Missing  []store.Gap        `json:"missing"`
+	Left     []store.Gap        `json:"not_restored"`
+	Files    []exportSum        `json:"sums"`
+}
+
+type exportAttachment struct {
+	Name    string      `json:"name"`
+	Added   string      `json:"added"`
+	Content *exportBody `json:"content"`
 }
 
 type exportSnapshot struct {

@@ -16,9 +16,15 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// formatVersion is the version of docs/format.md that this code writes. Older
-// ones are read for ever.
-const formatVersion = 1
+// Versions of docs/format.md. A new file is of formatVersion; what needs a
+// newer one raises it. All are read for ever.
+const (
+	formatVersion     = 1
+	formatAttachments = 2 // of a catalog: snapshots with attachments
+)
+
+// newestFormat is the version that this code knows, by the kind of file.
+var newestFormat = map[string]int{kindCatalog: formatAttachments, kindJournal: formatVersion}
 
 const (
 	bucketFormat = "format"
@@ -196,12 +202,29 @@ func readFormat(tx *bolt.Tx, kind string) error {
 		return fmt.Errorf("%w: no format version", ErrDamaged)
 	case v.Kind != kind:
 		return fmt.Errorf("%w: this is a %s, not a %s", ErrDamaged, v.Kind, kind)
-	case v.Version > formatVersion:
-		return fmt.Errorf("%w: format %d, this program knows up to %d: use a newer hsmbackup", ErrNewer, v.Version, formatVersion)
+	case v.Version > newestFormat[kind]:
+		return fmt.Errorf("%w: format %d, this program knows up to %d: use a newer hsmbackup", ErrNewer, v.Version, newestFormat[kind])
 	case v.Version < 1:
 		return fmt.Errorf("%w: format %d", ErrDamaged, v.Version)
 	}
 	return nil
+}
+
+// raiseFormat makes a file one of a version, unless it is of that or a newer
+// one already.
+func raiseFormat(tx *bolt.Tx, kind string, version int) error {
+	b, err := bucket(tx, bucketFormat)
+	if err != nil {
+		return err
+	}
+	var v format
+	if _, err := getChecked(b, bucketFormat, keyFormat, &v); err != nil {
+		return fmt.Errorf("%w: format: %v", ErrDamaged, err)
+	}
+	if v.Version >= version {
+		return nil
+	}
+	return putChecked(b, bucketFormat, keyFormat, format{Kind: kind, Version: version})
 }
 
 // Close closes the file; further use gives an error. It may be called twice.

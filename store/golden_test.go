@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,28 +15,32 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var writeGolden = flag.Bool("write-golden", false, "make the golden catalog of the present format version, where there is none")
+var writeGolden = flag.Bool("write-golden", false, "make the golden catalogs that are not there")
 
 const goldenDir = "../testdata/catalog"
 
+// golden are the catalogs of each format version, and what makes them.
+var golden = map[string]func(t testing.TB) (path string){"v1": filled, "v2": filledWithAttachments}
+
 // A catalog of each format version is read for ever, byte for byte the same.
 func TestGolden(t *testing.T) {
-	path := filepath.Join(goldenDir, "v1.db")
-	if *writeGolden {
+	for version, filled := range golden {
+		t.Run(version, func(t *testing.T) { testGolden(t, version, filled) })
+	}
+}
+
+func testGolden(t *testing.T, version string, filled func(testing.TB) string) {
+	path := filepath.Join(goldenDir, version+".db")
+	if _, err := os.Stat(path); *writeGolden && errors.Is(err, fs.ErrNotExist) {
 		made := filled(t)
 		b, err := os.ReadFile(made)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-		if err != nil {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		if _, err := f.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(goldenDir, "v1.txt"), []byte(dump(t, made)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(goldenDir, version+".txt"), []byte(dump(t, made)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,7 +58,7 @@ func TestGolden(t *testing.T) {
 
 	// And the stored bytes are those of the description, dumped when the file
 	// was made.
-	want, err := os.ReadFile(filepath.Join(goldenDir, "v1.txt"))
+	want, err := os.ReadFile(filepath.Join(goldenDir, version+".txt"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,6 +134,28 @@ func filled(t testing.TB) (path string) {
 	return c.Path()
 }
 
+// withAttachments is a snapshot that has some, one of them empty.
+func withAttachments(serial, extra string) *Snapshot {
+	s := sampleSnapshot(serial, extra)
+	added := time.Date(2026, 3, 2, 8, 0, 0, 9, time.FixedZone("CET", 3600))
+	s.Attachments = []Attachment{{Name: "revoked.krl", Added: added, Content: []byte("SSHKRL\n of " + extra)}, {Name: "serial", Added: added, Content: []byte{}}}
+	return s
+}
+
+// filledWithAttachments is filled, and a snapshot with attachments.
+func filledWithAttachments(t testing.TB) (path string) {
+	t.Helper()
+	c := newCatalog(t)
+	fill(t, c)
+	if err := c.AddSnapshot(context.Background(), withAttachments("DENK0100002", "three")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return c.Path()
+}
+
 // state is all that reading a catalog gives.
 type state struct {
 	Snapshots []*Snapshot

@@ -21,6 +21,8 @@ type manifest struct {
 	Files    []manifestEF  `json:"files"`
 	Missing  []Gap         `json:"missing"`
 	Rekeyed  *Rekeyed      `json:"rekeyed,omitempty"`
+
+	Attachments []manifestAttachment `json:"attachments,omitempty"`
 }
 
 type manifestToken struct {
@@ -74,6 +76,12 @@ type manifestEF struct {
 	Sealed  bool       `json:"sealed"`
 }
 
+type manifestAttachment struct {
+	Name    string     `json:"name"`
+	Added   time.Time  `json:"added"`
+	Content *reference `json:"content"`
+}
+
 // reference points to a record.
 type reference struct {
 	SHA256 Hash `json:"sha256"`
@@ -89,7 +97,7 @@ type slot struct {
 }
 
 // slots pairs the bodies of a snapshot with the references of its manifest;
-// both have the same numbers of keys and files.
+// both have the same numbers of keys, files and attachments.
 func slots(s *Snapshot, m *manifest) []slot {
 	list := []slot{
 		{"device certificate", &s.Token.Certificate, &m.Token.Certificate, nil},
@@ -109,6 +117,10 @@ func slots(s *Snapshot, m *manifest) []slot {
 	}
 	for i := range s.Files {
 		list = append(list, slot{"file " + s.Files[i].FID, &s.Files[i].Content, &m.Files[i].Content, &s.Files[i].Damage})
+	}
+	for i := range s.Attachments {
+		at, w := &s.Attachments[i], &m.Attachments[i]
+		list = append(list, slot{"attachment " + at.Name, &at.Content, &w.Content, &at.Damage})
 	}
 	return list
 }
@@ -153,6 +165,9 @@ func newManifest(s *Snapshot) (*manifest, map[Hash][]byte, error) {
 	for i, f := range s.Files {
 		m.Files[i] = manifestEF{FID: strings.ToLower(f.FID), Sealed: f.Sealed}
 	}
+	for _, at := range s.Attachments {
+		m.Attachments = append(m.Attachments, manifestAttachment{Name: at.Name, Added: seconds(at.Added)})
+	}
 	records := map[Hash][]byte{}
 	for _, sl := range slots(s, m) {
 		if *sl.body == nil {
@@ -163,12 +178,18 @@ func newManifest(s *Snapshot) (*manifest, map[Hash][]byte, error) {
 		*sl.ref = &reference{SHA256: h, Size: len(*sl.body)}
 	}
 	// A file that is listed exists: nil content is empty content.
-	for i := range m.Files {
-		if m.Files[i].Content == nil {
+	exists := func(content **reference) {
+		if *content == nil {
 			h := HashOf(nil)
 			records[h] = []byte{}
-			m.Files[i].Content = &reference{SHA256: h}
+			*content = &reference{SHA256: h}
 		}
+	}
+	for i := range m.Files {
+		exists(&m.Files[i].Content)
+	}
+	for i := range m.Attachments {
+		exists(&m.Attachments[i].Content)
 	}
 	return m, records, nil
 }
@@ -215,6 +236,24 @@ func (s *Snapshot) validate() error {
 			return fmt.Errorf("snapshot: file %s twice", fid)
 		}
 		fids[fid] = true
+	}
+	names := map[string]bool{}
+	for _, at := range s.Attachments {
+		name := strings.ToLower(at.Name)
+		switch {
+		case !IsAttachmentName(at.Name):
+			return fmt.Errorf("snapshot: attachment name %q", at.Name)
+		case names[name]:
+			return fmt.Errorf("snapshot: attachment %s twice", at.Name)
+		case len(at.Content) > MaxAttachment:
+			return fmt.Errorf("snapshot: attachment %s has %d bytes, at most %d are kept", at.Name, len(at.Content), MaxAttachment)
+		case at.Added.IsZero():
+			return fmt.Errorf("snapshot: attachment %s has no date", at.Name)
+		}
+		names[name] = true
+	}
+	if n := len(s.Attachments); n > MaxAttachments {
+		return fmt.Errorf("snapshot: %d attachments, at most %d are kept", n, MaxAttachments)
 	}
 	return nil
 }
@@ -265,6 +304,9 @@ func (m *manifest) snapshot(h Hash) *Snapshot {
 	}
 	for _, f := range m.Files {
 		s.Files = append(s.Files, File{FID: f.FID, Sealed: f.Sealed})
+	}
+	for _, at := range m.Attachments {
+		s.Attachments = append(s.Attachments, Attachment{Name: at.Name, Added: at.Added.UTC()})
 	}
 	return s
 }

@@ -28,6 +28,8 @@ type Snapshot struct {
 	Keys     []Key
 	Files    []File
 	Missing  []Gap
+	// Attachments belong to the keys and were never on the token.
+	Attachments []Attachment
 	// Rekeyed is set where the snapshot was made from another one of the
 	// catalog; Taken is still when the token was read.
 	Rekeyed *Rekeyed
@@ -106,4 +108,34 @@ type File struct {
 type Gap struct {
 	What   string `json:"what"`
 	Reason string `json:"reason"`
+}
+
+// Bounds of attachments.
+const (
+	MaxAttachment  = 1 << 20 // bytes of one
+	MaxAttachments = 32      // of a snapshot
+)
+
+// Attachment is a file of somebody's that is kept with a snapshot, such as a
+// revocation list of a CA. It is in clear: no place for a secret.
+type Attachment struct {
+	Name    string    // as IsAttachmentName says; each once, whatever the case
+	Added   time.Time // UTC, whole seconds
+	Content []byte
+	Damage  string // as of a Key
+}
+
+// IsAttachmentName takes ASCII letters, digits, "_", "-" and ".", at most 100
+// of them, of which the first is a letter or a digit: what every file system and
+// shell takes as it is.
+func IsAttachmentName(name string) bool {
+	for i, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i > 0 && (c == '_' || c == '-' || c == '.'):
+		default:
+			return false
+		}
+	}
+	return name != "" && len(name) <= 100
 }

@@ -387,3 +387,95 @@ func TestHashText(t *testing.T) {
 		}
 	}
 }
+
+// versionOf is the format version that a catalog says it is of.
+func versionOf(t *testing.T, c *Catalog) (v format) {
+	t.Helper()
+	err := c.view(func(tx *bolt.Tx) error {
+		_, err := getChecked(tx.Bucket([]byte(bucketFormat)), bucketFormat, keyFormat, &v)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Attachments read back, share their bodies with other snapshots, and make the
+// file one that a program which knows none of them refuses; damage of one is
+// its own.
+func TestAttachments(t *testing.T) {
+	c := newCatalog(t)
+	if err := c.AddSnapshot(context.Background(), sampleSnapshot("DENK0100001", "one")); err != nil {
+		t.Fatal(err)
+	}
+	if v := versionOf(t, c); v.Version != 1 {
+		t.Errorf("a catalog without attachments is of format %d", v.Version)
+	}
+	for _, serial := range []string{"DENK0100001", "DENK0100002"} {
+		want := withAttachments(serial, "one")
+		if err := c.AddSnapshot(context.Background(), want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Snapshot(want.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range want.Attachments {
+			want.Attachments[i].Added = seconds(want.Attachments[i].Added)
+		}
+		requireSame(t, got.Attachments, want.Attachments)
+	}
+	if v := versionOf(t, c); v.Version != 2 || v.Kind != kindCatalog {
+		t.Errorf("%+v", v)
+	}
+	requireClean(t, c)
+	if err := c.AddSnapshot(context.Background(), sampleSnapshot("DENK0100001", "two")); err != nil {
+		t.Fatal(err)
+	}
+	if v := versionOf(t, c); v.Version != 2 {
+		t.Errorf("it went back to format %d", v.Version)
+	}
+	path := c.Path()
+	c.Close()
+	h := HashOf([]byte("SSHKRL\n of one"))
+	raw(t, path, func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketRecords)).Put(h[:], []byte("changed")) })
+	c = reopen(t, path, false)
+	got, err := c.Snapshot("DENK0100002")
+	if !errors.Is(err, ErrDamaged) || len(got.Attachments) != 2 || got.Attachments[0].Damage == "" || got.Attachments[0].Content != nil || got.Attachments[1].Damage != "" {
+		t.Errorf("%+v, %v", got.Attachments, err)
+	}
+	if got.Keys[0].Damage != "" {
+		t.Error("damage of an attachment is taken for a key's")
+	}
+	found, err := c.Verify()
+	if err != nil || len(found) != 2 || !strings.Contains(found[0].String(), "attachment revoked.krl") {
+		t.Errorf("%v, %v", found, err)
+	}
+}
+
+func TestAttachmentsReject(t *testing.T) {
+	now := time.Now()
+	many := make([]Attachment, MaxAttachments+1)
+	for i := range many {
+		many[i] = Attachment{Name: fmt.Sprintf("f%d", i), Added: now}
+	}
+	for says, list := range map[string][]Attachment{
+		`name ""`:         {{Added: now}},
+		`name "../x"`:     {{Name: "../x", Added: now}},
+		`name ".hidden"`:  {{Name: ".hidden", Added: now}},
+		`name "a b"`:      {{Name: "a b", Added: now}},
+		`name "-rf"`:      {{Name: "-rf", Added: now}},
+		"name \"ü\"":      {{Name: "ü", Added: now}},
+		"CRL twice":       {{Name: "crl", Added: now}, {Name: "CRL", Added: now}},
+		"at most 1048576": {{Name: "crl", Added: now, Content: make([]byte, MaxAttachment+1)}},
+		"no date":         {{Name: "crl"}},
+		"33 attachments":  many,
+	} {
+		s := sampleSnapshot("DENK0100001", "one")
+		s.Attachments = list
+		if err := newCatalog(t).AddSnapshot(context.Background(), s); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", says, err)
+		}
+	}
+}

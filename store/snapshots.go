@@ -52,6 +52,11 @@ func (c *Catalog) AddSnapshot(ctx context.Context, s *Snapshot) error {
 		if err := putSnapshot(tx, hash, value, records); err != nil {
 			return err
 		}
+		if len(m.Attachments) > 0 {
+			if err := raiseFormat(tx, kindCatalog, formatAttachments); err != nil {
+				return err
+			}
+		}
 		if _, err := appendEntry(tx, KindSnapshot, c.program, c.now(), SnapshotAdded{
 			ID: snapshotID(hash), Hash: hash, Serial: m.Token.Serial,
 		}); err != nil {
@@ -367,6 +372,11 @@ func readManifest(tx *bolt.Tx, h Hash) (*manifest, error) {
 	for _, f := range m.Files {
 		if f.Content == nil {
 			return nil, fmt.Errorf("its manifest names no content for file %s", f.FID)
+		}
+	}
+	for _, at := range m.Attachments {
+		if at.Content == nil {
+			return nil, fmt.Errorf("its manifest names no content for attachment %s", at.Name)
 		}
 	}
 	return &m, nil

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 
 func newBackupCommand(a *app) *cobra.Command {
 	var noProof bool
+	var attach, detach []string
 	cmd := &cobra.Command{
 		Use:   "backup",
 		Short: "export every key into the catalog and prove that it comes back",
@@ -26,14 +30,29 @@ proven by round trip: the token unwraps it to a free place, original and copy
 answer the same question, and the copy is deleted. Private keys never leave the
 token in clear, and the recovery key is not needed.
 
+With --attach a file is kept with the snapshot, such as the revocation list of a
+CA whose key is on the token. Later backups go on with it until --attach brings
+another of its name or --detach drops it; export writes it out. It stands in the
+catalog in clear: what looks like a private key or a share is refused.
+
 The catalog is made if there is none. At the end stand six words: kept
 elsewhere, they tell an older or altered catalog from this one (check --head).`,
 		Example: `  hsmbackup backup
   hsmbackup backup --token DENK0404144 --pin file:PIN
+  hsmbackup backup --attach revoked.krl --attach ca-serial
   hsmbackup backup --no-proof`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.backup(cmd.Context(), noProof) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o := backup.Options{NoProof: noProof, Detach: detach}
+			var err error
+			if o.Attach, err = readAttachments(attach, detach); err != nil {
+				return err
+			}
+			return a.backup(cmd.Context(), o)
+		},
 	}
+	cmd.Flags().StringArrayVar(&attach, "attach", nil, "keep `FILE` with the snapshot, under its name; repeat for several")
+	cmd.Flags().StringArrayVar(&detach, "detach", nil, "drop the attachment of that `NAME`; repeat for several")
 	cmd.Flags().BoolVar(&noProof, "no-proof", false, "leave the round trip out; the keys stay unproven")
 	uses(cmd, useCatalog, useToken, useConfirm, useYes)
 	return cmd
@@ -44,7 +63,41 @@ const headWords = 6
 
 func head(e store.Entry) string { return strings.Join(words.Encode(e.Hash[:], headWords), " ") }
 
-func (a *app) backup(ctx context.Context, noProof bool) error {
+// readAttachments reads the files of --attach.
+func readAttachments(files, detach []string) ([]store.Attachment, error) {
+	var list []store.Attachment
+	for _, file := range files {
+		name := filepath.Base(file)
+		if slices.ContainsFunc(detach, func(d string) bool { return strings.EqualFold(d, name) }) {
+			return nil, usagef("", "%s is both attached and detached", name)
+		}
+		if slices.ContainsFunc(list, func(at store.Attachment) bool { return strings.EqualFold(at.Name, name) }) {
+			return nil, usagef("", "two files of the name %s: an attachment goes by its name", name)
+		}
+		info, err := os.Stat(file)
+		switch {
+		case err != nil:
+			return nil, err
+		case !info.Mode().IsRegular():
+			return nil, failf("attachment-file", "", "%s is not a file", file)
+		case info.Size() > store.MaxAttachment:
+			return nil, failf("attachment-size", "an archive of its own is the place for it", "%s has %d bytes; at most %d are kept with a snapshot", file, info.Size(), store.MaxAttachment)
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		at, err := backup.NewAttachment(name, content)
+		if err != nil {
+			clear(content) // it may be a secret
+			return nil, err
+		}
+		list = append(list, at)
+	}
+	return list, nil
+}
+
+func (a *app) backup(ctx context.Context, o backup.Options) error {
 	path, err := a.catalogPath()
 	if err != nil {
 		return err
@@ -70,7 +123,8 @@ func (a *app) backup(ctx context.Context, noProof bool) error {
 		}
 	}
 	a.changed = missing
-	r, err := backup.Run(ctx, t.card, cat, backup.Options{NoProof: noProof, SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.steps, program()
+	r, err := backup.Run(ctx, t.card, cat, o)
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -96,6 +150,7 @@ func (a *app) backup(ctx context.Context, noProof bool) error {
 		}
 	} else {
 		a.printKeys(r.Keys)
+		a.printAttachments(r.Snapshot.Attachments)
 		for _, m := range r.Snapshot.Missing {
 			a.printf("  not kept: %s: %s", m.What, m.Reason)
 		}
@@ -181,10 +236,12 @@ type jsonBackup struct {
 	Keys     []jsonKey    `json:"keys"`
 	Missing  []store.Gap  `json:"missing"`
 	Head     string       `json:"head"`
+
+	Attachments []jsonAttachment `json:"attachments,omitempty"`
 }
 
 func backupDocument(r *backup.Report) jsonBackup {
-	doc := jsonBackup{Snapshot: snapshotDocument(r.Snapshot), Keys: []jsonKey{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head)}
+	doc := jsonBackup{Snapshot: snapshotDocument(r.Snapshot), Keys: []jsonKey{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head), Attachments: attachmentDocuments(r.Snapshot.Attachments)}
 	for _, k := range r.Keys {
 		doc.Keys = append(doc.Keys, keyDocument(k))
 	}

@@ -163,6 +163,37 @@ type jsonShown struct {
 	Contents []jsonShownKey `json:"contents"`
 	Files    []string       `json:"files"`
 	Missing  []store.Gap    `json:"missing"`
+
+	Attachments []jsonAttachment `json:"attachments,omitempty"`
+	attachments []store.Attachment
+}
+
+// jsonAttachment is a file that was kept with a snapshot; damage, if any, says
+// why it cannot be had any more.
+type jsonAttachment struct {
+	Name   string `json:"name"`
+	Size   int    `json:"size"`
+	SHA256 string `json:"sha256"`
+	Added  string `json:"added"`
+	Damage string `json:"damage,omitempty"`
+}
+
+func attachmentDocuments(list []store.Attachment) []jsonAttachment {
+	var out []jsonAttachment
+	for _, at := range list {
+		out = append(out, jsonAttachment{at.Name, len(at.Content), store.HashOf(at.Content).String(), at.Added.UTC().Format(time.RFC3339), at.Damage})
+	}
+	return out
+}
+
+func (a *app) printAttachments(list []store.Attachment) {
+	for _, at := range list {
+		if at.Damage != "" {
+			a.printf("  attached %s: DAMAGED: %s", at.Name, at.Damage)
+			continue
+		}
+		a.printf("  attached %s, %s, since %s", at.Name, count(len(at.Content), "byte"), at.Added.UTC().Format(time.DateOnly))
+	}
 }
 
 func shownKey(k store.Key) jsonShownKey {
@@ -196,6 +227,7 @@ func (a *app) show(names []string, ssh bool) error {
 		shown := jsonShown{
 			jsonSnapshot: snapshotDocument(s), Label: s.Token.Label, Firmware: s.Token.Firmware, Software: s.Token.Software, Options: s.Token.Options,
 			Contents: []jsonShownKey{}, Files: []string{}, Missing: append([]store.Gap{}, s.Missing...),
+			Attachments: attachmentDocuments(s.Attachments), attachments: s.Attachments,
 		}
 		origins, err := backup.Origins(cat, s)
 		if err != nil {
@@ -265,6 +297,7 @@ func (a *app) printSnapshot(s jsonShown) {
 	if len(s.Files) > 0 {
 		a.printf("  files %s", strings.Join(s.Files, " "))
 	}
+	a.printAttachments(s.attachments)
 	for _, m := range s.Missing {
 		a.printf("  NOT KEPT: %s: %s", m.What, m.Reason)
 	}

@@ -116,7 +116,7 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// newer FILE makes a catalog one of the next format version (docs/format.md: a
+// newer FILE makes a catalog one of a format version to come (docs/format.md: a
 // checked value is SHA-256 of bucket, key and payload, then the payload).
 func newer(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
@@ -124,7 +124,7 @@ func newer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	b := []byte(ts.ReadFile(args[0]))
 	payload := []byte(`{"kind":"catalog","version":1}`)
-	changed := bytes.Replace(payload, []byte(":1}"), []byte(":2}"), 1)
+	changed := bytes.Replace(payload, []byte(":1}"), []byte(":3}"), 1)
 	value := func(payload []byte) []byte {
 		sum := sha256.Sum256(append([]byte("format\x00version\x00"), payload...))
 		return append(sum[:], payload...)
