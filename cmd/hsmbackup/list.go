@@ -100,19 +100,34 @@ func snapshotDocument(s *store.Snapshot) jsonSnapshot {
 }
 
 func newShowCommand(a *app) *cobra.Command {
-	var ssh bool
+	var o showOptions
 	cmd := &cobra.Command{
 		Use:   "show [SNAPSHOT...]",
 		Short: "show what a snapshot holds",
 		Long: `Shows the token and the keys of a snapshot: named by its ID or the beginning of
 it, by a token's serial (its newest), or "latest". Without one, the newest of
-each token.`,
+each token.
+
+With --ssh it prints lines for OpenSSH and nothing else: public keys as for
+authorized_keys, with --ssh=ca those that make a key a certificate authority for
+hosts and users, with --ssh=config those that make ssh look on the token. SSH
+knows RSA keys and those on P-256, P-384 and P-521.`,
 		Example: `  hsmbackup show
   hsmbackup show latest --ssh          the SSH public key lines
+  hsmbackup show latest --ssh=ca --key 'SSH CA'
+  hsmbackup show latest --ssh=config
   hsmbackup show DENK0404144`,
-		RunE: func(_ *cobra.Command, args []string) error { return a.show(args, ssh) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if err := o.check(args); err != nil {
+				return err
+			}
+			return a.show(args, o)
+		},
 	}
-	cmd.Flags().BoolVar(&ssh, "ssh", false, "print the SSH public key lines and nothing else")
+	cmd.Flags().StringVar(&o.ssh, "ssh", "", "print `lines` for OpenSSH and nothing else: public keys, with =ca for a certificate authority, with =config for ssh_config")
+	cmd.Flags().Lookup("ssh").NoOptDefVal = sshKeys
+	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "with --ssh: only this `KEY`, by its reference, ID or label; repeat for several")
+	cmd.Flags().StringVar(&o.module, "module", "", "with --ssh=config: the `PATH` of the PKCS#11 module (default: OpenSC's, where its packages put it)")
 	uses(cmd, useCatalog)
 	return cmd
 }
@@ -207,7 +222,7 @@ func shownKey(k store.Key) jsonShownKey {
 	return out
 }
 
-func (a *app) show(names []string, ssh bool) error {
+func (a *app) show(names []string, o showOptions) error {
 	cat, err := a.needCatalog()
 	if err != nil {
 		return err
@@ -246,14 +261,8 @@ func (a *app) show(names []string, ssh bool) error {
 	switch {
 	case a.flags.json:
 		return a.document(doc)
-	case ssh:
-		for _, s := range doc.Snapshots {
-			for _, k := range s.Contents {
-				if k.SSH != "" {
-					a.printf("%s", terminal.Printable(k.SSH))
-				}
-			}
-		}
+	case o.ssh != sshNothing:
+		return a.printSSH(o, doc.Snapshots)
 	default:
 		for _, s := range doc.Snapshots {
 			a.printSnapshot(s)

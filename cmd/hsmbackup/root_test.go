@@ -83,6 +83,7 @@ func TestExamples(t *testing.T) {
 				if !ok {
 					continue
 				}
+				name, _, _ = strings.Cut(name, "=")
 				if found.Flags().Lookup(name) == nil && found.InheritedFlags().Lookup(name) == nil {
 					t.Errorf("%s: example %q: no flag --%s", cmd.CommandPath(), line, name)
 				}
