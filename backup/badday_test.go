@@ -432,8 +432,9 @@ func TestFirmware31(t *testing.T) {
 	}
 }
 
-// An HSM 1 takes no RSA-4096 and no AES: the plan names them, the rest is
-// restored.
+// An HSM 1 takes no RSA-4096, no AES and, as it is said, no file of more than 256
+// bytes: the plan names what does not fit, the rest is restored, and of what the
+// token refuses nothing stays.
 func TestOldTokenAsTarget(t *testing.T) {
 	ctx := context.Background()
 	cat := newCatalog(t)
@@ -441,49 +442,112 @@ func TestOldTokenAsTarget(t *testing.T) {
 	share := newShare(t, 1)
 	initToken(t, card, cat, share)
 	importRSA4096(t, card, share, 1)
-	generate(t, card, 2, "P-256", "two", []byte{2})
+	generate(t, card, 2, "P-256", "a long request", []byte{2})
 	if err := card.GenerateAES(ctx, 3, 128, []byte{0x10, 0x11, 0x92}); err != nil {
 		t.Fatal(err)
 	}
-	note := bytes.Repeat([]byte("note "), 100)
-	if err := card.WriteFile(ctx, 0xCF00, note); err != nil {
+	generate(t, card, 4, "P-256", "no request", []byte{4})
+	if err := card.DeleteFile(ctx, schsm.CertificateFile(4)); err != nil {
 		t.Fatal(err)
+	}
+	short, long := bytes.Repeat([]byte("note "), 50), bytes.Repeat([]byte("note "), 100)
+	for f, content := range map[schsm.FID][]byte{0xCF00: short, 0xCF01: long, 0xCD02: short, 0xCD03: long} {
+		if err := card.WriteFile(ctx, f, content); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r, err := Run(ctx, card, cat, Options{})
 	if err != nil || !r.Complete() {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	_, old := newToken(t, "2.6", "SOFT0100001")
-	initToken(t, old, cat, share)
-	report := restoreAll(t, old, cat, r.Snapshot)
-	want := []Action{DoesNotFit, New, DoesNotFit}
-	for i, item := range report.Plan.Items {
-		if item.Action != want[i] || (item.Action == DoesNotFit) != strings.Contains(item.Reason, "2.6") || report.Keys[i].OK != (want[i] == New) {
-			t.Errorf("key %d: %s, %s, %+v", i+1, item.Action, item.Reason, report.Keys[i])
+	if n := len(r.Snapshot.Keys[1].Certificate); n <= 256 {
+		t.Fatalf("a request of %d bytes is no test", n)
+	}
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := func(s *store.Snapshot, serial string) (*RestoreReport, *Inventory) {
+		t.Helper()
+		_, old := newTokenWith(t, softtoken.Options{Firmware: "2.6", Serial: serial, MaxFile: 256})
+		initToken(t, old, cat, share)
+		o := RestoreOptions{Journal: cat.Journal(), OpenData: key.OpenData}
+		var report *RestoreReport
+		for range 2 { // a second run finds nothing to mend
+			p, err := MakePlan(ctx, old, s, o)
+			if err != nil || p.Resumed {
+				t.Fatalf("resumed: %v, %v", p.Resumed, err)
+			}
+			if report, err = Restore(ctx, old, cat, p, o); err != nil || report.Complete() {
+				t.Fatalf("%+v, %v", report, err)
+			}
+			for i, item := range p.Items {
+				if report.Keys[i].OK != (item.Key.Reference == 4) {
+					t.Errorf("key %d: %s, %+v", item.Key.Reference, item.Action, report.Keys[i])
+				}
+			}
+		}
+		inv, err := Take(ctx, old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(inv.Keys) != 1 || inv.Keys[0].Label != "no request" || len(inv.Files) != 1 || !bytes.Equal(inv.Files[0].Content, short) || len(inv.Unread) != 1 || inv.Unread[0] != 0xCD02 {
+			t.Errorf("%s holds %+v, %+v, %v", serial, inv.Keys, inv.Files, inv.Unread)
+		}
+		return report, inv
+	}
+	report, _ := restore(r.Snapshot, "SOFT0100001")
+	for i, want := range []string{"2.6 takes RSA keys of up to 2048 bits", "request has", "2.6 has no AES", ""} {
+		item := report.Plan.Items[i]
+		if (item.Action == DoesNotFit) != (want != "") || !strings.Contains(item.Reason, want) {
+			t.Errorf("key %d: %s, %s", i+1, item.Action, item.Reason)
 		}
 	}
-	if report.Complete() {
-		t.Error("called complete")
+	for _, f := range report.Plan.Files {
+		if long := f.FID == 0xCF01; (f.Action == DoesNotFit) != long || long && !strings.Contains(f.Reason, "500 bytes") {
+			t.Errorf("file %s: %s, %s", f.FID, f.Action, f.Reason)
+		}
 	}
-	if got, err := old.ReadFile(ctx, 0xCF00); err != nil || !bytes.Equal(got, note) {
-		t.Errorf("data object: %d bytes, %v", len(got), err)
+	for _, f := range report.Files {
+		if f.OK != (f.FID == 0xCF00 || f.FID == 0xCD02) || !f.OK && f.Reason == "" {
+			t.Errorf("file %s: %v, %s", f.FID, f.OK, f.Reason)
+		}
 	}
 
-	// One that takes no file of more than 256 bytes: what is refused is named,
-	// and does not keep the rest away.
-	token, small := newToken(t, "2.6", "SOFT0100002")
-	initToken(t, small, cat, share)
-	token.SetFault(func(s softtoken.Stage, _ int, cmd apdu.Command) (apdu.SW, error) {
-		if s == softtoken.Before && cmd.INS == 0xD7 && bytes.HasPrefix(cmd.Data, []byte{0x54, 2}) && int(cmd.Data[2])<<8|int(cmd.Data[3])+len(cmd.Data)-8 > 256 {
-			return apdu.WrongLength, nil
+	// What was on a token as old is tried: only this one refuses it.
+	s := *r.Snapshot
+	s.Token.Firmware = "2.6"
+	report, _ = restore(&s, "SOFT0100002")
+	if item := report.Plan.Items[1]; item.Action != New || !strings.Contains(report.Keys[1].Reason, "CE02") || !strings.Contains(report.Keys[1].Reason, "deleted again") {
+		t.Errorf("%+v, %+v", item, report.Keys[1])
+	}
+	for _, f := range report.Files {
+		if f.FID == 0xCF01 && (f.Action != New || f.OK || f.Reason == "") {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// A token that refuses to delete what it did not take keeps it, and is said to;
+// the next run takes it up.
+func TestRefusedAndKept(t *testing.T) {
+	cat, s, _ := twoKeys(t)
+	token, card := newToken(t, "3.6", "SOFT0400001")
+	initToken(t, card, cat, newShare(t, 1))
+	token.SetFault(func(stage softtoken.Stage, _ int, cmd apdu.Command) (apdu.SW, error) {
+		if stage == softtoken.Before && (cmd.INS == 0xD7 && cmd.P1 == 0xCE || cmd.INS == 0xE4) {
+			return apdu.Internal, nil
 		}
 		return 0, nil
 	})
-	report = restoreAll(t, small, cat, r.Snapshot)
-	if report.Complete() || report.Keys[1].OK || !strings.Contains(report.Keys[1].Reason, "CE02") || len(report.Files) != 1 || report.Files[0].OK || report.Files[0].Reason == "" {
-		t.Errorf("%+v %+v", report.Keys, report.Files)
+	r := restoreAll(t, card, cat, s)
+	for _, k := range r.Keys {
+		if k.OK || !strings.Contains(k.Reason, "still there in part") {
+			t.Errorf("%+v", k)
+		}
 	}
-	if inv, err := Take(ctx, small); err != nil || len(inv.Keys) != 1 || inv.Keys[0].Label != "two" {
-		t.Errorf("%+v, %v", inv, err)
+	token.SetFault(nil)
+	if r := restoreAll(t, card, cat, s); !r.Complete() || r.Plan.Items[0].Action != Repair {
+		t.Errorf("%+v, %+v", r.Plan.Items, r.Keys)
 	}
 }

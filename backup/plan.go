@@ -154,6 +154,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	if o.all() {
 		p.Files = planFiles(inv, s, o.OpenData != nil)
 	}
+	p.tooLong(inv)
 	p.capacity(inv)
 	p.problems(inv)
 	return p, nil
@@ -363,6 +364,40 @@ func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
 		list = append(list, item)
 	}
 	return list
+}
+
+// oldFile is the longest file in bytes that firmware before 3.0 is said to take.
+// It was not confirmed, and such tokens write longer requests themselves.
+const oldFile = 256
+
+// tooLong marks what has a file that is too long for the token. What comes from
+// a token as old was on one, so it is tried.
+func (p *Plan) tooLong(inv *Inventory) {
+	from := version(p.Snapshot.Token.Firmware)
+	if !inv.version().Before(3, 0) || from != (schsm.Version{}) && from.Before(3, 0) {
+		return
+	}
+	why := func(what string, n int) string {
+		return fmt.Sprintf("%s has %d bytes, and firmware %s is not known to take files of more than %d", what, n, inv.Firmware, oldFile)
+	}
+	for i := range p.Items {
+		item := &p.Items[i]
+		d, c := len(item.Key.Description), len(item.Key.Certificate)
+		switch {
+		case item.Action != New && item.Action != Repair:
+		case d > oldFile:
+			item.Action, item.Reason = DoesNotFit, why("its description", d)
+		case c > oldFile:
+			item.Action, item.Reason = DoesNotFit, why("its certificate or request", c)
+		}
+	}
+	for i := range p.Files {
+		f := &p.Files[i]
+		// How long sealed data is shows when it is opened.
+		if n := len(f.Content); (f.Action == New || f.Action == Repair) && !f.Sealed && n > oldFile {
+			f.Action, f.Reason = DoesNotFit, why("it", n)
+		}
+	}
 }
 
 // capacity marks the keys that the free memory does not hold. A key takes about

@@ -23,7 +23,7 @@ func trusting(token *softtoken.Token) Trust {
 	for i := range roots {
 		roots[i].Kind = cvc.RootProduction
 	}
-	return Trust{roots: roots}
+	return Trust{Roots: roots}
 }
 
 func withoutChip(t testing.TB) *softtoken.Token {

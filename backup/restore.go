@@ -189,7 +189,11 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 			content []byte
 		}{{schsm.DescriptionFile(item.Reference), k.Description}, {schsm.CertificateFile(item.Reference), k.Certificate}} {
 			if err := r.put(ctx, f.fid, f.content); err != nil {
-				return r.refused(proof, err)
+				proof, err = r.refused(proof, err)
+				if err != nil || !begun {
+					return proof, err
+				}
+				return r.undo(ctx, item, proof)
 			}
 		}
 	}
@@ -213,6 +217,38 @@ func (r *restorer) refused(proof KeyProof, err error) (KeyProof, error) {
 		return proof, err
 	}
 	return proof, nil
+}
+
+// undo deletes a key that was unwrapped from its blob and that the token refuses
+// a description or certificate of: no client would find it, or know its public
+// key. Nothing is lost by it, the next run begins anew.
+func (r *restorer) undo(ctx context.Context, item Item, proof KeyProof) (KeyProof, error) {
+	for _, f := range []schsm.FID{schsm.KeyFile(item.Reference), schsm.DescriptionFile(item.Reference), schsm.CertificateFile(item.Reference)} {
+		if left, err := r.takeBack(ctx, f); err != nil {
+			return proof, err
+		} else if left != "" {
+			proof.Reason += "; " + left
+			return proof, nil
+		}
+	}
+	proof.Reason += "; what had been written of it was deleted again"
+	if r.journal != nil {
+		return proof, r.journal.Delete(r.note(item.Reference))
+	}
+	return proof, nil
+}
+
+// takeBack deletes a file that a restore had begun. left says so if the token
+// refuses that.
+func (r *restorer) takeBack(ctx context.Context, f schsm.FID) (left string, err error) {
+	if err := r.card.Confirm(ctx); err != nil {
+		return "", err
+	}
+	err = r.card.DeleteFileIfThere(ctx, f)
+	if err != nil && !isTransport(err) {
+		return fmt.Sprintf("%s is still there in part (%v): run again", f, err), nil
+	}
+	return "", err
 }
 
 // thisAlone tells answers by which a token refuses one key or file and may take
@@ -316,14 +352,22 @@ func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte
 	switch {
 	case err == nil:
 		result.OK = true
+		return result, nil
+	case errors.Is(err, errOtherContent):
+		result.Reason = err.Error()
+		return result, nil
 	case errors.Is(err, apdu.ErrNoMemory):
 		result.Reason = "the token is full"
-	case errors.Is(err, errOtherContent), thisAlone(err):
+	case thisAlone(err):
 		result.Reason = err.Error()
 	default:
 		return result, err
 	}
-	return result, nil
+	left, err := r.takeBack(ctx, f.FID)
+	if left != "" {
+		result.Reason += "; " + left
+	}
+	return result, err
 }
 
 // restoreLabel writes EF 2F03 where the token has none; a label of its own

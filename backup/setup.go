@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
@@ -24,8 +25,11 @@ type Trust struct {
 	// that way out.
 	Login func(context.Context) error
 
-	// roots are the vendor's unless a test has its own.
-	roots []cvc.Root
+	// Roots are those that a certificate must lead to; nil is the vendor's.
+	Roots []cvc.Root
+	// Now is when this is; zero is now.
+	Now time.Time
+
 	// later: the token will be initialised before any share is sent to it, and
 	// can show its device key then.
 	later bool
@@ -58,7 +62,7 @@ func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, k
 			return "", false, nil
 		}
 	}
-	serial, way := card.Serial(), "chip authentication"
+	way := "chip authentication"
 	root, err := card.Genuine(ctx, t.anchors())
 	if errors.Is(err, schsm.ErrNoPossession) && t.Untrusted == "" {
 		if t.later {
@@ -71,7 +75,7 @@ func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, k
 		}
 	}
 	if err == nil && root.Kind == cvc.RootProduction {
-		return shown(serial, way), false, nil
+		return t.shown(card, way), false, nil
 	}
 	if err != nil && !errors.Is(err, schsm.ErrNotGenuine) {
 		return "", false, err
@@ -81,15 +85,24 @@ func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, k
 }
 
 func (t Trust) anchors() []cvc.Root {
-	if t.roots != nil {
-		return t.roots
+	if t.Roots != nil {
+		return t.Roots
 	}
 	return cvc.VendorRoots()
 }
 
-// shown says how a token proved itself.
-func shown(serial, way string) string {
-	return fmt.Sprintf("%s is genuine: its certificate leads to the vendor's root, and %s shows that it holds the device key", serial, way)
+// shown says how a token proved itself, and what of its certificates has expired.
+func (t Trust) shown(card *schsm.Card, way string) string {
+	return t.dated(card, fmt.Sprintf("%s is genuine: its certificate leads to the vendor's root, and %s shows that it holds the device key", card.Serial(), way))
+}
+
+// dated adds to a note on a token which of its certificates have expired.
+func (t Trust) dated(card *schsm.Card, note string) string {
+	now := t.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
+	return strings.Join(append([]string{note}, expired(card.Chain(), now)...), "; ")
 }
 
 // unproven is what a verdict says besides that it is one.
@@ -110,7 +123,7 @@ func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done strin
 	}
 	serial := card.Serial()
 	if t.Untrusted != "" && t.Untrusted == serial {
-		return fmt.Sprintf("%s could not be shown to be genuine (%s); it gets the share because --untrusted-token names it", serial, why), nil
+		return t.dated(card, fmt.Sprintf("%s could not be shown to be genuine (%s); it gets the share because --untrusted-token names it", serial, why)), nil
 	}
 	if t.Untrusted != "" {
 		return "", refusef("wrong-token", "type the serial number of the token that is meant", "--untrusted-token names %s, this token is %s", t.Untrusted, orNone(serial))
@@ -353,7 +366,7 @@ func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card) (note string, e
 		_, err = s.Trust.insist(card, root, err, "it was initialised, but ")
 		return "", err
 	}
-	return shown(card.Serial(), "a fresh request"), nil
+	return s.Trust.shown(card, "a fresh request"), nil
 }
 
 // initialise sends INITIALIZE to the token that is meant, and says of an error

@@ -31,6 +31,15 @@ func TokenNotes(certificates []byte, now time.Time) []string {
 	default:
 		list = append(list, "its certificate does not lead to the vendor's root, and names no maker that is known")
 	}
+	return append(list, expired(chain, now)...)
+}
+
+// expired names the certificates of a chain whose time is over; nil has none.
+func expired(chain *cvc.Chain, now time.Time) []string {
+	if chain == nil {
+		return nil
+	}
+	var list []string
 	for _, c := range chain.Expired(now) {
 		whose := "the certificate of its issuer " + c.CHR
 		if c == chain.Device {

@@ -18,11 +18,12 @@ func newDKEKLoadCommand(a *app) *cobra.Command {
 		Short: "load shares into a token that misses some",
 		Long: `Loads shares into a token that was initialised for a recovery key and still
 misses shares of it, and compares the KCV when it is complete. Each share is
-loaded once. It needs no PIN and no catalog: shares and backup need not meet on
-one computer.
+loaded once. It needs no catalog: shares and backup need not meet on one computer.
 
 Shares go to a token only after a look at who it is: its certificate up to the
-vendor's root, and proof that it holds the device key.`,
+vendor's root, and proof that it holds the device key. A token that knows no chip
+authentication gives this proof by making a key, which is deleted again; its PIN
+is asked for then, and only then.`,
 		Example: `  hsmbackup dkek load --share share1.pbe
   hsmbackup dkek load --share alice.pbe,password=prompt --share bob.pbe,password=prompt`,
 		Args: arguments(0, 0, ""),

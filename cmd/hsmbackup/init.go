@@ -182,13 +182,17 @@ func kcvText(kcv dkek.KCV) string {
 	return kcv.String()
 }
 
-// trust is what the command line says of a token that shares may go to.
+// trust is what the command line says of a token that shares may go to. The PIN
+// is asked for only where the token can show its device key in no other way.
 func (a *app) trust(t *token) backup.Trust {
 	untrusted := a.flags.untrusted
 	if sameSerial(untrusted, t.serial) {
 		untrusted = t.serial
 	}
-	return backup.Trust{SoftFile: t.softFile, Untrusted: untrusted}
+	return backup.Trust{SoftFile: t.softFile, Untrusted: untrusted, Roots: a.roots, Now: a.now(), Login: func(ctx context.Context) error {
+		a.note("%s has no chip authentication: to show its device key it makes a key, which is deleted again, and for that it wants its PIN", t.name())
+		return a.login(ctx, t)
+	}}
 }
 
 // confirmInit has the serial typed of a token that is not new; a token that

@@ -30,6 +30,8 @@ type jsonToken struct {
 	SOPINTries  int          `json:"so_pin_tries"`
 	DKEK        []jsonDomain `json:"dkek"`
 	Keys        []jsonKey    `json:"keys"`
+	// Notes are what must be known of the token besides.
+	Notes []string `json:"notes,omitempty"`
 	// Rekeyed: the backup was re-keyed, and the token has the old recovery key.
 	Rekeyed *jsonBehind `json:"rekeyed,omitempty"`
 }

@@ -36,28 +36,43 @@ func plug(t *testing.T, d *pcsctest.Daemon, slot int, serial string) *softtoken.
 	return token
 }
 
-// Tokens in readers, through a real pcscd: none, one, two, and what is said of
-// each.
-func TestTokensInReaders(t *testing.T) {
+// workplace makes a folder with secrets in files the working directory, and
+// gives the share whose password is in PWA.
+func workplace(t *testing.T) (share string) {
+	t.Helper()
 	share, err := filepath.Abs(filepath.Join("..", "..", "testdata", "a.pbe"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := pcsctest.Start(t)
-	dir := t.TempDir()
-	t.Chdir(dir)
+	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
 	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830", "PWA": "testpw-1"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return share
+}
+
+// expect runs a command line, which must end with that exit code and say that;
+// it gives all that was said.
+func expect(t *testing.T, a *app, want int, says string, args ...string) string {
+	t.Helper()
+	exit, stdout, stderr := runApp(t, a, args...)
+	if exit != want || !strings.Contains(stdout+stderr, says) {
+		t.Errorf("%q: exit %d, want %d and %q:\n%s%s", args, exit, want, says, stdout, stderr)
+	}
+	return stdout + stderr
+}
+
+// Tokens in readers, through a real pcscd: none, one, two, and what is said of
+// each.
+func TestTokensInReaders(t *testing.T) {
+	d := pcsctest.Start(t)
+	share := workplace(t)
 	run := func(want int, says string, args ...string) {
 		t.Helper()
-		exit, stdout, stderr := runIn(t, args...)
-		if exit != want || !strings.Contains(stdout+stderr, says) {
-			t.Errorf("%q: exit %d, want %d and %q:\n%s%s", args, exit, want, says, stdout, stderr)
-		}
+		expect(t, newApp(), want, says, args...)
 	}
 	secrets := []string{"--pin", "file:PIN", "--so-pin", "file:SO", "--password", "file:PWA"}
 	with := func(args ...string) []string { return append(args, secrets...) }

@@ -571,8 +571,15 @@ type jsonRestore struct {
 	Token    string         `json:"token"`
 	Complete bool           `json:"complete"`
 	Keys     []jsonKeyProof `json:"keys"`
+	Files    []jsonRestored `json:"files"`
 	SSH      []string       `json:"ssh"`
 	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
+}
+
+type jsonRestored struct {
+	File   string `json:"file"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason"`
 }
 
 func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
@@ -613,7 +620,11 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 		bad = append(bad, wrong...)
 	}
 	if a.flags.json {
-		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), append([]string{}, lines...), used.document()}); err != nil {
+		files := []jsonRestored{}
+		for _, f := range r.Files {
+			files = append(files, jsonRestored{f.FID.String(), f.OK, f.Reason})
+		}
+		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), used.document()}); err != nil {
 			return err
 		}
 		a.printUsed(used)

@@ -12,8 +12,13 @@ import (
 // runIn runs a command line without a process.
 func runIn(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
+	return runApp(t, newApp(), args...)
+}
+
+// runApp is runIn for a program that a test has prepared.
+func runApp(t *testing.T, a *app, args ...string) (exit int, stdout, stderr string) {
+	t.Helper()
 	var out, errs bytes.Buffer
-	a := newApp()
 	a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, noTerminal{}, nil
 	exit = a.run(context.Background(), args)
 	return exit, out.String(), errs.String()

@@ -59,7 +59,8 @@ func newSoftNewCommand(a *app) *cobra.Command {
 comes from the factory. A file that exists is never overwritten.`,
 		Example: `  hsmbackup soft new old.tok --firmware 3.5 --serial SOFT0200001
   hsmbackup soft new spare.tok --firmware 4.1
-  hsmbackup soft new cut.tok --reader-cut 1014      like a reader that cuts long commands`,
+  hsmbackup soft new cut.tok --reader-cut 1014      like a reader that cuts long commands
+  hsmbackup soft new hsm1.tok --firmware 2.6 --max-file 256      like an HSM 1`,
 		Args: arguments(1, 1, "one FILE"),
 		RunE: func(_ *cobra.Command, args []string) error { return a.softNew(args[0], o) },
 	}
@@ -68,6 +69,8 @@ comes from the factory. A file that exists is never overwritten.`,
 	f.StringVar(&o.Serial, "serial", "", "`SERIAL` of 11 characters, such as SOFT0200001 (default: random)")
 	f.IntVar(&o.APDULimit, "apdu-limit", 0, "refuse commands of more than `BYTES` (default by firmware: 1232 for 3.x, else 1454)")
 	f.IntVar(&o.ReaderCut, "reader-cut", 0, "cut commands at `BYTES` without a word, as some readers do (default: no)")
+	f.IntVar(&o.MaxFile, "max-file", 0, "take no file of more than `BYTES`, as old tokens may do (default: no limit)")
+	f.BoolVar(&o.NoChipAuth, "no-chip-auth", false, "know no chip authentication")
 	uses(cmd)
 	return cmd
 }

@@ -46,6 +46,8 @@ type seen struct {
 	coverage []backup.KeyCoverage
 	// behind: the backup was re-keyed, and the token has the old recovery key.
 	behind *backup.Behind
+	// notes are those on its certificates.
+	notes []string
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -69,6 +71,7 @@ func (a *app) status(ctx context.Context) error {
 		if s.inv, err = backup.Take(ctx, t.card); err != nil {
 			return err
 		}
+		s.notes = backup.TokenNotes(s.inv.Certificate, a.now())
 		if s.coverage, err = backup.Cover(s.inv, cat); err != nil {
 			return err
 		}
@@ -205,7 +208,7 @@ func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 	t := jsonToken{
 		Serial: s.inv.Serial, Label: s.inv.Label, Reader: s.token.reader, Firmware: s.inv.Firmware,
 		Software: s.inv.Software, Initialised: s.inv.Initialised, PINTries: s.inv.PIN.Tries, SOPINTries: s.inv.SOPIN.Tries,
-		DKEK: []jsonDomain{}, Keys: []jsonKey{},
+		DKEK: []jsonDomain{}, Keys: []jsonKey{}, Notes: s.notes,
 	}
 	for _, d := range s.inv.Domains {
 		if !d.Empty {
@@ -251,6 +254,9 @@ func (a *app) printToken(s seen) {
 		kind = "  software token"
 	}
 	a.printf("%s  firmware %s%s  in %s", name, s.inv.Firmware, kind, terminal.Printable(s.token.reader))
+	for _, n := range s.notes {
+		a.printf("  NOTE: %s", terminal.Printable(n))
+	}
 	if !s.inv.Initialised {
 		a.printf("  not initialised")
 		a.printf("")

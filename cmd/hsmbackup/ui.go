@@ -27,6 +27,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 )
@@ -56,6 +57,9 @@ type app struct {
 	now       func() time.Time
 	// osRelease is the file that tells Linux within Windows.
 	osRelease string
+	// roots are those that a token's certificate must lead to before it gets a
+	// share; nil is the vendor's, and only a test has others.
+	roots []cvc.Root
 
 	flags   sharedFlags
 	secrets secrets

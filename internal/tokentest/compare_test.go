@@ -33,21 +33,7 @@ func filled(t *testing.T, seed uint64) (*Model, Outcome) {
 	var err error
 	m.Card, err = schsm.Open(m.ctx, m.Token())
 	m.Must("open", err)
-	s := m.SetUp(m.Card.Version())
-	if s.Initialisation.Domains == 0 && len(s.Sets) > 0 {
-		s.Initialisation.Shares = len(s.Sets[0].Load)
-	}
-	m.Must("initialise", m.Card.Initialise(m.ctx, s.Initialisation))
-	for _, set := range s.Sets {
-		if s.Initialisation.Domains > 0 {
-			_, err := m.Card.CreateDomain(m.ctx, set.Number, len(set.Load))
-			m.Must("domain", err)
-		}
-		for _, share := range set.Load {
-			_, err := m.Card.LoadShare(m.ctx, set.Number, share.Bytes())
-			m.Must("share", err)
-		}
-	}
+	m.Initialise(m.SetUp(m.Card.Version()))
 	m.Fill()
 	o := Outcome{Restored: true, NamedKeys: map[byte]bool{}, NamedFiles: map[string]bool{}, Proven: map[byte]bool{}, Complete: true}
 	for n := range m.Keys {

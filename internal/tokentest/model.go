@@ -6,6 +6,7 @@
 package tokentest
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"maps"
@@ -192,6 +193,26 @@ func (m *Model) SetUp(v schsm.Version) SetUp {
 		s.Sets = m.set(0)
 	}
 	return s
+}
+
+// Initialise carries a set-up out on the token that Card reaches, past the
+// program under test. Card is logged in afterwards.
+func (m *Model) Initialise(s SetUp) {
+	m.t.Helper()
+	if s.Initialisation.Domains == 0 && len(s.Sets) > 0 {
+		s.Initialisation.Shares = len(s.Sets[0].Load)
+	}
+	m.Must("initialise", m.Card.Initialise(m.ctx, s.Initialisation))
+	for _, set := range s.Sets {
+		if s.Initialisation.Domains > 0 {
+			_, err := m.Card.CreateDomain(m.ctx, set.Number, len(set.Load))
+			m.Must("domain", err)
+		}
+		for _, share := range set.Load {
+			_, err := m.Card.LoadShare(m.ctx, set.Number, bytes.Clone(share.Bytes()))
+			m.Must("share", err)
+		}
+	}
 }
 
 // set is none when the pool has run dry.
