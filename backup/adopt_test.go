@@ -541,7 +541,7 @@ func TestAdoptWithToken(t *testing.T) {
 	coverage := func(label string) Coverage {
 		for _, k := range inv.Keys {
 			if k.Label == label {
-				c, _ := h.cover(inv.Serial, k)
+				c, _ := h.cover(inv, k)
 				return c
 			}
 		}

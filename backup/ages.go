@@ -119,11 +119,7 @@ func (h *history) coverSnapshot(s *store.Snapshot, k *store.Key) Coverage {
 		return Missing
 	}
 	if k.Reason != "" {
-		public := store.Hash{}
-		if len(k.PublicKey) > 0 {
-			public = store.HashOf(k.PublicKey)
-		}
-		if _, ok := h.acceptance(s.Token.Serial, k.Reference, public); ok {
+		if _, ok := h.acceptanceOf(s, k); ok {
 			return Accepted
 		}
 		return NotExportable

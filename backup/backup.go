@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"hsmbackup/dkek"
@@ -156,12 +157,21 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 		s.Files = append(s.Files, store.File{FID: fmt.Sprintf("%04x", uint16(f.FID)), Content: f.Content})
 	}
 	if inv.PKA != nil {
-		s.Missing = append(s.Missing, store.Gap{What: gapPKA, Reason: fmt.Sprintf("%d keys can log in, %d must: they are registered on the token and must be registered anew", inv.PKA.Total-inv.PKA.Missing, inv.PKA.Required)})
+		s.Missing = append(s.Missing, store.Gap{What: gapPKA, Reason: registrations(*inv.PKA)})
 	}
 	if err := sealProtected(ctx, card, inv, h, s); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// registrations says what no backup brings back of public key authentication.
+func registrations(p schsm.PKA) string {
+	who := "the token does not tell which"
+	if len(p.Holders) > 0 {
+		who = strings.Join(p.Holders, ", ")
+	}
+	return fmt.Sprintf("%d of %d keys are registered (%s), %d must log in together: after a restore the token must be set up for it and they must be registered anew", p.Total-p.Missing, p.Total, who, p.Required)
 }
 
 // export gives the record of one key, with its blob if it can be had.
@@ -171,12 +181,15 @@ func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k
 		Algorithms: k.Info.Algorithms, Counter: k.Info.Counter, Domain: k.Info.Domain, KCV: k.KCV,
 		Description: k.Description, Certificate: k.Certificate, Reason: k.NotExportable,
 	}
-	var err error
 	if stored.Reason == "" {
-		if blob := h.reusable(inv.Serial, k); blob != nil {
+		blob, err := reuse(ctx, card, h.reusable(inv, k), k)
+		if err != nil {
+			return nil, err
+		}
+		if blob != nil {
 			stored.Blob = blob.Blob
 			stored.CheckValue = blob.CheckValue
-		} else if err = exportNew(ctx, card, &k, stored, o); err != nil {
+		} else if err := exportNew(ctx, card, &k, stored, o); err != nil {
 			return nil, err
 		}
 	}
@@ -255,11 +268,11 @@ func checkBlob(blob []byte, k Key) error {
 // reusable finds a proven blob of this very key, so that an unchanged key is
 // not exported anew each time. A key that has neither public key nor check
 // value to be recognised by is always exported.
-func (h *history) reusable(serial string, k Key) *store.Key {
+func (h *history) reusable(inv *Inventory, k Key) *store.Key {
 	if k.Public == nil || k.Kind == pkcs15.AES {
 		return nil
 	}
-	stored, _ := h.find(serial, k)
+	stored, _ := h.find(inv, k)
 	if stored == nil || len(stored.Blob) == 0 || len(stored.PublicKey) == 0 || stored.KCV != k.KCV || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
 		return nil
 	}
@@ -267,6 +280,31 @@ func (h *history) reusable(serial string, k Key) *store.Key {
 		return nil
 	}
 	return stored
+}
+
+// reuse gives a stored blob that is to be kept if the key on the token is the one
+// that it was made from: the certificate beside the key may be another's, and its
+// use tells. One with a use counter is not used for that; it must look in all as
+// it did, with no more uses left than there were.
+func reuse(ctx context.Context, card *schsm.Card, stored *store.Key, k Key) (*store.Key, error) {
+	if stored == nil {
+		return nil, nil
+	}
+	if left := k.Info.Counter; left != nil {
+		if stored.Counter == nil || *left > *stored.Counter || stored.Reference != int(k.Reference) ||
+			!bytes.Equal(stored.Description, k.Description) || !bytes.Equal(stored.Certificate, k.Certificate) {
+			return nil, nil
+		}
+		return stored, nil
+	}
+	err := proveUse(ctx, card, k.Reference, k.subject())
+	switch {
+	case isTransport(err):
+		return nil, err
+	case err != nil:
+		return nil, nil // exported anew, which finds out
+	}
+	return stored, nil
 }
 
 // proveSnapshot proves the blobs of a snapshot that are not proven yet, and

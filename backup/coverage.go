@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
@@ -53,7 +54,9 @@ func Complete(keys []KeyCoverage) bool {
 
 // Cover compares what a token holds with a catalog; nil is an empty one. It
 // needs no PIN. A key is recognised by its public key wherever it was backed
-// up; one whose public key is not known, by its place and its descriptions.
+// up; one whose public key is not known, by its place and its descriptions. It
+// goes by what the token shows: whether a key is the one that its certificate
+// says, only its use tells, and Run uses it.
 func Cover(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
 	h, err := readHistory(cat)
 	if err != nil {
@@ -62,7 +65,7 @@ func Cover(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
 	list := make([]KeyCoverage, 0, len(inv.Keys))
 	for _, k := range inv.Keys {
 		kc := KeyCoverage{Key: k, Notes: h.notes(inv, k)}
-		kc.Coverage, kc.Reason = h.cover(inv.Serial, k)
+		kc.Coverage, kc.Reason = h.cover(inv, k)
 		list = append(list, kc)
 	}
 	return list, nil
@@ -73,15 +76,21 @@ type history struct {
 	snapshots []*store.Snapshot // oldest first
 	proofs    map[store.Hash]store.Proof
 	failed    map[store.Hash]store.Proof
-	// restored has the blobs that were restored, each with the serial of the
-	// token and used there.
-	restored map[store.Hash]map[string]bool
+	// restored are the places that blobs were restored to, and used there.
+	restored map[restoredTo]bool
 	shares   map[store.KCV]store.ShareSeen
 	accepted []store.Accepted
 }
 
+// restoredTo is a key blob, and a token with the reference on it.
+type restoredTo struct {
+	blob   store.Hash
+	serial string
+	at     int
+}
+
 func readHistory(cat *store.Catalog) (*history, error) {
-	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}, restored: map[store.Hash]map[string]bool{}}
+	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}, restored: map[restoredTo]bool{}}
 	if cat == nil {
 		return h, nil
 	}
@@ -100,10 +109,11 @@ func readHistory(cat *store.Catalog) (*history, error) {
 			h.proofs[p.Blob] = p
 			delete(h.failed, p.Blob)
 			if p.Kind == store.ProofRestored {
-				if h.restored[p.Blob] == nil {
-					h.restored[p.Blob] = map[string]bool{}
+				at := p.At
+				if at == 0 {
+					at = p.Reference
 				}
-				h.restored[p.Blob][p.Token] = true
+				h.restored[restoredTo{p.Blob, p.Token, at}] = true
 			}
 		default:
 			h.failed[p.Blob] = p
@@ -120,50 +130,78 @@ func readHistory(cat *store.Catalog) (*history, error) {
 // was stored under its reference of this token. What this token's own snapshots
 // hold goes before what others do, and within a snapshot a key that is the same
 // in all respects before another copy of it. A blob under the recovery key that
-// the token has goes before one that was re-keyed since.
-// Keys that are damaged in the catalog are not found.
-func (h *history) find(serial string, k Key) (same, there *store.Key) {
+// the token has goes before one that was re-keyed since. A stored key is one key
+// on the token: what is the copy of another there is not found by that one's
+// record. Keys that are damaged in the catalog are not found.
+func (h *history) find(inv *Inventory, k Key) (same, there *store.Key) {
 	var elsewhere *store.Key
+	best := 0
 	for i := len(h.snapshots) - 1; i >= 0; i-- {
 		s := h.snapshots[i]
-		own := s.Token.Serial == serial
-		best, rank := (*store.Key)(nil), 0
+		own := inv.holds(s)
+		var found *store.Key
+		rank := 0
 		for j := range s.Keys {
 			stored := &s.Keys[j]
-			here := own && stored.Reference == int(k.Reference)
 			if stored.Damage != "" {
 				continue
 			}
+			here := own && stored.Reference == int(k.Reference)
 			if here && there == nil {
 				there = stored
 			}
-			if !isSame(k, stored, here || h.restored[store.HashOf(stored.Blob)][serial]) {
+			place := h.place(inv, own, stored, k)
+			if !isSame(k, stored, place) || !place && h.isOf(inv, own, stored) {
 				continue
 			}
 			n := 1
 			if bytes.Equal(stored.Description, k.Description) && bytes.Equal(stored.Certificate, k.Certificate) {
-				n += 2
+				n += 4
 			}
 			if here {
+				n += 2
+			}
+			if place {
 				n++
 			}
+			if !own && h.proven(stored) { // a file that was adopted since hides no proof
+				n += 8
+			}
+			if !own && stored.KCV == k.KCV {
+				n += 16
+			}
 			if n > rank {
-				best, rank = stored, n
+				found, rank = stored, n
 			}
 		}
 		switch {
-		case best == nil:
-		case own && (same == nil || same.KCV != k.KCV && best.KCV == k.KCV):
-			same = best
-		case !own && (elsewhere == nil || elsewhere.KCV != k.KCV && best.KCV == k.KCV ||
-			(elsewhere.KCV == k.KCV) == (best.KCV == k.KCV) && !h.proven(elsewhere) && h.proven(best)):
-			elsewhere = best // the newest, but a file that was adopted since hides no proof
+		case found == nil:
+		case own && (same == nil || same.KCV != k.KCV && found.KCV == k.KCV):
+			same = found
+		case !own && rank > best:
+			elsewhere, best = found, rank
 		}
 	}
 	if same == nil {
 		same = elsewhere
 	}
 	return same, there
+}
+
+// holds tells whether a snapshot is of this very token.
+func (inv *Inventory) holds(s *store.Snapshot) bool {
+	return inv.Serial != "" && s.Token.Serial == inv.Serial
+}
+
+// place tells whether a key is where a stored one was backed up, or where it was
+// restored to. own: the snapshot is of this token.
+func (h *history) place(inv *Inventory, own bool, stored *store.Key, k Key) bool {
+	return own && stored.Reference == int(k.Reference) || h.restored[restoredTo{store.HashOf(stored.Blob), inv.Serial, int(k.Reference)}]
+}
+
+// isOf tells whether a stored key is one on the token that is where it was.
+func (h *history) isOf(inv *Inventory, own bool, stored *store.Key) bool {
+	return slices.ContainsFunc(inv.Keys, func(k Key) bool { return h.place(inv, own, stored, k) && isSame(k, stored, true) })
 }
 
 func (h *history) proven(k *store.Key) bool {
@@ -185,20 +223,24 @@ func isSame(k Key, stored *store.Key, place bool) bool {
 	return place && bytes.Equal(k.Description, stored.Description) && (k.Public == nil || bytes.Equal(k.Certificate, stored.Certificate))
 }
 
-func (h *history) cover(serial string, k Key) (Coverage, string) {
+func (h *history) cover(inv *Inventory, k Key) (Coverage, string) {
 	if k.NotExportable != "" {
-		return h.notExportable(serial, k, k.NotExportable)
+		return h.notExportable(inv.Serial, k, k.NotExportable)
 	}
-	same, there := h.find(serial, k)
+	same, there := h.find(inv, k)
 	switch {
+	case same == nil && there != nil && k.Public == nil && len(there.PublicKey) > 0 && bytes.Equal(there.Description, k.Description):
+		return Stale, "its request or certificate is gone since it was backed up, so nothing shows that it is the same key; the next backup finds out"
 	case same == nil && there != nil:
 		return Stale, "another key was backed up from this reference"
-	case same == nil && h.damaged(serial, k):
+	case same == nil && h.damaged(inv, k):
 		return Missing, "its copy in the catalog is damaged; the next backup exports it anew"
 	case same == nil:
 		return Missing, "in no snapshot"
+	case slices.Contains(shown, same.Reason):
+		return Missing, fmt.Sprintf("it could not be exported when it was backed up (%s), which is not so any more: the next backup tries", same.Reason)
 	case same.Reason != "":
-		return h.notExportable(serial, k, same.Reason)
+		return h.notExportable(inv.Serial, k, same.Reason)
 	case !bytes.Equal(same.Description, k.Description):
 		return Stale, "its description (label, ID, usage) has changed since it was backed up"
 	case !bytes.Equal(same.Certificate, k.Certificate):
@@ -231,11 +273,11 @@ func (h *history) coverStored(stored *store.Key) (Coverage, string) {
 }
 
 // damaged tells whether a copy of the key is in the catalog but damaged.
-func (h *history) damaged(serial string, k Key) bool {
+func (h *history) damaged(inv *Inventory, k Key) bool {
 	for _, s := range h.snapshots {
 		for i := range s.Keys {
 			stored := &s.Keys[i]
-			if stored.Damage != "" && isSame(k, stored, s.Token.Serial == serial && stored.Reference == int(k.Reference)) {
+			if stored.Damage != "" && isSame(k, stored, inv.holds(s) && stored.Reference == int(k.Reference)) {
 				return true
 			}
 		}
@@ -244,20 +286,30 @@ func (h *history) damaged(serial string, k Key) bool {
 }
 
 func (h *history) notExportable(serial string, k Key, reason string) (Coverage, string) {
-	if a, ok := h.acceptance(serial, int(k.Reference), publicHash(k.Public)); ok {
+	if a, ok := h.acceptance(serial, int(k.Reference), publicHash(k.Public), k.Label); ok {
 		return Accepted, a.Reason
 	}
 	return NotExportable, reason
 }
 
-// acceptance finds what was said of a key that cannot be exported.
-func (h *history) acceptance(serial string, reference int, public store.Hash) (store.Accepted, bool) {
+// acceptance finds what was said of a key that cannot be exported. Without a
+// public key its label must be the one it had.
+func (h *history) acceptance(serial string, reference int, public store.Hash, label string) (store.Accepted, bool) {
 	for _, a := range h.accepted {
-		if a.Serial == serial && a.Reference == reference && a.PublicKey == public {
+		if a.Serial == serial && a.Reference == reference && a.PublicKey == public && (public != store.Hash{} || a.Label == label) {
 			return a, true
 		}
 	}
 	return store.Accepted{}, false
+}
+
+// acceptanceOf is acceptance for a stored key.
+func (h *history) acceptanceOf(s *store.Snapshot, k *store.Key) (store.Accepted, bool) {
+	public := store.Hash{}
+	if len(k.PublicKey) > 0 {
+		public = store.HashOf(k.PublicKey)
+	}
+	return h.acceptance(s.Token.Serial, k.Reference, public, k.Label)
 }
 
 // markAccepted lets stored keys that were accepted count as done.
@@ -267,11 +319,7 @@ func (h *history) markAccepted(s *store.Snapshot, sp *SnapshotProof) {
 		if k.Reason == "" || k.Damage != "" {
 			continue
 		}
-		public := store.Hash{}
-		if len(k.PublicKey) > 0 {
-			public = store.HashOf(k.PublicKey)
-		}
-		if a, ok := h.acceptance(s.Token.Serial, k.Reference, public); ok && i < len(sp.Keys) {
+		if a, ok := h.acceptanceOf(s, k); ok && i < len(sp.Keys) {
 			sp.Keys[i].Accepted, sp.Keys[i].OK = true, false
 			sp.Keys[i].Reason = "accepted: " + a.Reason
 		}
@@ -304,7 +352,7 @@ func Accept(inv *Inventory, cat *store.Catalog, which, reason string) (Key, erro
 	if err != nil {
 		return k, err
 	}
-	if c, _ := h.cover(inv.Serial, k); c != NotExportable && c != Accepted {
+	if c, _ := h.cover(inv, k); c != NotExportable && c != Accepted {
 		return k, refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported (coverage: %s), so there is nothing to accept", k.Name(), c)
 	}
 	return k, cat.RecordAccepted(store.Accepted{Serial: inv.Serial, Reference: int(k.Reference), PublicKey: publicHash(k.Public), Label: k.Label, Reason: reason})

@@ -283,6 +283,10 @@ const (
 	reasonXKEK       = "XKEK: the key domain's key is agreed between tokens and has no shares"
 )
 
+// shown are the reasons that exportable finds, so that it is known without
+// trying whether they still hold.
+var shown = []string{reasonNoDKEK, reasonIncomplete, reasonList, reasonNoDomain, reasonZero, reasonXKEK}
+
 // exportable sets KCV and NotExportable from the key domains.
 func (k *Key) exportable(domains []schsm.Domain) {
 	for _, d := range domains {

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"fmt"
+
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/store"
 )
@@ -24,7 +26,16 @@ func Notes(kind pkcs15.Kind, firmware string) []string {
 // StoredNotes are the notes on a key of a snapshot.
 func StoredNotes(s *store.Snapshot, k *store.Key) []string {
 	kind, _ := kindAndBits(*k)
-	return Notes(kind, s.Token.Firmware)
+	return append(Notes(kind, s.Token.Firmware), counterNote(k.Counter)...)
+}
+
+// counterNote is about a use counter, nil for none: UNWRAP makes a key without
+// one (fact sheet §7.4).
+func counterNote(uses *uint32) []string {
+	if uses == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("it has a use counter (%d uses left), which does not come back: restored, it can be used without limit", *uses)}
 }
 
 // notes are those on a key of a token, by its firmware and by that of every
@@ -34,11 +45,11 @@ func (h *history) notes(inv *Inventory, k Key) []string {
 	for _, s := range h.snapshots {
 		for i := range s.Keys {
 			stored := &s.Keys[i]
-			here := s.Token.Serial == inv.Serial && stored.Reference == int(k.Reference)
-			if len(list) == 0 && isSame(k, stored, here || h.restored[store.HashOf(stored.Blob)][inv.Serial]) {
-				list = StoredNotes(s, stored)
+			if len(list) == 0 && isSame(k, stored, h.place(inv, inv.holds(s), stored, k)) {
+				kind, _ := kindAndBits(*stored)
+				list = Notes(kind, s.Token.Firmware)
 			}
 		}
 	}
-	return list
+	return append(list, counterNote(k.Info.Counter)...)
 }

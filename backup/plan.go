@@ -71,6 +71,9 @@ type Plan struct {
 	Problems []Problem
 	// Resumed: an earlier restore to this token was cut off.
 	Resumed bool
+	// SetUp says what of the token's set-up is not as the old one's was, and
+	// stays so: only an initialisation changes it.
+	SetUp []string
 }
 
 // Problem is something that must be settled before a restore.
@@ -144,7 +147,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 			p.Items = append(p.Items, planKey(inv, k, o.At, s.Keys...))
 		}
 	}
-	if !o.all() && len(p.Items) < len(o.Keys)+len(o.Blobs) {
+	if !o.all() && len(p.Items) < distinct(o.Keys)+distinct(o.Blobs) {
 		return nil, failf("no-such-key", "`hsmbackup show` lists the keys of a snapshot", "snapshot %s has no key at one of the references %v", s.ID, o.Keys)
 	}
 	for i := range p.Items {
@@ -152,12 +155,22 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	}
 	p.twice()
 	if o.all() {
-		p.Files = planFiles(inv, s, o.OpenData != nil)
+		p.Files = planFiles(inv, s, o.OpenData != nil, p.Items)
 	}
+	p.compareSetUp(inv)
 	p.tooLong(inv)
 	p.capacity(inv)
 	p.problems(inv)
 	return p, nil
+}
+
+// distinct counts what is in a list, each once.
+func distinct[T comparable](list []T) int {
+	seen := map[T]bool{}
+	for _, x := range list {
+		seen[x] = true
+	}
+	return len(seen)
 }
 
 // planKey decides about one key; others are the keys that are restored with it,
@@ -187,8 +200,11 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 	}
 	here := inv.at(item.Reference)
 	if other, ok := moved(inv, k, item.Reference, others); ok {
-		item.Reference = other
-		return decide(Same, "already on the token as key %d", other)
+		if !bytes.Equal(other.Description, k.Description) || !bytes.Equal(other.Certificate, k.Certificate) {
+			return decide(Conflict, "this key is there as key %d with another description or certificate", other.Reference)
+		}
+		item.Reference = other.Reference
+		return decide(Same, "already on the token as key %d", other.Reference)
 	}
 	switch {
 	case here.key == nil && here.free():
@@ -214,21 +230,45 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 
 // moved finds a key on the token at another reference than the one it goes to:
 // unless it is at that one too, or what is at the other is a second copy that
-// the snapshot has there.
-func moved(inv *Inventory, k store.Key, goes byte, others []store.Key) (byte, bool) {
-	is := func(here Key) bool { return here.Public != nil && bytes.Equal(here.Public.SPKI(), k.PublicKey) }
-	if here := inv.at(goes).key; here != nil && is(*here) {
-		return 0, false
+// the snapshot has, there or elsewhere.
+func moved(inv *Inventory, k store.Key, goes byte, others []store.Key) (*Key, bool) {
+	is := func(here *Key) bool { return here.Public != nil && bytes.Equal(here.Public.SPKI(), k.PublicKey) }
+	if here := inv.at(goes).key; here != nil && is(here) {
+		return nil, false
 	}
-	for _, here := range inv.Keys {
-		second := slices.ContainsFunc(others, func(c store.Key) bool {
-			return c.Reference != k.Reference && c.Reference == int(here.Reference) && bytes.Equal(c.PublicKey, k.PublicKey)
-		})
-		if is(here) && here.Description != nil && !second {
-			return here.Reference, true
+	// Of several copies in the snapshot, a key on the token is the one at its
+	// reference, else the one that is described like it, else the first that is
+	// not where it was.
+	ranks := func(here *Key, c store.Key) int {
+		its := inv.at(byte(c.Reference)).key
+		switch {
+		case !bytes.Equal(c.PublicKey, k.PublicKey):
+			return 0
+		case c.Reference == int(here.Reference):
+			return 3
+		case its != nil && is(its):
+			return 0
+		case bytes.Equal(c.Description, here.Description):
+			return 2
+		}
+		return 1
+	}
+	for i := range inv.Keys {
+		here := &inv.Keys[i]
+		if !is(here) || here.Description == nil {
+			continue
+		}
+		which, rank := k.Reference, 0
+		for _, c := range others {
+			if n := ranks(here, c); n > rank {
+				which, rank = c.Reference, n
+			}
+		}
+		if which == k.Reference {
+			return here, true
 		}
 	}
-	return 0, false
+	return nil, false
 }
 
 // begun tells whether what is in a file is the beginning of what should be
@@ -326,11 +366,25 @@ func (p *Plan) twice() {
 	}
 }
 
-// planFiles decides about everything that is no key.
-func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
+// planFiles decides about everything that is no key. items are the keys that are
+// restored with it: a description or certificate that belonged to none does not
+// come beside one.
+func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool, items []Item) []FileItem {
 	here := map[schsm.FID][]byte{}
 	for _, f := range inv.Files {
 		here[f.FID] = f.Content
+	}
+	keys := map[schsm.FID]byte{}
+	takes := func(reference byte) {
+		keys[schsm.DescriptionFile(reference)], keys[schsm.CertificateFile(reference)] = reference, reference
+	}
+	for _, k := range inv.Keys {
+		takes(k.Reference)
+	}
+	for _, i := range items {
+		if i.Action.Done() {
+			takes(i.Reference)
+		}
 	}
 	var list []FileItem
 	for _, f := range s.Files {
@@ -351,7 +405,9 @@ func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
 		case f.Sealed && slices.Contains(inv.Unread, item.FID):
 			item.Action, item.Reason = Repair, "it is there; it is compared once the PIN is given"
 		}
-		if now, ok := here[item.FID]; ok {
+		if n, ok := keys[item.FID]; ok {
+			item.Action, item.Reason = Conflict, fmt.Sprintf("it belongs to no key in the backup, and key %d is there", n)
+		} else if now, ok := here[item.FID]; ok {
 			switch {
 			case bytes.Equal(now, f.Content):
 				item.Action = Same
@@ -364,6 +420,19 @@ func planFiles(inv *Inventory, s *store.Snapshot, canOpen bool) []FileItem {
 		list = append(list, item)
 	}
 	return list
+}
+
+// compareSetUp looks at the options. How many tries the PIN was set up with a
+// token tells after a login only.
+func (p *Plan) compareSetUp(inv *Inventory) {
+	was, err := strconv.ParseUint(p.Snapshot.Token.Options, 16, 16)
+	if err != nil || !inv.Initialised {
+		return
+	}
+	is := inv.Options &^ schsm.OptionTransportPIN
+	if was := schsm.Options(was) &^ schsm.OptionTransportPIN; is != was {
+		p.SetUp = append(p.SetUp, fmt.Sprintf("its options are %04x, those of the backup %04x", uint16(is), uint16(was)))
+	}
 }
 
 // oldFile is the longest file in bytes that firmware before 3.0 is said to take.

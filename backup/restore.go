@@ -23,6 +23,8 @@ type RestoreReport struct {
 	Files []FileResult
 	// LabelKept is the token's label where it has one of its own.
 	LabelKept string
+	// SetUp is the plan's, and what shows after a login only.
+	SetUp []string
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
 }
@@ -127,6 +129,9 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 		if err := r.restoreLabel(ctx, now.Snapshot, report); err != nil {
 			return fail(err)
 		}
+		if err := r.compareSetUp(ctx, report); err != nil {
+			return fail(err)
+		}
 	}
 	report.record(cat, now)
 	return report, nil
@@ -150,14 +155,17 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		proof.Reason = item.Reason
 		return proof, nil
 	}
-	begun := false
+	// fresh: this run makes it. begun: this or an earlier one did.
+	fresh, begun := item.Action == New, false
 	if r.journal != nil {
-		var err error
-		if begun, err = r.journal.Get(r.note(item.Reference), &restoreNote{}); err != nil {
+		var note restoreNote
+		found, err := r.journal.Get(r.note(item.Reference), &note)
+		if err != nil {
 			return proof, err
 		}
+		begun = found && note.Blob == store.HashOf(k.Blob)
 	}
-	if item.Action == New {
+	if fresh {
 		if err := r.unwrap(ctx, item); err != nil {
 			return r.refused(proof, err)
 		}
@@ -171,9 +179,9 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		}
 		unknown = begun && (errors.Is(err, errNoWay) || errors.Is(err, errNothingKnown))
 		proof.Reason = fmt.Sprintf("it is on the token but was not shown to be this key: %v", err)
-		if begun && errors.Is(err, errAnswer) && item.Action != Same {
+		if fresh && errors.Is(err, errAnswer) {
 			// What was unwrapped here is not the key: it must not stay under
-			// its name.
+			// its name. What an earlier run may have made may also be somebody's.
 			if err := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(item.Reference)); err != nil {
 				return proof, err
 			}
@@ -190,7 +198,7 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		}{{schsm.DescriptionFile(item.Reference), k.Description}, {schsm.CertificateFile(item.Reference), k.Certificate}} {
 			if err := r.put(ctx, f.fid, f.content); err != nil {
 				proof, err = r.refused(proof, err)
-				if err != nil || !begun {
+				if err != nil || !fresh && (!begun || unknown) {
 					return proof, err
 				}
 				return r.undo(ctx, item, proof)
@@ -391,6 +399,23 @@ func (r *restorer) restoreLabel(ctx context.Context, s *store.Snapshot, report *
 	return nil
 }
 
+// compareSetUp looks at what a restore leaves as it is.
+func (r *restorer) compareSetUp(ctx context.Context, report *RestoreReport) error {
+	report.SetUp = report.Plan.SetUp
+	was := report.Plan.Snapshot.Token.PINTries
+	if was < 1 {
+		return nil
+	}
+	is, err := r.card.PINSetUp(ctx)
+	switch {
+	case isTransport(err):
+		return err
+	case err == nil && is > 0 && is != was:
+		report.SetUp = append(report.SetUp, fmt.Sprintf("its PIN was set up with %d tries, that of the backup with %d", is, was))
+	}
+	return nil
+}
+
 // restoreRecord is the body of a KindRestore entry.
 type restoreRecord struct {
 	Snapshot string `json:"snapshot"`
@@ -406,7 +431,11 @@ func (r *RestoreReport) record(cat *store.Catalog, p *Plan) {
 	var proofs []store.Proof
 	for i, k := range r.Keys {
 		if blob := p.Items[i].Key.Blob; len(blob) > 0 && p.Items[i].Action.Done() {
-			proofs = append(proofs, store.Proof{Snapshot: p.Snapshot.ID, Reference: p.Items[i].Key.Reference, Blob: store.HashOf(blob), Kind: store.ProofRestored, OK: k.OK, Reason: k.Reason, Token: p.Serial})
+			proof := store.Proof{Snapshot: p.Snapshot.ID, Reference: p.Items[i].Key.Reference, Blob: store.HashOf(blob), Kind: store.ProofRestored, OK: k.OK, Reason: k.Reason, Token: p.Serial}
+			if at := int(p.Items[i].Reference); at != proof.Reference {
+				proof.At = at
+			}
+			proofs = append(proofs, proof)
 		}
 	}
 	err := cat.RecordProofs(proofs)

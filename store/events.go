@@ -82,6 +82,7 @@ type Proof struct {
 	Reason    string    `json:"reason,omitempty"`  // why not
 	Matched   string    `json:"matched,omitempty"` // what an opened key was compared with
 	Token     string    `json:"token,omitempty"`   // serial of the token it happened on
+	At        int       `json:"at,omitempty"`      // where it was restored to on that token, if not to Reference
 }
 
 type proofs struct {

@@ -259,6 +259,8 @@ type jsonPlan struct {
 	Keys     []jsonPlanItem    `json:"keys"`
 	Files    []jsonPlanFile    `json:"files"`
 	Problems []jsonPlanProblem `json:"problems"`
+	// SetUp is what of the token's set-up is not as the old one's.
+	SetUp []string `json:"set_up,omitempty"`
 }
 
 type jsonPlanItem struct {
@@ -286,7 +288,7 @@ type jsonPlanProblem struct {
 }
 
 func planDocument(p *backup.Plan, fits bool) jsonPlan {
-	doc := jsonPlan{Snapshot: p.Snapshot.ID, Token: p.Serial, Fits: fits, Keys: []jsonPlanItem{}, Files: []jsonPlanFile{}, Problems: []jsonPlanProblem{}}
+	doc := jsonPlan{Snapshot: p.Snapshot.ID, Token: p.Serial, Fits: fits, Keys: []jsonPlanItem{}, Files: []jsonPlanFile{}, Problems: []jsonPlanProblem{}, SetUp: p.SetUp}
 	for _, i := range p.Items {
 		doc.Keys = append(doc.Keys, jsonPlanItem{i.Key.Reference, int(i.Reference), i.Key.Label, hex.EncodeToString(i.Key.ID), i.Key.Type, string(i.Action), i.Reason, i.Notes})
 	}
@@ -322,6 +324,9 @@ func (a *app) printPlan(p *backup.Plan) {
 	}
 	for _, m := range p.Snapshot.Missing {
 		a.printf("  not in the backup: %s: %s", terminal.Printable(m.What), m.Reason)
+	}
+	for _, d := range p.SetUp {
+		a.printf("  set-up: %s", d)
 	}
 	for _, x := range p.Problems {
 		a.printf("first: %s", terminal.Printable(x.Message))
@@ -574,6 +579,8 @@ type jsonRestore struct {
 	Files    []jsonRestored `json:"files"`
 	SSH      []string       `json:"ssh"`
 	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
+	// SetUp is what of the token's set-up is not as the old one's.
+	SetUp []string `json:"set_up,omitempty"`
 }
 
 type jsonRestored struct {
@@ -624,7 +631,7 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 		for _, f := range r.Files {
 			files = append(files, jsonRestored{f.FID.String(), f.OK, f.Reason})
 		}
-		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), used.document()}); err != nil {
+		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), used.document(), r.SetUp}); err != nil {
 			return err
 		}
 		a.printUsed(used)
@@ -651,6 +658,9 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 	}
 	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, were)
 	a.printUsed(used)
+	for _, d := range r.SetUp {
+		a.note("%s is set up otherwise than the token of the backup: %s", p.Serial, d)
+	}
 	if r.LabelKept != "" {
 		a.note("the token keeps its label, %s", quoted(r.LabelKept))
 	}

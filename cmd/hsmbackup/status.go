@@ -277,6 +277,9 @@ func (a *app) printToken(s seen) {
 	if len(s.inv.Domains) == 0 {
 		rows = append(rows, []string{"  recovery key", "none: keys of this token can never be exported"})
 	}
+	if p := s.inv.PKA; p != nil {
+		rows = append(rows, []string{"  login by keys", fmt.Sprintf("%d of %d registered, %d must log in together: no backup brings them back", p.Total-p.Missing, p.Total, p.Required)})
+	}
 	if s.inv.FreeMemory >= 0 {
 		rows = append(rows, []string{"  free memory", fmt.Sprintf("%d bytes", s.inv.FreeMemory)})
 	}

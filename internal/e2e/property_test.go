@@ -22,7 +22,7 @@ import (
 
 // propertyTokens is how many tokens TestProperty fills; each costs what the
 // derivation of its shares costs, twice.
-const propertyTokens = 3
+const propertyTokens = 2
 
 // What TestProperty in package backup does in process for many tokens, the whole
 // program does here for some in a reader of a real pcscd: each is filled at
@@ -89,7 +89,7 @@ func (p *property) at(login bool, do func()) {
 	p.Must("open", err)
 	defer p.Card.Close()
 	if login {
-		p.Must("login", p.Card.Login(p.r.Context(), secret.New([]byte(pin)), false))
+		p.Must("login", p.Card.Login(p.r.Context(), secret.New([]byte(pin)), true))
 	}
 	do()
 }
@@ -125,8 +125,10 @@ func (p *property) run() tokentest.Tally {
 		p.Fill()
 		sets = s.Sets
 	})
-	// The shares are shown, so that what the PIN protects can be sealed; most
-	// of the times.
+	// The shares are shown once there is a catalog, so that what the PIN protects
+	// can be sealed; most of the times.
+	var first struct{}
+	p.says(&first, []int{0, 3}, "backup", "--no-proof", "--confirm", tokentest.Source)
 	for _, set := range sets {
 		if len(set.Load) > 0 && p.Chance(80) {
 			var files []string
@@ -165,7 +167,7 @@ func (p *property) backup() (exported bool) {
 		}
 		Missing []struct{ What string }
 	}
-	args := []string{"backup"}
+	args := []string{"backup", "--confirm", tokentest.Source} // it may have one PIN try in all
 	if p.Chance(50) {
 		args = append(args, "--yes") // uses of a key with a use counter may be spent
 	}

@@ -162,6 +162,19 @@ func TestBytes(t *testing.T) {
 			d, err := c.LoadShare(ctx, 0, share)
 			return d.Ready(), err
 		}, []step{{"80 52 00 00 20" + strings.Repeat("A5", 32) + "00", "01 00 1122334455667788 9000"}}, "true"},
+		{"public key authentication", func(c *Card) (any, error) {
+			p, configured, err := c.PKA(ctx)
+			return fmt.Sprint(p, configured), err
+		}, []step{{"80 54 00 00 00", "03 01 02 00 9000"}, {"80 54 02 00 00", "44454E4B3031 9000"}, {"80 54 02 01 00", "6A88"}, {"80 54 02 02 00", "44454E4B3032 9001"}},
+			"{3 1 2 [DENK01 DENK02]} true"},
+		{"public key authentication, names unknown", func(c *Card) (any, error) {
+			p, configured, err := c.PKA(ctx)
+			return fmt.Sprint(p, configured), err
+		}, []step{{"80 54 00 00 00", "02 00 01 00 9000"}, {"80 54 02 00 00", "1B5B 9000"}, {"80 54 02 01 00", "6A86"}}, "{2 0 1 []} true"},
+		{"no public key authentication", func(c *Card) (any, error) {
+			p, configured, err := c.PKA(ctx)
+			return fmt.Sprint(p, configured), err
+		}, []step{{"80 54 00 00 00", "6A88"}}, "{0 0 0 []} false"},
 		{"delete", func(c *Card) (any, error) { return nil, c.DeleteFile(ctx, KeyFile(5)) },
 			[]step{{"00 E4 02 00 02 CC 05", "9000"}}, ""},
 		{"create an empty file", func(c *Card) (any, error) { return nil, c.WriteFile(ctx, DescriptionFile(5), nil) },
