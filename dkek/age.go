@@ -51,6 +51,13 @@ func parseRecipient(text string) (age.Recipient, error) {
 	return nil, fail(ErrFormat, "not a recipient: age1…, age1pq1…, or a line with an ssh-ed25519 or ssh-rsa public key")
 }
 
+// CheckRecipient tells whether SealPart seals to a recipient. The error wraps
+// ErrFormat and does not repeat it.
+func CheckRecipient(recipient string) error {
+	_, err := parseRecipient(recipient)
+	return err
+}
+
 // PostQuantum tells whether a recipient is safe from quantum computers, as far
 // as is known: only those of age1pq1… are.
 func PostQuantum(recipient string) bool {

@@ -21,13 +21,21 @@ type coded struct {
 }
 
 // partText is how parts are written.
-var partText = coded{"part", "hsmpart", partSize, true}
+var partText = coded{"part", partPrefix, partSize, true}
+
+const partPrefix = "hsmpart"
 
 // The shape of a part on paper: groups of 5 characters, 4 to a line.
 const (
 	groupSize     = 5
 	groupsPerLine = 4
 	lineSize      = groupSize * groupsPerLine
+
+	// PartLength is the number of characters of a part, without blanks and the
+	// checks of lines; on paper they take PartLines lines of PartLine characters.
+	PartLength = len(partPrefix) + 1 + (8*partSize+4)/5 + bech32Checksum
+	PartLine   = lineSize
+	PartLines  = (PartLength + PartLine - 1) / PartLine
 )
 
 func (c coded) encode(payload []byte) []byte { return encodeBech32(c.prefix, payload, bech32mSum) }
@@ -322,4 +330,63 @@ func ParsePart(text []byte) (*Part, error) {
 		return nil, err
 	}
 	return newPart(payload)
+}
+
+// CheckPartLine looks at one line of a part as it is typed, numbered from 1: how
+// many characters there are, whether each can be one, and whether they agree
+// with the check of the line, if that was typed with it. Errors are those of
+// ParsePart. The line is the caller's to clear.
+func CheckPartLine(number int, line []byte) error {
+	compact, err := partLine(number, line)
+	clear(compact)
+	return err
+}
+
+// partLine gives the characters of a typed line in lower case; the caller clears
+// them.
+func partLine(number int, line []byte) ([]byte, error) {
+	compact, checks := joined(line)
+	start := (number - 1) * lineSize
+	if n, want := len(compact), min(lineSize, PartLength-start); n != want {
+		return compact, fail(ErrTampered, "line %d has %d characters, %d expected", number, n, want)
+	}
+	if err := partText.oneCase(compact); err != nil {
+		return compact, err
+	}
+	prefix := partPrefix + "1"
+	for i, c := range compact {
+		if at := start + i; at < len(prefix) && c != prefix[at] {
+			return compact, fail(ErrTampered, "a part begins with %s: %s is something else", prefix, partText.place(at))
+		} else if _, ok := bech32Digit(c); at >= len(prefix) && !ok {
+			return compact, fail(ErrTampered, "a character that is never used (1, b, i, o and signs are not): %s", partText.place(at))
+		}
+	}
+	for _, check := range checks {
+		want := lineCheck(number-1, compact)
+		if !strings.EqualFold(string(want[:]), string(check)) {
+			return compact, fail(ErrTampered, "line %d does not agree with its check: compare it character by character", number)
+		}
+	}
+	return compact, nil
+}
+
+// CompareLine is CheckPartLine for a line of this part: it says which character
+// is another one. The error wraps ErrTampered.
+func (p *Part) CompareLine(number int, line []byte) error {
+	typed, err := partLine(number, line)
+	defer clear(typed)
+	if err != nil {
+		return err
+	}
+	compact := p.Compact()
+	defer clear(compact)
+	if len(compact) == 0 {
+		return errWiped
+	}
+	for i, c := range typed {
+		if at := (number-1)*lineSize + i; c != compact[at] {
+			return fail(ErrTampered, "a wrong character: %s", partText.place(at))
+		}
+	}
+	return nil
 }

@@ -142,7 +142,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	// Whatever has to be typed, or turns out wrong, comes before any change.
 	if len(a.flags.shareArgs) > 0 {
 		a.note("private keys are open in this computer's memory while they are compared")
-		key, shares, err := a.openKey(ctx)
+		key, shares, err := a.openKey(ctx, cat)
 		if err != nil {
 			return err
 		}

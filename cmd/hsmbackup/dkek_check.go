@@ -13,6 +13,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -27,12 +28,18 @@ beside it. What a file is, is told by its content. Files with the sheets that
 sc-hsm-tool --pwd-shares-threshold prints follow the share file that they open,
 which then needs no password.
 
+Parts of custodians are checked each by itself, also a single one, and brought
+together where enough of a set are here; who is missing is named. Parts that are
+sealed with age are opened with --identity or a password.
+
 Without a share, wrapped keys are only looked at: structure, and the KCV that
 they are under. With shares and wrapped keys together, the private keys are open
 in this computer's memory.`,
 		Example: `  hsmbackup dkek check share1.pbe
   hsmbackup dkek check share1.pbe share2.pbe,password=prompt key1.bin key2.bin
   hsmbackup dkek check threshold.pbe alice.txt bob.txt
+  hsmbackup dkek check parts/alice.txt
+  hsmbackup dkek check alice.txt.age bob.txt --identity key.txt
   hsmbackup dkek check key1.bin`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && len(a.flags.shares) == 0 {
@@ -67,27 +74,22 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	var shares, others []checkedFile
 	unread := 0
 	for _, s := range named {
-		f := checkedFile{arg: s, content: s.content, err: s.err}
-		switch {
-		case f.err != nil:
+		if s.err != nil {
 			unread++
-			others = append(others, f)
-		case dkek.IsPBE(f.content):
-			shares = append(shares, f)
-		default:
-			others = append(others, f)
 		}
 	}
-	if unread == len(named) {
-		return others[0].err
+	if len(named) > 0 && unread == len(named) {
+		return named[0].err
 	}
-
 	doc := jsonDKEKCheck{Shares: []jsonShare{}, Wrapped: []jsonWrapped{}}
 	exits := exitSet{}
-	key, err := a.checkShares(ctx, shares, &doc, &exits)
+	m, others, err := a.sortChecked(ctx, named, &doc, &exits)
+	if err != nil {
+		return err
+	}
+	key, err := a.checkShares(ctx, m, &doc, &exits)
 	if err != nil {
 		return err
 	}
@@ -110,7 +112,7 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 		exits.add(exit)
 	}
 	if key != nil && doc.Complete {
-		if err := a.shareSeen(key, "dkek check"); err != nil {
+		if err := a.shareSeen(key, "dkek check", m); err != nil {
 			a.note("not recorded that these shares were seen: %s", describe(err, false).message)
 		}
 	}
@@ -119,39 +121,110 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 			return err
 		}
 	} else {
-		a.printDKEKCheck(doc)
+		a.printDKEKCheck(doc, m)
 	}
 	return exits.outcome(dkekCheckSummary(doc))
 }
 
+// sortChecked tells what the files are, and judges each part by itself. What is
+// no share is given back. A password or identity that does not open a file and a
+// part given twice end the check.
+func (a *app) sortChecked(ctx context.Context, named []shareArg, doc *jsonDKEKCheck, exits *exitSet) (*material, []checkedFile, error) {
+	m := &material{registered: a.knownSets()}
+	a.gathered = m // wiped when the program ends
+	var others []checkedFile
+	typed := 0
+	for _, s := range named {
+		if s.typed {
+			typed++
+			continue
+		}
+		if s.err != nil {
+			others = append(others, checkedFile{arg: s, err: s.err})
+			continue
+		}
+		bad := func(kind string, err error) error {
+			if !errors.Is(err, dkek.ErrFormat) && !errors.Is(err, dkek.ErrTampered) && !errors.Is(err, dkek.ErrMismatch) {
+				return fmt.Errorf("%s: %w", s.file, err)
+			}
+			doc.Shares = append(doc.Shares, jsonShare{File: s.file, Kind: kind, Reason: err.Error()})
+			exits.add(exitDamaged)
+			return nil
+		}
+		s, err := a.unseal(ctx, s)
+		if err != nil {
+			if err := bad("age", err); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		kind := s.kind()
+		switch {
+		case dkek.IsPBE(s.content):
+			m.files = append(m.files, s)
+		case dkek.IsPart(s.content):
+			p, err := s.parsePart()
+			if err == nil {
+				err = m.add(p, s.file)
+			}
+			if err == nil {
+				doc.Shares = append(doc.Shares, jsonShare{File: s.file, Kind: kind, OK: true, what: partName(p, findSet(m.registered, p.Set))})
+			} else if err := bad(kind, err); err != nil {
+				return nil, nil, err
+			}
+		case s.sealed:
+			clear(s.content)
+			if err := bad(kind, fmt.Errorf("%w: neither a part nor a share file is in it", dkek.ErrFormat)); err != nil {
+				return nil, nil, err
+			}
+		default:
+			others = append(others, checkedFile{arg: s, content: s.content})
+		}
+	}
+	for range typed {
+		if err := a.typeSet(ctx, m); err != nil {
+			return nil, nil, err
+		}
+		for _, p := range m.sets[len(m.sets)-1].Parts {
+			if known := findSet(m.registered, p.Set); m.sets[len(m.sets)-1].files[p.Index] == typedPart {
+				doc.Shares = append(doc.Shares, jsonShare{File: typedPart, Kind: "part", OK: true, what: partName(p, known)})
+			}
+		}
+	}
+	return m, others, nil
+}
+
+// knownSets are those of the catalog, if there is one that can be read.
+func (a *app) knownSets() []store.PartSet {
+	cat, err := a.lookCatalog()
+	if err != nil {
+		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).message)
+	}
+	defer closeCatalog(cat)
+	return a.registeredSets(cat)
+}
+
 // checkShares opens the shares and puts the key together; nil if that cannot
 // be. A wrong password, a share given twice and a key of zeros end the check.
-func (a *app) checkShares(ctx context.Context, files []checkedFile, doc *jsonDKEKCheck, exits *exitSet) (*dkek.Key, error) {
-	if len(files) == 0 {
+func (a *app) checkShares(ctx context.Context, m *material, doc *jsonDKEKCheck, exits *exitSet) (*dkek.Key, error) {
+	if m.count() == 0 {
 		return nil, nil
 	}
 	// Files that are no share after all need no password.
-	var whole []checkedFile
-	for _, f := range files {
-		if n := len(f.content); n != dkek.PBESize {
-			doc.Shares = append(doc.Shares, jsonShare{File: f.arg.file, Kind: f.arg.kind(), Reason: fmt.Sprintf("cut short or grown: a share file has %d bytes, this one %d", dkek.PBESize, n)})
+	var args []shareArg
+	for _, s := range m.files {
+		if n := len(s.content); n != dkek.PBESize {
+			doc.Shares = append(doc.Shares, jsonShare{File: s.file, Kind: s.kind(), Reason: fmt.Sprintf("cut short or grown: a share file has %d bytes, this one %d", dkek.PBESize, n)})
 			exits.add(exitDamaged)
 			continue
 		}
-		whole = append(whole, f)
-	}
-	if len(whole) == 0 {
-		return nil, nil
-	}
-	args := make([]shareArg, len(whole))
-	for i, f := range whole {
-		args[i] = f.arg
+		args = append(args, s)
 	}
 	shares, errs, err := a.openPBEs(ctx, args)
 	if err != nil {
 		return nil, err
 	}
-	defer wipeShares(shares)
+	defer func() { wipeShares(shares) }()
 	for i, err := range errs {
 		s := jsonShare{File: args[i].file, Kind: args[i].kind(), OK: err == nil}
 		switch {
@@ -163,12 +236,29 @@ func (a *app) checkShares(ctx context.Context, files []checkedFile, doc *jsonDKE
 		}
 		doc.Shares = append(doc.Shares, s)
 	}
+	for _, s := range m.sets {
+		doc.Sets = append(doc.Sets, s.json())
+		if s.Missing() > 0 {
+			continue
+		}
+		share, err := dkek.CombineParts(s.Parts)
+		if err != nil {
+			return nil, err
+		}
+		shares = append(shares, share)
+	}
 	for _, s := range doc.Shares {
 		if !s.OK {
 			return nil, nil
 		}
 	}
-	key, err := dkek.Combine(shares...)
+	if len(shares) < m.count() || m.lacksShares() != nil {
+		return nil, nil
+	}
+	if err := a.bringTogether(m); err != nil {
+		return nil, err
+	}
+	key, err := m.key(shares)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +324,7 @@ func checkWrapped(f checkedFile, key *dkek.Key) (jsonWrapped, int) {
 	return w, exitOK
 }
 
-func (a *app) printDKEKCheck(doc jsonDKEKCheck) {
+func (a *app) printDKEKCheck(doc jsonDKEKCheck, m *material) {
 	var rows [][]string
 	for _, s := range doc.Shares {
 		verdict := "good"
@@ -242,14 +332,30 @@ func (a *app) printDKEKCheck(doc jsonDKEKCheck) {
 			verdict = "BAD: " + s.Reason
 		}
 		what := "share"
-		if s.Kind == "threshold" {
+		switch {
+		case s.what != "":
+			what = s.what
+		case s.Kind == "threshold":
 			what = "share, by its sheets"
+		case s.Kind == "part":
+			what = "part"
+		}
+		if s.Kind == "age" {
+			what += ", sealed"
 		}
 		rows = append(rows, []string{s.File, what, verdict})
 	}
 	a.table(rows)
+	for _, s := range m.sets {
+		a.printf("%s: %s", terminal.Printable(s.describe()), terminal.Printable(s.state()))
+		if !s.KCV.IsZero() && !doc.Complete {
+			a.printf("it is of the recovery key %s", s.KCV)
+		}
+	}
 	if doc.KCV != "" {
-		a.printf("recovery key KCV %s, from %s", doc.KCV, count(len(doc.Shares), "share"))
+		a.printf("recovery key KCV %s, from %s", doc.KCV, count(m.count(), "share"))
+	} else if err := m.lacksShares(); err != nil {
+		a.printf("%s", err)
 	}
 	rows = nil
 	for _, w := range doc.Wrapped {
@@ -289,13 +395,14 @@ func dkekCheckSummary(doc jsonDKEKCheck) string {
 }
 
 // shareSeen records in the catalog, if there is one, that shares giving this
-// key were at hand, and renews the anchor.
-func (a *app) shareSeen(key *dkek.Key, origin string) error {
+// key were at hand, and whose parts, and renews the anchor.
+func (a *app) shareSeen(key *dkek.Key, origin string, m *material) error {
 	cat, err := a.existingCatalog()
 	if err != nil || cat == nil {
 		return err
 	}
 	defer closeCatalog(cat)
+	a.recordUse(cat, m)
 	err = backup.RecordShares(cat, key, true, origin)
 	a.changed = a.changed || err == nil
 	return err

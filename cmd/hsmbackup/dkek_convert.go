@@ -63,7 +63,7 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 			return s.err
 		}
 		if !dkek.IsPBE(s.content) {
-			return failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", s.file)
+			return failf("not-a-share", "parts of custodians: `hsmbackup dkek combine --share FILE… --out NEW.pbe`", "%s is neither a share file nor sheets of sc-hsm-tool", s.file)
 		}
 	}
 	if len(args) > 1 {

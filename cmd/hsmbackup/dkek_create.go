@@ -18,31 +18,60 @@ import (
 )
 
 type dkekCreate struct {
-	out  string
-	weak bool
+	weak       bool
+	splitFlags // its out names a file where nothing is split
 }
 
 func newDKEKCreateCommand(a *app) *cobra.Command {
 	var o dkekCreate
 	cmd := &cobra.Command{
 		Use:   "create --out FILE",
-		Short: "make a share of a new recovery key",
+		Short: "make a share of a new recovery key, or split it among custodians at once",
 		Long: `Makes a random share, writes it under a password to a new file (mode 0600, the
 format of sc-hsm-tool), reads the file back and opens it again.
 
 Without --password, a password of seven random words is made and shown once on
 the terminal. A weak password is refused: whoever gets the file can try millions
 a day. One share makes a whole recovery key; to give several people one each,
-run this once for each of them and load all the shares.`,
+run this once for each of them and load all the shares.
+
+With --split K/N the share is split instead, and no file has all of it: each
+custodian gets a part, any K of them bring the share together. Before anything
+is shown, all combinations are tried. A part is shown on a screen of its own,
+which is wiped, and typed back before the next custodian gets theirs; with
+--out DIR it is a file NAME.txt (mode 0600), or, for those with a --recipient,
+NAME.txt.age. The set is registered in the catalog, with a commitment of each
+part that tells it from any other and nothing of the part.
+
+The random numbers are those of this computer, mixed with those of a token if
+exactly one is attached or --token names one.`,
 		Example: `  hsmbackup dkek create --out share1.pbe                      a password is made and shown
   hsmbackup dkek create --out share1.pbe --password prompt    a password of your own
-  hsmbackup dkek create --out share1.pbe --password file:PW`,
+  hsmbackup dkek create --out share1.pbe --password file:PW
+  hsmbackup dkek create --split 2/3 --custodian alice --custodian bob --custodian carol
+  hsmbackup dkek create --split 2/3 --custodian alice --custodian bob --custodian carol --out parts/`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.dkekCreate(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.split != "" {
+				if o.weak {
+					return usagef("", "--weak-password is for a share file: parts have no password")
+				}
+				return a.createSplit(cmd.Context(), o.splitFlags)
+			}
+			if flag := o.used(); flag != "" {
+				return usagef("", "--%s is for parts: --split K/N is missing", flag)
+			}
+			if a.flags.catalog != "" || a.flags.who != "" {
+				return usagef("", "--catalog and --who are for parts: --split K/N is missing")
+			}
+			return a.dkekCreate(cmd.Context(), o)
+		},
 	}
-	cmd.Flags().StringVar(&o.out, "out", "", "the new `FILE`; one that exists is never overwritten")
+	o.add(cmd)
+	cmd.Flags().StringVar(&o.of, "of", "", "with --split: which share of how many this is, `I/M` (default 1/1)")
+	cmd.Flags().StringVar(&o.out, "out", "", "the new `FILE`, with --split a folder; what exists is never overwritten")
 	cmd.Flags().BoolVar(&o.weak, "weak-password", false, "take a password although it is weak")
-	uses(cmd)
+	uses(cmd, useCatalog, useToken, useWho)
 	return cmd
 }
 
@@ -62,8 +91,14 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 		return err
 	}
 	defer password.Wipe()
-	share := dkek.NewShare()
+	share, from, err := a.newShare(ctx)
+	if err != nil {
+		return err
+	}
 	defer share.Wipe()
+	if from != "" {
+		a.note("made of random numbers of this computer and of %s", from)
+	}
 	kcv, err := a.writeShare(ctx, o.out, share, password)
 	if err != nil {
 		return err

@@ -18,14 +18,16 @@ func newDKEKLoadCommand(a *app) *cobra.Command {
 		Short: "load shares into a token that misses some",
 		Long: `Loads shares into a token that was initialised for a recovery key and still
 misses shares of it, and compares the KCV when it is complete. Each share is
-loaded once. It needs no catalog: shares and backup need not meet on one computer.
+loaded once. It needs no catalog: shares and backup need not meet on one computer,
+and neither need the holders of several shares.
 
 Shares go to a token only after a look at who it is: its certificate up to the
 vendor's root, and proof that it holds the device key. A token that knows no chip
 authentication gives this proof by making a key, which is deleted again; its PIN
 is asked for then, and only then.`,
 		Example: `  hsmbackup dkek load --share share1.pbe
-  hsmbackup dkek load --share alice.pbe,password=prompt --share bob.pbe,password=prompt`,
+  hsmbackup dkek load --share alice.pbe,password=prompt --share bob.pbe,password=prompt
+  hsmbackup dkek load --share alice.txt --share carol.txt`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dkekLoad(cmd.Context(), domain) },
 	}
@@ -35,8 +37,7 @@ is asked for then, and only then.`,
 }
 
 func (a *app) dkekLoad(ctx context.Context, domain int) error {
-	given := len(a.flags.shareArgs)
-	if given == 0 {
+	if len(a.flags.shareArgs) == 0 {
 		return usagef("", "--share FILE is missing")
 	}
 	if domain < 0 || domain > 255 {
@@ -56,11 +57,10 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	if err != nil {
 		return err
 	}
-	missing := -1
-	whole := false
+	missing, slots := -1, 0
 	for _, d := range inv.Domains {
 		if d.Number == domain && !d.Empty {
-			missing, whole = d.Outstanding, d.Outstanding == d.Shares && d.Shares == given
+			missing, slots = d.Outstanding, d.Shares
 		}
 	}
 	switch {
@@ -68,10 +68,22 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 		return failf("no-dkek", "`hsmbackup init` sets a token up for one; that wipes it", "%s has no place for a recovery key here", t.name())
 	case missing == 0:
 		return failf("dkek-complete", "", "%s has its recovery key already: no share is missing", t.name())
-	case missing < given:
+	}
+	m, err := a.gather(ctx, cat)
+	if err != nil {
+		return err
+	}
+	given := m.count()
+	if missing < given {
 		return failf("too-many-shares", "", "%s misses %s, %d are given", t.name(), count(missing, "share"), given)
 	}
-	shares, err := a.openShares(ctx)
+	for _, s := range m.sets {
+		if s.Shares != slots {
+			return failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.describe(), count(s.Shares, "share"), t.name(), slots)
+		}
+	}
+	whole := missing == slots && slots == given
+	shares, err := a.openShares(ctx, cat)
 	if err != nil {
 		return err
 	}
@@ -79,12 +91,20 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	// The shares give the recovery key only if they are all of it.
 	var key *dkek.Key
 	var expect dkek.KCV
-	if key, err = dkek.Combine(shares...); err != nil && (whole || given > 1) {
+	if whole {
+		key, err = m.key(shares)
+	} else if key, err = dkek.Combine(shares...); given == 1 {
+		err = nil // a share by itself may be anything
+	}
+	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	if whole {
+	switch {
+	case whole:
 		expect = key.KCV()
+	case missing == given:
+		expect = m.kcv()
 	}
 	note, err := backup.TrustToken(ctx, t.card, cat, kcvText(expect), a.trust(t))
 	if err != nil {
@@ -113,7 +133,11 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	if kcv.IsZero() {
 		outcome = fmt.Sprintf("%s missing", count(missing-given, "share"))
 	}
-	a.ceremony(cat, store.Ceremony{Job: "load", KCV: kcvText(kcv), Token: t.serial, Outcome: outcome})
+	of := kcv
+	if of.IsZero() {
+		of = m.kcv()
+	}
+	a.ceremony(cat, store.Ceremony{Job: "load", KCV: kcvText(of), Sets: m.setNames(), Token: t.serial, Outcome: outcome})
 	if notRecorded != "" {
 		a.note("not recorded that these shares were seen: %s", notRecorded)
 	}
@@ -129,7 +153,7 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 		return nil
 	}
 	a.printf("%s has the recovery key %s", t.name(), kcv)
-	if !whole {
+	if expect.IsZero() {
 		a.note("the shares came one by one: compare the KCV with the one you expect")
 	}
 	return nil

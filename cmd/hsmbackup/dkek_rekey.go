@@ -89,13 +89,13 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return err
 	}
 	a.note("private keys are open in this computer's memory while they are sealed anew")
-	from, shares, err := a.openKey(ctx)
+	from, shares, err := a.openKey(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer from.Wipe()
 	wipeShares(shares)
-	to, shares, err := a.openKeyOf(ctx, next)
+	to, shares, err := a.openKeyOf(ctx, cat, next)
 	if err != nil {
 		return err
 	}
@@ -132,11 +132,12 @@ func (a *app) parseNewShares(texts []string) ([]shareArg, error) {
 }
 
 // openKeyOf is openKey for other shares than those of --share.
-func (a *app) openKeyOf(ctx context.Context, args []shareArg) (*dkek.Key, []*dkek.Share, error) {
+func (a *app) openKeyOf(ctx context.Context, cat *store.Catalog, args []shareArg) (*dkek.Key, []*dkek.Share, error) {
 	before := a.flags.shareArgs
-	a.flags.shareArgs = args
+	a.gathered.wipe()
+	a.flags.shareArgs, a.gathered = args, nil
 	defer func() { a.flags.shareArgs = before }()
-	return a.openKey(ctx)
+	return a.openKey(ctx, cat)
 }
 
 // askWhy asks for the reason, and says what follows from it.

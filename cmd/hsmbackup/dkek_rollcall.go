@@ -150,11 +150,28 @@ func (a *app) openParts(ctx context.Context) ([]*dkek.Part, error) {
 			wipeParts(list)
 			return nil, s.err
 		}
+		if s.typed {
+			p, err := a.typePart(ctx, "The part that answers.", "", nil)
+			if err == nil && p == nil {
+				err = failf("no-part", "", "no part was typed")
+			}
+			if err != nil {
+				wipeParts(list)
+				return nil, err
+			}
+			list = append(list, p)
+			continue
+		}
+		s, err := a.unseal(ctx, s)
+		if err != nil {
+			wipeParts(list)
+			return nil, fmt.Errorf("%s: %w", s.file, err)
+		}
 		if !dkek.IsPart(s.content) {
 			wipeParts(list)
 			return nil, failf("not-a-part", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is", "%s is no custodian's part", s.file)
 		}
-		p, err := dkek.ParsePart(s.content)
+		p, err := s.parsePart()
 		if err != nil {
 			wipeParts(list)
 			return nil, &failure{exit: exitFailed, code: "bad-part", message: fmt.Sprintf("%s: %v", s.file, err), err: err}

@@ -48,7 +48,7 @@ func (a *app) drill(ctx context.Context, names []string) error {
 	}
 	a.note("private keys are in this computer's memory while they are tried on a software token")
 	started := a.now()
-	shares, err := a.openShares(ctx)
+	shares, err := a.openShares(ctx, cat)
 	if err != nil {
 		return err
 	}

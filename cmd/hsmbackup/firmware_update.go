@@ -283,7 +283,7 @@ func (j *updateJob) prepare(ctx context.Context) (*backup.Readiness, error) {
 	}
 	if len(j.flags.shareArgs) > 0 {
 		j.note("private keys are in this computer's memory while they are tried on a software token")
-		shares, err := j.openShares(ctx)
+		shares, err := j.openShares(ctx, j.cat)
 		if err != nil {
 			return nil, err
 		}
@@ -545,7 +545,7 @@ func (j *updateJob) playBack(ctx context.Context, u *backup.Update) (*backup.Res
 	}
 	if !loggedIn {
 		if sealed && data.open == nil {
-			shares, err := j.openShares(ctx)
+			shares, err := j.openShares(ctx, j.cat)
 			if err != nil {
 				return nil, err
 			}
@@ -609,7 +609,7 @@ func (j *updateJob) loadRest(ctx context.Context, inv *backup.Inventory, s *stor
 	if err != nil {
 		return false, nil
 	}
-	shares, err := j.openShares(ctx)
+	shares, err := j.openShares(ctx, j.cat)
 	if err != nil {
 		return false, err
 	}

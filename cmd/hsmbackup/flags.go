@@ -11,16 +11,18 @@ import (
 
 // sharedFlags are the flags that mean the same for every verb.
 type sharedFlags struct {
-	catalog   string
-	token     string
-	shares    []string
-	confirm   string
-	untrusted string
-	who       string
-	yes, json bool
-	pin       sourceFlag
-	soPIN     sourceFlag
-	password  sourceFlag
+	catalog string
+	token   string
+	shares  []string
+	// identities are files that open what is sealed with age.
+	identities []string
+	confirm    string
+	untrusted  string
+	who        string
+	yes, json  bool
+	pin        sourceFlag
+	soPIN      sourceFlag
+	password   sourceFlag
 
 	shareArgs []shareArg // shares, parsed
 }
@@ -39,6 +41,7 @@ const (
 	useToken     = "token"
 	useShare     = "share"
 	useConfirm   = "confirm"
+	useIdentity  = "identity" // goes with --share
 	useUntrusted = "untrusted-token"
 	useYes       = "yes"
 	useWho       = "who"
@@ -55,6 +58,9 @@ func uses(cmd *cobra.Command, flags ...string) {
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}
 	}
+	if slices.Contains(flags, useShare) {
+		flags = append(flags, useIdentity)
+	}
 	cmd.Annotations[annotation] = strings.Join(flags, " ")
 }
 
@@ -69,7 +75,8 @@ func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+sources)
 	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
 	f.StringVar(&a.flags.password.text, "password", "", "`SOURCE` of the password of share files")
-	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK); repeat for each, and for the sheets of a threshold .pbe after it")
+	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK), or a custodian's part of one; repeat for each, and for the sheets of a threshold .pbe after it; prompt: parts are typed")
+	f.StringArrayVar(&a.flags.identities, useIdentity, nil, "`FILE` with the key that opens parts sealed with age: an identity of age, or an OpenSSH private key; repeat for each")
 	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
 	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
 	f.StringVar(&a.flags.who, useWho, "", "`NAME` of who does this, for the log: a claim")

@@ -19,6 +19,7 @@ import (
 type initOptions struct {
 	label     string
 	shares    int
+	asGiven   bool // shares was not said
 	noDKEK    bool
 	noUnblock bool
 	pinTries  int
@@ -52,15 +53,13 @@ can be exported, and restored to this very token until it is initialised again.`
   hsmbackup init --token soft:old.tok --share share1.pbe --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0200001`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("shares") {
-				o.shares = max(1, len(a.flags.shareArgs))
-			}
+			o.asGiven = !cmd.Flags().Changed("shares")
 			return a.init(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.label, "label", "", "the token's label, `TEXT`")
-	f.IntVar(&o.shares, "shares", 0, "`N` shares make the recovery key (default: as many as are given, at least 1); 0: made up by the token")
+	f.IntVar(&o.shares, "shares", 0, "`N` shares make the recovery key (default: as many as are given or parts tell, at least 1); 0: made up by the token")
 	f.BoolVar(&o.noDKEK, "no-dkek", false, "no recovery key: keys of this token can never be exported or backed up")
 	f.BoolVar(&o.noUnblock, "no-unblock", false, "the SO-PIN cannot unblock the PIN")
 	f.IntVar(&o.pinTries, "pin-tries", 3, "`N` wrong PINs block it; at most 3 for a PIN of 6 characters, 5 for 7, 10 for more")
@@ -69,14 +68,20 @@ can be exported, and restored to this very token until it is initialised again.`
 	return cmd
 }
 
-func (o initOptions) check(given int) error {
+func (o initOptions) check(args []shareArg) error {
+	whole := 0 // what is there of parts shows later
+	for _, s := range args {
+		if s.err != nil || dkek.IsPBE(s.content) {
+			whole++
+		}
+	}
 	switch {
-	case o.noDKEK && given > 0:
+	case o.noDKEK && len(args) > 0:
 		return usagef("", "--no-dkek and --share exclude each other: without a recovery key there are no shares")
 	case o.shares < 0 || o.shares > 255:
 		return usagef("", "--shares takes 0 to 255")
-	case given > o.shares && !o.noDKEK:
-		return usagef("", "%s are given, but --shares says %d", count(given, "share"), o.shares)
+	case whole > o.shares && !o.asGiven:
+		return tooMany(whole, o.shares)
 	case o.soFloor < 0 || o.soFloor > 15:
 		return usagef("", "--so-pin-floor takes 0 to 15")
 	case o.pinTries < 1 || o.pinTries > 10:
@@ -85,8 +90,32 @@ func (o initOptions) check(given int) error {
 	return nil
 }
 
+func tooMany(given, shares int) error {
+	return usagef("", "%s are given, but --shares says %d", count(given, "share"), shares)
+}
+
+// fit compares the number of shares that the token is to have with those that
+// are here and with what their parts say; by itself it is theirs.
+func (o *initOptions) fit(m *material) error {
+	if o.asGiven {
+		o.shares = max(1, m.count())
+		for _, s := range m.sets {
+			o.shares = max(o.shares, s.Shares)
+		}
+	}
+	if m.count() > o.shares && !o.noDKEK {
+		return tooMany(m.count(), o.shares)
+	}
+	for _, s := range m.sets {
+		if s.Shares != o.shares {
+			return usagef("", "%s: its recovery key has %s, the token would be set up for %d", s.describe(), count(s.Shares, "share"), o.shares)
+		}
+	}
+	return nil
+}
+
 func (a *app) init(ctx context.Context, o initOptions) error {
-	if err := o.check(len(a.flags.shareArgs)); err != nil {
+	if err := o.check(a.flags.shareArgs); err != nil {
 		return err
 	}
 	t, err := a.openToken(ctx)
@@ -106,6 +135,13 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	if err := guardWipe(inv, cat); err != nil {
 		return err
 	}
+	m, err := a.gather(ctx, cat)
+	if err != nil {
+		return err
+	}
+	if err := o.fit(m); err != nil {
+		return err
+	}
 	if o.noDKEK {
 		a.note("without a recovery key no key of this token can ever be exported: there will be no backup of them")
 	}
@@ -120,10 +156,16 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 		s.Initialisation.Options = 0
 	}
 	kcvs, cat, err := a.setUp(ctx, t, inv, cat, notRecorded, s, func(s *backup.SetUp, shares []*dkek.Share) error {
-		if !o.noDKEK {
-			s.Sets = []backup.DomainSet{{Shares: o.shares, Load: shares}}
+		if o.noDKEK {
+			return nil
 		}
-		return nil
+		s.Sets = []backup.DomainSet{{Shares: o.shares, Load: shares}}
+		if len(m.sets) == 0 || len(shares) < o.shares {
+			return nil
+		}
+		key, err := m.key(shares)
+		key.Wipe()
+		return err
 	})
 	if err != nil {
 		return err
@@ -145,7 +187,7 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	case o.shares == 0:
 		a.printf("its recovery key %s was made up by the token: nobody has shares of it", kcv)
 	case kcv.IsZero():
-		a.printf("%s of its recovery key missing", count(o.shares-len(a.flags.shareArgs), "share"))
+		a.printf("%s of its recovery key missing", count(o.shares-m.count(), "share"))
 		a.next("`hsmbackup dkek load --share FILE` loads them")
 	default:
 		a.printf("it has the recovery key %s, from %s", kcv, count(o.shares, "share"))
@@ -243,7 +285,7 @@ func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *s
 	}
 	var shares []*dkek.Share
 	if len(a.flags.shareArgs) > 0 {
-		if shares, err = a.openShares(ctx); err != nil {
+		if shares, err = a.openShares(ctx, cat); err != nil {
 			return fail(err)
 		}
 		defer wipeShares(shares)

@@ -68,10 +68,12 @@ type jsonKey struct {
 }
 
 type jsonDKEKCheck struct {
-	KCV      string        `json:"kcv"`
-	Complete bool          `json:"complete"`
-	Shares   []jsonShare   `json:"shares"`
-	Wrapped  []jsonWrapped `json:"wrapped"`
+	KCV      string      `json:"kcv"`
+	Complete bool        `json:"complete"`
+	Shares   []jsonShare `json:"shares"`
+	// Sets are the sets that parts are of.
+	Sets    []jsonSetAtHand `json:"sets,omitempty"`
+	Wrapped []jsonWrapped   `json:"wrapped"`
 }
 
 type jsonShare struct {
@@ -79,6 +81,24 @@ type jsonShare struct {
 	Kind   string `json:"kind"`
 	OK     bool   `json:"ok"`
 	Reason string `json:"reason"`
+
+	what string // for people
+}
+
+// jsonSetAtHand is a set of parts and who of it is here: names, where the catalog
+// knows them.
+type jsonSetAtHand struct {
+	Set     string   `json:"set"`
+	KCV     string   `json:"kcv"` // as the parts say
+	Needed  int      `json:"needed"`
+	Total   int      `json:"total"`
+	Share   int      `json:"share"`
+	Shares  int      `json:"shares"`
+	Here    []string `json:"here"`
+	Missing []string `json:"missing"`
+	// More is how many more parts are needed.
+	More    int    `json:"more"`
+	Retired string `json:"retired,omitempty"`
 }
 
 type jsonWrapped struct {

@@ -398,7 +398,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 			return err
 		}
 		if sealed {
-			shares, err := a.openShares(ctx)
+			shares, err := a.openShares(ctx, cat)
 			if err != nil {
 				return err
 			}
@@ -491,8 +491,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	if len(p.Problems) == 0 {
 		return false, nil // initialised, and with the right recovery key
 	}
-	given := len(a.flags.shareArgs)
-	if given == 0 && !o.sharesLater {
+	if len(a.flags.shareArgs) == 0 && !o.sharesLater {
 		return false, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
 	}
 	slots := backup.Slots(s)
@@ -508,6 +507,14 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		return false, err
 	}
 	if err := guardWipe(inv, cat); err != nil {
+		return false, err
+	}
+	m, err := a.gather(ctx, cat)
+	given := m.count()
+	if err == nil && slots == 0 {
+		err = m.lacksShares()
+	}
+	if err != nil {
 		return false, err
 	}
 	if !a.flags.json {

@@ -12,7 +12,7 @@ import (
 // read reads the file once: what is given as --share may be a pipe. An error
 // stays with the argument for whoever needs the file.
 func (s *shareArg) read() {
-	if s.content == nil && s.err == nil {
+	if s.content == nil && s.err == nil && !s.typed {
 		s.content, s.err = readSmall(s.file)
 	}
 }
@@ -81,8 +81,13 @@ func (a *app) openThreshold(ctx context.Context, s shareArg) (*dkek.Share, error
 
 // kind is what --json calls the file.
 func (s shareArg) kind() string {
-	if len(s.sheets) > 0 {
+	switch {
+	case len(s.sheets) > 0:
 		return "threshold"
+	case s.sealed:
+		return "age"
+	case s.typed, dkek.IsPart(s.content):
+		return "part"
 	}
 	return "pbe"
 }

@@ -63,6 +63,8 @@ type app struct {
 
 	flags   sharedFlags
 	secrets secrets
+	// gathered is what --share brought, once it was looked at.
+	gathered *material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
 	// helpless is why there is no help for what --help was asked for.
@@ -80,6 +82,7 @@ func newApp() *app {
 // run carries out one command line and gives the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	defer a.secrets.wipe()
+	defer func() { a.gathered.wipe() }()
 	root := newRoot(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

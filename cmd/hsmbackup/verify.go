@@ -126,7 +126,7 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 		return err
 	}
 	a.note("private keys are open in this computer's memory while they are compared")
-	key, shares, err := a.openKey(ctx)
+	key, shares, err := a.openKey(ctx, cat)
 	if err != nil {
 		return err
 	}

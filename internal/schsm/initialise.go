@@ -307,3 +307,23 @@ func (c *Card) Memory(ctx context.Context) (int, error) {
 	}
 	return int(data[0])<<24 | int(data[1])<<16 | int(data[2])<<8 | int(data[3]), nil
 }
+
+// MaxRandom is how many random bytes a token gives at a time.
+const MaxRandom = 256
+
+// Random asks for n bytes, up to MaxRandom, of the token's random numbers (GET
+// CHALLENGE). It needs no PIN. The caller clears them.
+func (c *Card) Random(ctx context.Context, n int) ([]byte, error) {
+	if n < 1 || n > MaxRandom {
+		return nil, fmt.Errorf("GET CHALLENGE: %d bytes asked for, a token gives 1 to %d", n, MaxRandom)
+	}
+	data, err := c.call(ctx, "GET CHALLENGE", apdu.Command{INS: 0x84, Le: n})
+	if err != nil {
+		return nil, err
+	}
+	if len(data) != n {
+		clear(data)
+		return nil, fmt.Errorf("GET CHALLENGE: %d bytes asked for, %d came", n, len(data))
+	}
+	return data, nil
+}

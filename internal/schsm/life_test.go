@@ -763,3 +763,24 @@ func TestAESIsStandard(t *testing.T) {
 		t.Errorf("%x, %v", got, err)
 	}
 }
+
+// Random numbers come without a login, as many as were asked for, and never
+// twice the same.
+func TestRandom(t *testing.T) {
+	ctx := context.Background()
+	_, card := newToken(t, softtoken.Options{})
+	for _, n := range []int{1, 32, MaxRandom} {
+		a, err := card.Random(ctx, n)
+		if err != nil || len(a) != n {
+			t.Fatalf("%d bytes: %d, %v", n, len(a), err)
+		}
+		if b, err := card.Random(ctx, n); err != nil || n > 1 && bytes.Equal(a, b) {
+			t.Errorf("%d bytes again: the same, %v", n, err)
+		}
+	}
+	for _, n := range []int{-1, 0, MaxRandom + 1} {
+		if b, err := card.Random(ctx, n); err == nil {
+			t.Errorf("%d bytes asked for, %d came", n, len(b))
+		}
+	}
+}

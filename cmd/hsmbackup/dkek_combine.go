@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+type combineFlags struct {
+	dkekCreate
+	load   bool
+	domain int
+}
+
+func newDKEKCombineCommand(a *app) *cobra.Command {
+	var f combineFlags
+	cmd := &cobra.Command{
+		Use:   "combine --share FILE... --out FILE",
+		Short: "bring parts together, into a share file or a token",
+		Long: `Brings a share together from parts of custodians, or several shares from whatever
+holds them, and writes it under a password to a new file (mode 0600, the format
+of sc-hsm-tool), reads the file back, opens it again and compares the KCV; or,
+with --load, sends it to a token, as ` + "`dkek load`" + ` does. Nothing is ever shown.
+
+Several shares make one file: a single share that gives the same recovery key as
+all of them. The parts stay valid.`,
+		Example: `  hsmbackup dkek combine --share alice.txt --share bob.txt --out share1.pbe
+  hsmbackup dkek combine --share prompt --load`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(a.flags.shareArgs) == 0 {
+				return usagef("", "--share FILE is missing: it names what is brought together")
+			}
+			if f.load == (f.out != "") {
+				return usagef("", "one of --out FILE and --load says where the share goes")
+			}
+			if f.load {
+				return a.dkekLoad(cmd.Context(), f.domain)
+			}
+			if a.flags.token != "" || a.flags.untrusted != "" || f.domain != 0 {
+				return usagef("", "--token, --untrusted-token and --domain are for --load")
+			}
+			return a.dkekCombine(cmd.Context(), f)
+		},
+	}
+	cmd.Flags().StringVar(&f.out, "out", "", "the new `FILE`; one that exists is never overwritten")
+	cmd.Flags().BoolVar(&f.load, "load", false, "load the token, and write no file")
+	cmd.Flags().IntVar(&f.domain, "domain", 0, "with --load: key domain `N`, of a token that has several")
+	cmd.Flags().BoolVar(&f.weak, "weak-password", false, "take a new password although it is weak")
+	uses(cmd, useCatalog, useToken, useShare, useUntrusted, useWho)
+	return cmd
+}
+
+func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
+	if _, err := os.Lstat(f.out); err == nil {
+		return failf("exists", "", "%s exists already, and nothing is ever overwritten", f.out)
+	}
+	// --password is for the new file.
+	for i := range a.flags.shareArgs {
+		if s := &a.flags.shareArgs[i]; !s.ownPassword {
+			s.password = source{flag: "--share " + s.file + ",password=", kind: "prompt"}
+		}
+	}
+	cat, notRecorded, err := a.catalogToRecord()
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	one, of, err := a.combined(ctx, cat)
+	if err != nil {
+		return err
+	}
+	defer one.Wipe()
+	password, err := a.newPassword(ctx, f.dkekCreate)
+	if err != nil {
+		return err
+	}
+	defer password.Wipe()
+	kcv, err := a.writeShare(ctx, f.out, one, password)
+	if err != nil {
+		return err
+	}
+	a.changed = true
+	if of.IsZero() {
+		of = kcv
+	}
+	if notRecorded != "" {
+		a.note("not recorded in the catalog: %s", notRecorded)
+	}
+	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: a.gathered.setNames(), Outcome: "done"})
+	if a.flags.json {
+		return a.document(struct {
+			File string `json:"file"`
+			KCV  string `json:"kcv"`
+		}{f.out, kcv.String()})
+	}
+	a.printf("%s: share written, read back and opened", terminal.Printable(f.out))
+	switch m := a.gathered; {
+	case m.count() > 1:
+		a.printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, count(m.count(), "share"))
+	case len(m.sets) == 1 && m.sets[0].Shares > 1:
+		a.printf("it is share %d of %d of the recovery key", m.sets[0].Share, m.sets[0].Shares)
+	default:
+		a.printf("KCV %s, if this is the only share", kcv)
+	}
+	a.next("keep the file and its password apart; whoever has both needs no custodian")
+	return nil
+}
+
+// combined gives the one share that was brought together, or one that stands for
+// several; and the KCV of the recovery key, if its parts tell. The caller wipes
+// the share.
+func (a *app) combined(ctx context.Context, cat *store.Catalog) (*dkek.Share, dkek.KCV, error) {
+	m, err := a.gather(ctx, cat)
+	if err != nil {
+		return nil, dkek.KCV{}, err
+	}
+	if m.count() == 1 {
+		shares, err := a.openShares(ctx, cat)
+		if err != nil {
+			return nil, dkek.KCV{}, err
+		}
+		return shares[0], m.kcv(), nil
+	}
+	key, shares, err := a.openKey(ctx, cat)
+	if err != nil {
+		return nil, dkek.KCV{}, err
+	}
+	defer key.Wipe()
+	wipeShares(shares)
+	one, err := dkek.ShareFromBytes(append([]byte(nil), key.Bytes()...))
+	return one, key.KCV(), err
+}

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"hsmbackup/dkek"
+	"hsmbackup/store"
+)
+
+// partSet are the parts at hand of one set, and what the catalog knows of it.
+type partSet struct {
+	*dkek.PartGroup
+	files map[int]string // by the part's index
+	known *store.PartSet // nil: not in the catalog
+}
+
+func (s *partSet) wipe() {
+	for _, p := range s.Parts {
+		p.Wipe()
+	}
+}
+
+// registeredSets are those of the catalog, which may be nil. Parts come together
+// without it, so that a log which cannot be read is no reason to stop here.
+func (a *app) registeredSets(cat *store.Catalog) []store.PartSet {
+	if cat == nil {
+		return nil
+	}
+	sets, err := cat.PartSets()
+	if err != nil {
+		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).message)
+	}
+	return sets
+}
+
+func findSet(sets []store.PartSet, set string) *store.PartSet {
+	if i := slices.IndexFunc(sets, func(s store.PartSet) bool { return s.Set == set }); i >= 0 {
+		return &sets[i]
+	}
+	return nil
+}
+
+// custodian is who has a part, as far as the catalog knows; else its number.
+func custodian(known *store.PartSet, index int) string {
+	if known == nil || index < 1 || index > len(known.Custodians) {
+		return fmt.Sprintf("part %d", index)
+	}
+	return known.Custodians[index-1].Name
+}
+
+// partName tells a part without its secret.
+func partName(p *dkek.Part, known *store.PartSet) string {
+	if known == nil {
+		return p.Name()
+	}
+	return fmt.Sprintf("%s (%s)", p.Name(), custodian(known, p.Index))
+}
+
+// add takes a part in. The error says of one that cannot be taken what it is.
+func (m *material) add(p *dkek.Part, file string) error {
+	i := slices.IndexFunc(m.sets, func(s *partSet) bool { return s.Set == p.Set })
+	known := findSet(m.registered, p.Set)
+	if err := isAsGivenOut(p, file, known); err != nil {
+		return err
+	}
+	if i < 0 {
+		m.sets = append(m.sets, &partSet{dkek.GroupParts([]*dkek.Part{p})[0], map[int]string{p.Index: file}, known})
+		return nil
+	}
+	s := m.sets[i]
+	for _, o := range s.Parts {
+		if p.Equal(o) {
+			return failf("duplicate-part", "give each part once: it counts once", "%s and %s hold the same part: %s", s.files[p.Index], file, partName(p, known))
+		}
+	}
+	// Enough parts or not: what is wrong between these shows.
+	share, err := dkek.CombineParts(append(slices.Clone(s.Parts), p))
+	share.Wipe()
+	if missing := new(dkek.MissingPartsError); err != nil && !errors.As(err, &missing) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	s.Parts = append(s.Parts, p)
+	s.files[p.Index] = file
+	return nil
+}
+
+// isAsGivenOut compares a part with what the catalog knows of it.
+func isAsGivenOut(p *dkek.Part, file string, known *store.PartSet) error {
+	if known == nil || p.Index > len(known.Custodians) {
+		return nil
+	}
+	if want := known.Custodians[p.Index-1].Commitment; string(want) != string(p.Commitment()) {
+		return &failure{exit: exitDamaged, code: "other-part", message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
+			hints: []string{"ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit"}, err: dkek.ErrMismatch}
+	}
+	return nil
+}
+
+// who lists the custodians of the parts that are here, and of the others.
+func (s *partSet) who() (here, missing []string) {
+	for i := 1; i <= s.Total; i++ {
+		list := &missing
+		if slices.ContainsFunc(s.Parts, func(p *dkek.Part) bool { return p.Index == i }) {
+			list = &here
+		}
+		*list = append(*list, custodian(s.known, i))
+	}
+	return here, missing
+}
+
+// state says of a set what is here and what is missing: "any 3 of 5, order does
+// not matter; alice, bob are here, one more of carol, dave, erin".
+func (s *partSet) state() string {
+	here, missing := s.who()
+	verb := "are"
+	if len(here) == 1 {
+		verb = "is"
+	}
+	text := fmt.Sprintf("any %d of %d, order does not matter; %s %s here", s.Needed, s.Total, strings.Join(here, ", "), verb)
+	if n := s.Missing(); n == 1 {
+		text += ", one more of " + strings.Join(missing, ", ")
+	} else if n > 1 {
+		text += fmt.Sprintf(", %d more of %s", n, strings.Join(missing, ", "))
+	}
+	return text
+}
+
+// describe names a set for people.
+func (s *partSet) describe() string {
+	text := "set " + s.Set
+	if s.Shares > 1 {
+		text += fmt.Sprintf(", share %d of %d", s.Share, s.Shares)
+	}
+	if s.known != nil && !s.known.Retired.IsZero() {
+		text += ", retired on " + s.known.Retired.Format("2006-01-02")
+	}
+	return text
+}
+
+func (s *partSet) json() jsonSetAtHand {
+	here, missing := s.who()
+	j := jsonSetAtHand{Set: s.Set, KCV: kcvText(s.KCV), Needed: s.Needed, Total: s.Total, Share: s.Share, Shares: s.Shares,
+		Here: here, Missing: append([]string{}, missing...), More: s.Missing()}
+	if s.known != nil && !s.known.Retired.IsZero() {
+		j.Retired = s.known.Retired.Format(time.RFC3339)
+	}
+	return j
+}
+
+// bringTogether checks that each set is complete, and that no two of them are of
+// one share.
+func (a *app) bringTogether(m *material) error {
+	var missing []string
+	for _, s := range m.sets {
+		if s.Missing() > 0 {
+			missing = append(missing, s.describe()+": "+s.state())
+		}
+	}
+	if len(missing) > 0 {
+		hint := "`--share prompt` has the other parts typed"
+		if len(m.sets) > 1 {
+			hint = "parts of one set belong together: parts of several sets of one share do not add up"
+		}
+		return failf("missing-parts", hint, "parts are missing: %s", strings.Join(missing, "; "))
+	}
+	shares := make([]*dkek.Share, len(m.sets))
+	defer wipeShares(shares)
+	for i, s := range m.sets {
+		var err error
+		if shares[i], err = dkek.CombineParts(s.Parts); err != nil {
+			return err
+		}
+		for j, o := range m.sets[:i] {
+			if shares[i].Equal(shares[j]) {
+				return failf("duplicate-share", "give parts of one of the two sets", "%s and %s are sets of the same share, which counts once", o.describe(), s.describe())
+			}
+		}
+		if s.known != nil && !s.known.Retired.IsZero() {
+			a.note("%s: its parts still give the share, as long as anyone keeps them", s.describe())
+		}
+	}
+	return nil
+}
+
+// groups are the sets as package dkek knows them.
+func (m *material) groups() []*dkek.PartGroup {
+	var list []*dkek.PartGroup
+	for _, s := range m.sets {
+		list = append(list, s.PartGroup)
+	}
+	return list
+}
+
+// checkKCV compares the recovery key with what parts say that must come out,
+// where these shares are all that it has. Shares of several keys may be here at
+// once, for a token with several key domains.
+func (m *material) checkKCV(shares []*dkek.Share) error {
+	for i, s := range m.sets {
+		all := shares
+		switch {
+		case s.Shares == 1:
+			all = shares[len(m.files)+i:][:1]
+		case s.Shares != len(shares):
+			continue
+		}
+		key, err := dkek.Combine(all...)
+		if err != nil {
+			return err
+		}
+		err = dkek.CheckPartsKCV([]*dkek.PartGroup{s.PartGroup}, key)
+		key.Wipe()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// key is the recovery key that all shares make, which must be the one that the
+// parts are of. The caller wipes it.
+func (m *material) key(shares []*dkek.Share) (*dkek.Key, error) {
+	if err := m.lacksShares(); err != nil {
+		return nil, err
+	}
+	key, err := dkek.Combine(shares...)
+	if err != nil {
+		return nil, err
+	}
+	if err := dkek.CheckPartsKCV(m.groups(), key); err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	return key, nil
+}
+
+// lacksShares tells whether parts say that there are more shares than these.
+func (m *material) lacksShares() error {
+	for _, s := range m.sets {
+		if n := s.Shares - m.count(); n > 0 {
+			return failf("missing-shares", "give them all: one --share for each file", "%s: the recovery key has %d shares, and %d of them are not here", s.describe(), s.Shares, n)
+		}
+	}
+	return nil
+}
+
+// kcv is the KCV of the recovery key, if the parts agree on one.
+func (m *material) kcv() (kcv dkek.KCV) {
+	for i, s := range m.sets {
+		if i > 0 && s.KCV != kcv {
+			return dkek.KCV{}
+		}
+		kcv = s.KCV
+	}
+	return kcv
+}
+
+// recordUse notes in the catalog, if it can be written, whose parts were here.
+func (a *app) recordUse(cat *store.Catalog, m *material) {
+	if cat == nil || !cat.Writable() {
+		return
+	}
+	for _, s := range m.sets {
+		if s.known == nil {
+			continue
+		}
+		for _, p := range s.Parts {
+			if err := cat.RecordRollCall(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
+				a.note("not recorded that %s was here: %s", partName(p, s.known), describe(err, false).message)
+				return
+			}
+		}
+	}
+}
