@@ -19,6 +19,9 @@ const (
 	ChallengeGood = 30 * 24 * time.Hour
 	// AnswerGood is how long an answer shows that a part is still there.
 	AnswerGood = 365 * 24 * time.Hour
+	// handOutTime is how long the custodians of a new set have to show that they
+	// got their parts, before it counts as neglected.
+	handOutTime = 30 * 24 * time.Hour
 	// A challenge is remembered for longer than it is good, so that a late answer
 	// is told from a wrong one.
 	challengeKept = 400 * 24 * time.Hour
@@ -39,6 +42,9 @@ type KeptSet struct {
 	// Wanted is how many should have answered within AnswerGood: one more than
 	// are needed, or all there are. Recent is how many have.
 	Wanted, Recent int
+	// Fresh: it was made lately, so that custodians may not have got their parts
+	// yet.
+	Fresh bool
 }
 
 // InUse tells whether its parts are still meant to be used.
@@ -46,6 +52,10 @@ func (s KeptSet) InUse() bool { return s.Retired.IsZero() }
 
 // AtRisk tells whether too few keepers of a set in use have answered lately.
 func (s KeptSet) AtRisk() bool { return s.InUse() && s.Recent < s.Wanted }
+
+// Stale tells whether a set at risk has been so for longer than handing out
+// takes.
+func (s KeptSet) Stale() bool { return s.AtRisk() && !s.Fresh }
 
 // Name is how a set is spoken of.
 func (s KeptSet) Name() string {
@@ -80,7 +90,7 @@ func Keepers(cat *store.Catalog, now time.Time) ([]KeptSet, error) {
 	}
 	list := make([]KeptSet, 0, len(sets))
 	for _, set := range sets {
-		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians))}
+		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: now.Sub(set.Time) <= handOutTime}
 		for _, c := range set.Custodians {
 			k := Keeper{Custodian: c}
 			for _, call := range calls {

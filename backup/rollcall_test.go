@@ -57,7 +57,7 @@ func TestKeepers(t *testing.T) {
 			return sets[len(sets)-1]
 		}
 		for i := range c.wanted {
-			if s := look(now); s.Wanted != c.wanted || s.Recent != i || !s.AtRisk() {
+			if s := look(now); s.Wanted != c.wanted || s.Recent != i || !s.AtRisk() || s.Stale() || !look(now.Add(handOutTime+time.Hour)).Stale() {
 				t.Errorf("%d of %d after %d answers: %+v", c.needed, c.total, i, s)
 			}
 			// The last ones first, and one of them twice.
@@ -73,7 +73,7 @@ func TestKeepers(t *testing.T) {
 		if s := look(now.Add(AnswerGood - time.Hour)); s.AtRisk() {
 			t.Error("a year is not over yet")
 		}
-		if s := look(now.Add(AnswerGood + time.Hour)); !s.AtRisk() || s.Recent != 0 {
+		if s := look(now.Add(AnswerGood + time.Hour)); !s.AtRisk() || !s.Stale() || s.Recent != 0 {
 			t.Error("a year is over")
 		}
 		if err := cat.RetirePartSet(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {

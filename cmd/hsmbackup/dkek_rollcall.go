@@ -38,8 +38,8 @@ later. They are taken for 30 days. With --share, here, a part that is at hand
 answers at once.
 
 status and check warn when fewer than one custodian more than needed have
-answered within a year. A part counts as there, too, from the day on that it was
-handed out.`,
+answered within a year; a set that was just made has 30 days for that. A part that
+was confirmed when it was handed out, or was used, counts as well.`,
 		Example: `  hsmbackup dkek rollcall                                        gives the challenge
   hsmbackup dkek rollcall --answer hsmcall1… --share bob.txt     bob, on his computer
   hsmbackup dkek rollcall --record hsmansw1… hsmansw1…           the answers that came
@@ -538,7 +538,7 @@ func (a *app) listKeepers(o rollCall) error {
 		if err := a.document(doc); err != nil {
 			return err
 		}
-		return a.atRisk(sets)
+		return a.stale(sets)
 	}
 	if len(sets) == 0 {
 		a.printf("no parts are registered")
@@ -549,5 +549,5 @@ func (a *app) listKeepers(o rollCall) error {
 	for _, c := range open {
 		a.printf("challenge good until %s, %s: %s", c.Good().Format(time.DateOnly), count(len(c.Answered), "answer"), c.Challenge)
 	}
-	return a.atRisk(sets)
+	return a.stale(sets)
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // jsonPartSet is a set of parts. Wanted custodians should have answered within a
-// year, Recent have; at_risk: it is in use, and they are fewer.
+// year, Recent have; at_risk: it is in use, and they are fewer; stale: that is so
+// although the set was not just handed out.
 type jsonPartSet struct {
 	Set        string       `json:"set"`
 	KCV        string       `json:"kcv"`
@@ -23,6 +24,7 @@ type jsonPartSet struct {
 	Wanted     int          `json:"wanted"`
 	Recent     int          `json:"recent"`
 	AtRisk     bool         `json:"at_risk"`
+	Stale      bool         `json:"stale"`
 	Custodians []jsonKeeper `json:"custodians"`
 }
 
@@ -47,7 +49,7 @@ func (a *app) partSets(sets []backup.KeptSet) []jsonPartSet {
 	for _, s := range sets {
 		j := jsonPartSet{
 			Set: s.Set, KCV: s.KCV, Share: s.Share, Shares: s.Shares, Needed: s.Needed, Retired: stamp(s.Retired),
-			Wanted: s.Wanted, Recent: s.Recent, AtRisk: s.AtRisk(), Custodians: []jsonKeeper{},
+			Wanted: s.Wanted, Recent: s.Recent, AtRisk: s.AtRisk(), Stale: s.Stale(), Custodians: []jsonKeeper{},
 		}
 		for _, k := range s.Keepers {
 			j.Custodians = append(j.Custodians, jsonKeeper{k.Index, k.Name, stamp(k.Answered), k.Origin, k.Lately(a.now())})
@@ -104,13 +106,13 @@ func (a *app) riskText(s backup.KeptSet) string {
 		s.Name(), s.Wanted, s.Recent, strings.Join(lately, ", "), strings.Join(not, ", "))
 }
 
-// atRisk is the outcome of a look at sets: incomplete if too few custodians of
-// one that is in use have answered within a year.
-func (a *app) atRisk(sets []backup.KeptSet) error {
+// stale is the outcome of a look at sets: incomplete if too few custodians of
+// one that is in use, and was not just handed out, have answered within a year.
+func (a *app) stale(sets []backup.KeptSet) error {
 	exits := exitSet{}
 	var list []string
 	for _, s := range sets {
-		if s.AtRisk() {
+		if s.Stale() {
 			exits.add(exitIncomplete)
 			list = append(list, a.riskText(s))
 		}

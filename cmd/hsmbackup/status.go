@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,7 +108,7 @@ func (a *app) status(ctx context.Context) error {
 		if err := a.document(doc); err != nil {
 			return err
 		}
-		return outcomes(uncovered(list), a.atRisk(sets))
+		return outcomes(uncovered(list), a.stale(sets))
 	}
 	for _, s := range list {
 		a.printToken(s)
@@ -130,13 +131,13 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if atRisk := a.atRisk(sets) != nil; atRisk && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
+	if slices.ContainsFunc(sets, backup.KeptSet.AtRisk) && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
 		next = "hsmbackup dkek rollcall"
 	}
 	if next != "" {
 		a.printf("next: %s", next)
 	}
-	return outcomes(uncovered(list), a.atRisk(sets))
+	return outcomes(uncovered(list), a.stale(sets))
 }
 
 // reach opens the token of --token, or all that are attached. Other cards are

@@ -290,7 +290,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if !v.OK() || len(uncovered) > 0 {
 		exits.add(exitIncomplete)
 	}
-	risk := a.atRisk(v.Keepers)
+	risk := a.stale(v.Keepers)
 	if a.flags.json {
 		doc := verificationDocument(v, notRecorded, uncovered)
 		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(v.Keepers)
