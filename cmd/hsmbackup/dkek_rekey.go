@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,6 +96,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	}
 	defer from.Wipe()
 	wipeShares(shares)
+	sets := a.gathered.setNames()
 	to, shares, err := a.openKeyOf(ctx, cat, next)
 	if err != nil {
 		return err
@@ -109,7 +111,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	left := r.Left()
 	if r.Any() {
 		a.changed = true
-		a.recordRekey(cat, r, o.why, left)
+		a.recordRekey(cat, r, o.why, slices.Concat(sets, a.gathered.setNames(), r.Retired), left)
 		if r.Head, err = cat.Head(); err != nil {
 			return err
 		}
@@ -131,7 +133,8 @@ func (a *app) parseNewShares(texts []string) ([]shareArg, error) {
 	return withSheets(list)
 }
 
-// openKeyOf is openKey for other shares than those of --share.
+// openKeyOf is openKey for other shares than those of --share, which are done
+// with.
 func (a *app) openKeyOf(ctx context.Context, cat *store.Catalog, args []shareArg) (*dkek.Key, []*dkek.Share, error) {
 	before := a.flags.shareArgs
 	a.gathered.wipe()
@@ -168,8 +171,9 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 }
 
 // recordRekey leaves the ceremony in the log.
-func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, left []string) {
-	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: r.Retired, Outcome: "done"}
+func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, sets, left []string) {
+	slices.Sort(sets)
+	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: slices.Compact(sets), Outcome: "done"}
 	if len(left) > 0 {
 		c.Outcome = "left: " + strings.Join(left, "; ")
 	}

@@ -29,7 +29,7 @@ func TestRekey(t *testing.T) {
 	split("old", "alice", "bob", "carol")
 	oldParts := []string{"--share", "old/alice.txt", "--share", "old/carol.txt"}
 	newParts := []string{"--share", "new/emil.txt", "--share", "new/dora.txt"}
-	good(t, r.hsmbackup(secrets(append(oldParts, "init", "--label", "ssh", "--confirm", old, "--untrusted-token", old)...)...))
+	good(t, r.hsmbackup(slices.Concat(secrets("init", "--label", "ssh", "--confirm", old, "--untrusted-token", old), oldParts)...))
 	oldKCV := kcv(t, good(t, r.scHSM()))
 	keys := []key{everyType[1], everyType[3], everyType[4], everyType[6]}
 	publics := make([]crypto.PublicKey, len(keys))
@@ -44,7 +44,7 @@ func TestRekey(t *testing.T) {
 	split("new", "dora", "emil", "fritz")
 	d := pcsctest.Start(t)
 	d.Unplug(t, 0)
-	said := good(t, r.hsmbackup(append(oldParts, "dkek", "rekey", "--new-share", "new/dora.txt", "--new-share", "new/fritz.txt", "--why", "custodian-left", "--who", "emil")...),
+	said := good(t, r.hsmbackup(slices.Concat([]string{"dkek", "rekey", "--new-share", "new/dora.txt", "--new-share", "new/fritz.txt", "--why", "custodian-left", "--who", "emil"}, oldParts)...),
 		"re-keyed, opened, matches its request", "in place of "+oldKCV, "private keys are open in this computer's memory", "all copies of the catalog stay open to the old recovery key", "is retired")
 	if n := strings.Count(said, "re-keyed, opened"); n != len(keys) {
 		t.Errorf("%d keys re-keyed", n)
