@@ -111,6 +111,7 @@ type jsonUpdate struct {
 	Changed  []string       `json:"changed"`
 	Next     []string       `json:"next"`
 	Problems []string       `json:"problems,omitempty"`
+	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
 }
 
 func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
@@ -501,7 +502,8 @@ func (j *updateJob) succeed(ctx context.Context, u *backup.Update) error {
 		return err
 	}
 	j.doc.Head = head(last)
-	return j.printSuccessor(u, r, report, backup.CompareSuccessor(old, report.Snapshot))
+	used := j.usedAfter(ctx, j.t, j.cat, report.Snapshot, report.Snapshot.Keys)
+	return j.printSuccessor(u, r, report, backup.CompareSuccessor(old, report.Snapshot), used)
 }
 
 // playBack initialises the token if it has to be, and restores everything of
@@ -644,8 +646,14 @@ func (j *updateJob) loadRest(ctx context.Context, inv *backup.Inventory, s *stor
 }
 
 // printSuccessor ends the job: what was restored, and what others must know.
-func (j *updateJob) printSuccessor(u *backup.Update, r *backup.RestoreReport, report *backup.Report, c backup.Changes) error {
+func (j *updateJob) printSuccessor(u *backup.Update, r *backup.RestoreReport, report *backup.Report, c backup.Changes, used *usedThrough) error {
 	exits, bad := j.restored(r)
+	j.printUsed(used)
+	if wrong := used.bad(); len(wrong) > 0 {
+		exits.add(exitIncomplete)
+		bad = append(bad, wrong...)
+	}
+	j.doc.PKCS11 = used.document()
 	for _, k := range report.Keys {
 		if !k.Coverage.Done() {
 			exits.add(exitIncomplete)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -202,16 +203,50 @@ const sshUser = "tester"
 // turned away.
 func (r reader) sshd(ca string, users ...string) {
 	r.Helper()
-	const port = "2222"
-	good(r, r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "host"))
-	r.write("sshd_config", fmt.Appendf(nil, "Port %s\nListenAddress 127.0.0.1\nHostKey %s\nUsePAM no\nStrictModes no\nAuthorizedKeysFile none\nTrustedUserCAKeys %s\nPidFile none\n",
-		port, r.path("host"), r.path(ca)))
+	defer r.serveSSH("AuthorizedKeysFile none", "TrustedUserCAKeys "+r.path(ca))()
+	login := func(user string, more ...string) pcsctest.Result {
+		r.Helper()
+		return r.ssh(append([]string{"-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", user}, more...)...)
+	}
+	for _, user := range users {
+		if said := login(user, "-o", "CertificateFile="+user+"-cert.pub"); said.Code != 0 || said.Stdout != "logged in\n" {
+			r.Errorf("%s: %+v\n%s", user, said, r.read("sshd.log"))
+		}
+	}
+	r.newKey("stranger")
+	want(r, login("stranger"), 255, "Permission denied")
+}
+
+// newKey makes a key in a file.
+func (r reader) newKey(name string) {
+	r.Helper()
+	_, err := os.Stat(r.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		good(r, r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", name))
+	}
+}
+
+const sshPort = "2222"
+
+// ssh logs in to what serveSSH started.
+func (r reader) ssh(args ...string) pcsctest.Result {
+	r.Helper()
+	args = append(args, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "IdentityAgent=none", "-p", sshPort, sshUser+"@127.0.0.1", "echo logged in")
+	return pcsctest.Run(r, pcsctest.Cmd{Name: "ssh", Args: args, Env: r.askpass(), Dir: r.dir})
+}
+
+// serveSSH starts a server on loopback, which runs until the function that it
+// gives is called. Its host key is in the file host.
+func (r reader) serveSSH(config ...string) (stop func()) {
+	r.Helper()
+	r.newKey("host")
+	r.write("sshd_config", fmt.Appendf(nil, "Port %s\nListenAddress 127.0.0.1\nHostKey %s\nUsePAM no\nStrictModes no\nPidFile none\n%s\n",
+		sshPort, r.path("host"), strings.Join(config, "\n")))
 	r.write("passwd", fmt.Appendf(nil, "root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n%s:x:1000:1000::%s:/bin/sh\n", sshUser, r.dir))
 	log, err := os.Create(r.path("sshd.log"))
 	if err != nil {
 		r.Fatal(err)
 	}
-	defer log.Close()
 	// Root of a user namespace cannot change its groups, which an sshd run by
 	// root wants to do. So it is run by somebody else, who has an account.
 	server := exec.Command("unshare", "-m", "sh", "-c", `mount --bind passwd /etc/passwd && exec unshare -U --map-user=1000 --map-group=1000 "$(PATH=$PATH:/usr/sbin command -v sshd)" -D -e -f "$1"`, "sh", r.path("sshd_config"))
@@ -219,32 +254,22 @@ func (r reader) sshd(ca string, users ...string) {
 	if err := server.Start(); err != nil {
 		r.Fatalf("%v: run make deps", err)
 	}
-	defer func() {
+	stop = func() {
 		_ = server.Process.Kill() // fails only if it has ended
 		_ = server.Wait()
-	}()
+		log.Close()
+	}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		conn, err := net.Dial("tcp", "127.0.0.1:"+sshPort)
 		if err == nil {
 			conn.Close()
-			break
+			return stop
 		}
 		if time.Now().After(end) {
+			stop()
 			r.Fatalf("sshd does not come up (if it is missing, run make deps): %s", r.read("sshd.log"))
 		}
 	}
-	login := func(user string, more ...string) pcsctest.Result {
-		r.Helper()
-		args := []string{"-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-i", user, "-p", port}
-		return r.run("ssh", append(append(args, more...), sshUser+"@127.0.0.1", "echo logged in")...)
-	}
-	for _, user := range users {
-		if said := login(user, "-o", "CertificateFile="+user+"-cert.pub"); said.Code != 0 || said.Stdout != "logged in\n" {
-			r.Errorf("%s: %+v\n%s", user, said, r.read("sshd.log"))
-		}
-	}
-	good(r, r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "stranger"))
-	want(r, login("stranger"), 255, "Permission denied")
 }
 
 // The stock tool and this program understand each other: shares, wrapped keys,

@@ -308,20 +308,28 @@ func TestSSHKeygen(t *testing.T) {
 }
 
 // issue makes a user's key and a certificate of it with the CA key on the
-// token. The PIN is asked of a program, as there is no terminal.
+// token.
 func (r reader) issue(user, ca string) {
+	r.Helper()
+	r.newKey(user)
+	r.certify(user+".pub", "-s", ca, "-I", user, "-n", sshUser)
+}
+
+// certify issues a certificate of a public key with a CA key on the token.
+func (r reader) certify(public string, args ...string) {
+	r.Helper()
+	args = append(append([]string{"-q", "-D", pcsctest.Module(r), "-V", "-1h:+1h"}, args...), public)
+	good(r, pcsctest.Run(r, pcsctest.Cmd{Name: "ssh-keygen", Args: args, Env: r.askpass(), Dir: r.dir}))
+}
+
+// askpass makes OpenSSH ask a program for the PIN, as there is no terminal.
+func (r reader) askpass() []string {
 	r.Helper()
 	ask := r.path("askpass")
 	if err := os.WriteFile(ask, []byte("#!/bin/sh\necho \"$TOKEN_PIN\"\n"), 0o700); err != nil {
 		r.Fatal(err)
 	}
-	good(r, r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", user))
-	good(r, pcsctest.Run(r, pcsctest.Cmd{
-		Name: "ssh-keygen",
-		Args: []string{"-q", "-D", pcsctest.Module(r), "-s", ca, "-I", user, "-n", sshUser, "-V", "-1h:+1h", user + ".pub"},
-		Env:  append([]string{"SSH_ASKPASS=" + ask, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"}, secretEnv...),
-		Dir:  r.dir,
-	}))
+	return append([]string{"SSH_ASKPASS=" + ask, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none"}, secretEnv...)
 }
 
 func TestHsmwiz(t *testing.T) {
