@@ -76,7 +76,8 @@ func (r *restorer) restoreProtected(ctx context.Context, f schsm.FID, content []
 }
 
 // openSealed checks that what is sealed in a snapshot opens under the DKEK.
-// What another DKEK seals is no damage.
+// What another DKEK of the token seals is no damage; where there is no other,
+// it is sealed to someone who has no business there.
 func openSealed(s *store.Snapshot, key *dkek.Key) []store.Finding {
 	var findings []store.Finding
 	for _, f := range s.Files {
@@ -85,11 +86,38 @@ func openSealed(s *store.Snapshot, key *dkek.Key) []store.Finding {
 		}
 		content, err := key.OpenData(f.Content)
 		clear(content)
-		if err != nil && !errors.Is(err, dkek.ErrOtherKey) {
+		if err != nil && (!errors.Is(err, dkek.ErrOtherKey) || onlyKey(s, key.KCV().String())) {
 			findings = append(findings, store.Finding{Where: fmt.Sprintf("snapshot %s, data object %s", s.ID, f.FID), What: err.Error()})
 		}
 	}
 	return findings
+}
+
+// onlyKey tells whether a token had one DKEK and no other.
+func onlyKey(s *store.Snapshot, kcv string) bool {
+	found := false
+	for _, d := range s.Token.Domains {
+		if d.KCV != "" && d.KCV != kcv {
+			return false
+		}
+		found = found || d.KCV == kcv
+	}
+	return found
+}
+
+// checkRecipient compares what the catalog says data is to be sealed to with
+// the DKEK's own recipient. Whoever may write the catalog could put in theirs.
+func (v *Verification) checkRecipient(h *history, key *dkek.Key) error {
+	kcv := key.KCV().String()
+	own, err := key.Recipient()
+	if err != nil {
+		return err
+	}
+	if named := h.shares[kcv].Recipient; named != "" && named != own {
+		v.Findings = append(v.Findings, store.Finding{Where: "recipient of " + kcv,
+			What: "data that the PIN protects would be sealed to somebody else than the recovery key: the catalog was changed, and what was backed up since may be in other hands"})
+	}
+	return nil
 }
 
 // HasSealed tells whether a snapshot has data that only the DKEK opens.

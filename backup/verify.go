@@ -294,6 +294,9 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 	if err != nil {
 		return nil, err
 	}
+	if err := v.checkRecipient(h, key); err != nil {
+		return nil, err
+	}
 	var proofs []store.Proof
 	ours := false // something is under this very DKEK
 	for _, s := range snapshots {

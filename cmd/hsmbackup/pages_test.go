@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"go/scanner"
 	gotoken "go/token"
 	"io/fs"
@@ -109,5 +110,72 @@ func TestQuotedMetrics(t *testing.T) {
 		if !strings.Contains(there, "\n"+name+"{") && !strings.Contains(there, "\n"+name+" ") {
 			t.Errorf("there is no metric %s", name)
 		}
+	}
+}
+
+// testsOf lists the tests of the project, by package: "dkek.TestSplit".
+func testsOf(t *testing.T) map[string]bool {
+	t.Helper()
+	list := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	name := regexp.MustCompile(`(?m)^package (\w+)`)
+	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		in := strings.TrimSuffix(name.FindStringSubmatch(string(text))[1], "_test")
+		for _, m := range declared.FindAllStringSubmatch(string(text), -1) {
+			list[in+"."+m[1]] = true
+		}
+		return nil
+	})
+	for kind, pattern := range map[string]string{"main.TestScripts/": "script/*.txtar", "main.TestTranscripts/": "transcript/*.txt"} {
+		files, globErr := filepath.Glob(filepath.Join("testdata", filepath.FromSlash(pattern)))
+		err = errors.Join(err, globErr)
+		for _, f := range files {
+			base := filepath.Base(f)
+			list[kind+strings.TrimSuffix(base, filepath.Ext(base))] = true
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+var testName = regexp.MustCompile("`(\\w+\\.Test[\\w/-]+)`")
+
+// Every row of the threat model names tests, and there are such tests.
+func TestThreatModel(t *testing.T) {
+	there := testsOf(t)
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "threat-model.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range testName.FindAllStringSubmatch(string(page), -1) {
+		if !there[m[1]] {
+			t.Errorf("there is no test %s", m[1])
+		}
+	}
+	for _, section := range strings.Split(string(page), "\n## ")[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		if !testName.MatchString(body) {
+			t.Errorf("%s: no test is named", title)
+		}
+		for line := range strings.Lines(body) {
+			if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|--") || strings.HasSuffix(line, "| shown by |\n") {
+				continue
+			}
+			if !testName.MatchString(line) {
+				t.Errorf("%s: no test is named in the row %q", title, line)
+			}
+		}
+	}
+	if n := strings.Count(string(page), "\n- Shown by "); n < 11 {
+		t.Errorf("%d threats are shown by tests", n)
 	}
 }
