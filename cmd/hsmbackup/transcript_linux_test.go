@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -35,6 +36,11 @@ var update = flag.Bool("update", false, "write the transcripts of docs/ anew")
 //	exit 3                  the command's exit code, if it is not 0
 //	secret NAME REGEXP      what the first group finds on the screen is called «NAME» from now on, and never shown
 //	note NAME REGEXP        the same for what is no secret: it is shown
+//	frames N                only the first N alternate screens are shown
+//
+// A secret of several lines is a custodian's part: «NAME» types it in one go, as
+// a scanner does, «NAME, line 1» the first of its lines. An _ in a name is a
+// blank.
 //
 // Lines behind a command belong to it. «PIN», «SO-PIN» and «password» are there
 // from the start, and in the files PIN, SO and PW for commands that are not
@@ -53,6 +59,7 @@ type command struct {
 	line    string
 	shown   bool
 	exit    int
+	frames  int
 	answers []answer
 	finds   []find
 }
@@ -78,7 +85,7 @@ func parseSession(name, text string) (*session, error) {
 			c = nil
 			continue
 		case (key == "$" || key == "-") && len(s.steps) > 0:
-			c = &command{line: rest, shown: key == "$"}
+			c = &command{line: rest, shown: key == "$", frames: math.MaxInt}
 			at := s.steps[len(s.steps)-1]
 			at.commands = append(at.commands, c)
 			continue
@@ -95,11 +102,14 @@ func parseSession(name, text string) (*session, error) {
 			c.answers = append(c.answers, answer{prompt, strings.TrimPrefix(typed, " ")})
 		case "exit":
 			c.exit, err = strconv.Atoi(rest)
+		case "frames":
+			c.frames, err = strconv.Atoi(rest)
 		case "secret", "note":
 			var f find
 			f.secret = key == "secret"
 			var pattern string
 			f.name, pattern, _ = strings.Cut(rest, " ")
+			f.name = strings.ReplaceAll(f.name, "_", " ")
 			f.re, err = regexp.Compile(pattern)
 			c.finds = append(c.finds, f)
 		default:
@@ -164,10 +174,10 @@ func (s *stage) run(c *command) string {
 	t := s.t
 	t.Helper()
 	r := startOnTerminal(t, s.fill(c.line), s.dir, s.env)
-	from := -1
+	from, found := -1, map[string]bool{}
 	for _, a := range c.answers {
 		r.await(a.prompt, from)
-		s.find(c, newScreen(r.output()))
+		s.find(c, newScreen(r.output()), found)
 		from = len(r.output())
 		var hidden string
 		if m := valueName.FindString(a.typed); m != "" && m == a.typed && newScreen(r.output()).covered == nil {
@@ -177,17 +187,17 @@ func (s *stage) run(c *command) string {
 	}
 	code := r.end()
 	seen := newScreen(r.output())
-	s.find(c, seen)
+	s.find(c, seen, found)
 	if code != c.exit {
 		t.Fatalf("%s: exit code %d, want %d\n%s", c.line, code, c.exit, seen.text())
 	}
 	for _, f := range c.finds {
-		if _, ok := s.values[f.name]; !ok {
+		if !found[f.name] {
 			t.Fatalf("%s: no %s is seen\n%s", c.line, f.name, seen.text())
 		}
 	}
 	s.leaks(c.line, r.output())
-	text := seen.text()
+	text := fold(seen.text(), c.frames)
 	for _, name := range s.longestFirst() {
 		if s.secrets[name] {
 			text = strings.ReplaceAll(text, s.values[name], "«"+name+"»")
@@ -196,19 +206,44 @@ func (s *stage) run(c *command) string {
 	return text
 }
 
-// find looks for what the session wants to have named, on both screens.
-func (s *stage) find(c *command, seen *screen) {
-	text := seen.text()
-	if seen.covered != nil {
-		text = seen.covered.text() + text
-	}
-	for _, f := range c.finds {
-		if m := f.re.FindStringSubmatch(text); m != nil {
-			if len(m) != 2 {
-				s.t.Fatalf("%s %s: one group is wanted", f.name, f.re)
-			}
-			s.values[f.name], s.secrets[f.name] = m[1], f.secret
+var frame = regexp.MustCompile("(?m)^┌───\n(?:│.*\n)*└───\n")
+
+// fold leaves out alternate screens behind the first n.
+func fold(text string, n int) string {
+	return frame.ReplaceAllStringFunc(text, func(f string) string {
+		if n--; n < 0 {
+			return ""
 		}
+		return f
+	})
+}
+
+// find looks for what the session wants to have named, on the screen that is
+// seen. What was found stays.
+func (s *stage) find(c *command, seen *screen, found map[string]bool) {
+	for _, f := range c.finds {
+		m := f.re.FindStringSubmatch(seen.text())
+		if m == nil || found[f.name] {
+			continue
+		}
+		if len(m) != 2 {
+			s.t.Fatalf("%s %s: one group is wanted", f.name, f.re)
+		}
+		found[f.name] = true
+		s.values[f.name], s.secrets[f.name] = m[1], f.secret
+		lines := strings.Split(m[1], "\n")
+		if len(lines) == 1 {
+			continue
+		}
+		whole := ""
+		for i, line := range lines {
+			line = strings.TrimSpace(line)
+			name := fmt.Sprintf("%s, line %d", f.name, i+1)
+			s.values[name], s.secrets[name] = line, f.secret
+			digits, _, _ := strings.Cut(line, "=")
+			whole += strings.ReplaceAll(digits, " ", "")
+		}
+		s.values[f.name] = whole
 	}
 }
 
@@ -281,8 +316,10 @@ func newSteady(s *stage) *steady {
 }
 
 var (
+	softSerial  = regexp.MustCompile(`(--(?:from|to) )soft:(SOFT\d+)\.tok`)
 	softToken   = regexp.MustCompile(` --token soft:[^\s` + "`" + `]+`)
-	sshKey      = regexp.MustCompile(`(AAAA[0-9A-Za-z+/]{20})[0-9A-Za-z+/]{20,}=*`)
+	sshKey      = regexp.MustCompile(`AAAA[0-9A-Za-z+/]{40,}=*`)
+	called      = regexp.MustCompile(`\bhsm(call|answ)1[0-9a-z]+`)
 	keyCheck    = regexp.MustCompile(`\b[0-9A-F]{16}\b`)
 	hexNumber   = regexp.MustCompile(`\b[0-9a-f]{8,}\b`)
 	sixWords    = regexp.MustCompile(`(head:? "?)((?:[a-z]{3,8} ){5}[a-z]{3,8})\b`)
@@ -298,11 +335,17 @@ var (
 
 func (s *steady) text(text string) string {
 	text = s.places.Replace(text)
+	text = softSerial.ReplaceAllString(text, "$1$2")
 	text = softToken.ReplaceAllString(text, "")
-	text = sshKey.ReplaceAllString(text, "$1…")
+	text = s.each(text, sshKey, "ssh", func(seed [32]byte, old string) string {
+		return old[:24] + "…" + base64.RawStdEncoding.EncodeToString(seed[:6])
+	})
+	text = s.each(text, called, "roll-call", func(seed [32]byte, old string) string {
+		return old[:8] + strings.Repeat(noDigits(seed), 2)[:len(old)-8]
+	})
 	text = s.each(text, keyCheck, "kcv", func(seed [32]byte, old string) string { return strings.ToUpper(hex.EncodeToString(seed[:8])) })
 	text = s.each(text, recipient, "recipient", func(seed [32]byte, old string) string {
-		return "age1" + strings.NewReplacer("0", "q", "1", "p", "b", "z").Replace(hex.EncodeToString(seed[:]))[:len(old)-4]
+		return "age1" + noDigits(seed)[:len(old)-4]
 	})
 	text = s.each(text, hexNumber, "hex", func(seed [32]byte, old string) string { return hex.EncodeToString(seed[:]) })
 	text = sixWords.ReplaceAllStringFunc(text, func(all string) string {
@@ -334,6 +377,12 @@ func (s *steady) text(text string) string {
 	})
 	text = ageSeconds.ReplaceAllString(text, "${1}3")
 	return freeMemory.ReplaceAllString(text, "${1}74172")
+}
+
+// noDigits gives 64 letters and digits that no other pattern takes for a number
+// in hex.
+func noDigits(seed [32]byte) string {
+	return strings.NewReplacer("0", "q", "1", "p", "a", "x", "b", "z", "c", "m", "d", "n", "e", "u", "f", "w").Replace(hex.EncodeToString(seed[:]))
 }
 
 // each replaces all that a pattern finds.
