@@ -47,7 +47,8 @@ func (c coded) length() int { return len(c.prefix) + 1 + (8*c.size+4)/5 + bech32
 func (c coded) is(text []byte) bool {
 	compact, _ := joined(text)
 	defer clear(compact)
-	return bytes.HasPrefix(bytes.ToLower(compact), []byte(c.prefix+"1"))
+	prefix := []byte(c.prefix + "1")
+	return len(compact) >= len(prefix) && bytes.EqualFold(compact[:len(prefix)], prefix)
 }
 
 // joined gives the characters of a text that count: lines that begin with # are

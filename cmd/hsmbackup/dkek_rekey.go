@@ -203,6 +203,9 @@ type jsonRekeyedSnapshot struct {
 
 func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error {
 	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: head(r.Head)}
+	if r.Any() {
+		a.note("these blobs were sealed by a computer: that a real token takes them is not confirmed on hardware. Restore onto a spare one before the old shares are destroyed")
+	}
 	exits := exitSet{}
 	for _, s := range r.Snapshots {
 		j := jsonRekeyedSnapshot{From: s.From.ID, Token: s.From.Token.Serial, Before: s.Before, Keys: keyProofs(s.Keys), Left: []string{}}

@@ -113,7 +113,7 @@ func TestMemory(t *testing.T) {
 		if !bytes.Contains(memory, []byte("hsmbackup-remembered")) {
 			t.Fatal("the picture does not even hold the command line")
 		}
-		opened := strings.HasPrefix(line, "verify --offline") || strings.HasPrefix(line, "drill")
+		opened := strings.HasPrefix(line, "verify --offline") || strings.HasPrefix(line, "drill") || strings.HasPrefix(line, "dkek rekey")
 		for name, value := range hunted {
 			if bytes.Contains(memory, value) && !(opened && slices.Contains(copiedByGo, name)) {
 				t.Errorf("hsmbackup %s leaves the %s in memory", line, name)
@@ -156,6 +156,28 @@ func TestMemory(t *testing.T) {
 	look("verify", pin)
 	look("verify --offline --share share1.pbe", answer{"password of share1.pbe:", "«password»"})
 	look("drill --share share1.pbe", answer{"password of share1.pbe:", "«password»"})
+	// The backup under another recovery key and back again, by its parts.
+	other := dkek.NewShare()
+	hunted["other share and DKEK"] = bytes.Clone(other.Bytes())
+	if _, err := splitShare(filepath.Join(s.dir, ".local", "share", "hsmbackup", "catalog.db"), filepath.Join(s.dir, "parts"), other, 2, "dora", "emil"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dora", "emil"} {
+		text, err := os.ReadFile(filepath.Join(s.dir, "parts", name+".txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hunted["part of "+name] = text[:40]
+		part, err := dkek.ParsePart(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hunted["part of "+name+" in one piece"] = part.Compact()[20:60]
+	}
+	look("dkek rollcall --custodian dora --share parts/dora.txt")
+	parts := "parts/dora.txt --SHARE parts/emil.txt"
+	look("dkek rekey --why routine --share share1.pbe --new-share "+strings.ReplaceAll(parts, "SHARE", "new-share"), answer{"password of share1.pbe:", "«password»"})
+	look("dkek rekey --why routine --new-share share1.pbe --share "+strings.ReplaceAll(parts, "SHARE", "share"), answer{"password of share1.pbe:", "«password»"})
 	d.Unplug(t, 0)
 	plug(t, d, 0, "SOFT0200002")
 	look("restore --from SOFT0200001 --init --share share1.pbe --untrusted-token SOFT0200002", set("SOFT0200002")...)

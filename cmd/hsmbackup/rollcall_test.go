@@ -20,15 +20,7 @@ import (
 // splitShare splits a share among custodians, registers the set in a catalog,
 // which is made if there is none, and writes their parts to files in a folder.
 // Nobody has shown to have one yet.
-func splitShare(catalog, dir string, fill byte, needed int, names ...string) (set string, err error) {
-	plain := make([]byte, dkek.Size)
-	for i := range plain {
-		plain[i] = fill + byte(i)
-	}
-	share, err := dkek.ShareFromBytes(plain)
-	if err != nil {
-		return "", err
-	}
+func splitShare(catalog, dir string, share *dkek.Share, needed int, names ...string) (set string, err error) {
 	key, err := dkek.Combine(share)
 	if err != nil {
 		return "", err
@@ -75,7 +67,7 @@ func parts(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	k, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	set, err := splitShare(catalog, ts.MkAbs(args[0]), args[0][0], k, args[2:]...)
+	set, err := splitShare(catalog, ts.MkAbs(args[0]), dkek.NewShare(), k, args[2:]...)
 	ts.Check(err)
 	ts.Setenv("SET", set)
 }
@@ -99,7 +91,7 @@ func TestRollCallAges(t *testing.T) {
 	t.Chdir(dir)
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
 	t.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(dir, "no-pcscd"))
-	set, err := splitShare("c.db", "parts", 1, 2, "alice", "bob", "carol")
+	set, err := splitShare("c.db", "parts", dkek.NewShare(), 2, "alice", "bob", "carol")
 	if err != nil {
 		t.Fatal(err)
 	}
