@@ -338,43 +338,26 @@ func ParsePart(text []byte) (*Part, error) {
 // with the check of the line, if that was typed with it. Errors are those of
 // ParsePart. The line is the caller's to clear.
 func CheckPartLine(number int, line []byte) error {
-	compact, err := partLine(number, line)
-	clear(compact)
-	return err
-}
-
-// partLine gives the characters of a typed line in lower case; the caller clears
-// them.
-func partLine(number int, line []byte) ([]byte, error) {
-	compact, checks := joined(line)
-	start := (number - 1) * lineSize
-	if n, want := len(compact), min(lineSize, PartLength-start); n != want {
-		return compact, fail(ErrTampered, "line %d has %d characters, %d expected", number, n, want)
-	}
-	if err := partText.oneCase(compact); err != nil {
-		return compact, err
+	compact, checks, err := partLine(number, line)
+	defer clear(compact)
+	if err != nil {
+		return err
 	}
 	prefix := partPrefix + "1"
 	for i, c := range compact {
-		if at := start + i; at < len(prefix) && c != prefix[at] {
-			return compact, fail(ErrTampered, "a part begins with %s: %s is something else", prefix, partText.place(at))
+		if at := (number-1)*lineSize + i; at < len(prefix) && c != prefix[at] {
+			return fail(ErrTampered, "a part begins with %s: %s is something else", prefix, partText.place(at))
 		} else if _, ok := bech32Digit(c); at >= len(prefix) && !ok {
-			return compact, fail(ErrTampered, "a character that is never used (1, b, i, o and signs are not): %s", partText.place(at))
+			return fail(ErrTampered, "a character that is never used (1, b, i, o and signs are not): %s", partText.place(at))
 		}
 	}
-	for _, check := range checks {
-		want := lineCheck(number-1, compact)
-		if !strings.EqualFold(string(want[:]), string(check)) {
-			return compact, fail(ErrTampered, "line %d does not agree with its check: compare it character by character", number)
-		}
-	}
-	return compact, nil
+	return checkTyped(number, compact, checks)
 }
 
 // CompareLine is CheckPartLine for a line of this part: it says which character
 // is another one. The error wraps ErrTampered.
 func (p *Part) CompareLine(number int, line []byte) error {
-	typed, err := partLine(number, line)
+	typed, checks, err := partLine(number, line)
 	defer clear(typed)
 	if err != nil {
 		return err
@@ -387,6 +370,26 @@ func (p *Part) CompareLine(number int, line []byte) error {
 	for i, c := range typed {
 		if at := (number-1)*lineSize + i; c != compact[at] {
 			return fail(ErrTampered, "a wrong character: %s", partText.place(at))
+		}
+	}
+	return checkTyped(number, typed, checks)
+}
+
+// partLine gives the characters of a typed line in lower case, and the checks
+// typed with it; the caller clears the first.
+func partLine(number int, line []byte) ([]byte, map[int][]byte, error) {
+	compact, checks := joined(line)
+	if n, want := len(compact), min(lineSize, PartLength-(number-1)*lineSize); n != want {
+		return compact, nil, fail(ErrTampered, "line %d has %d characters, %d expected", number, n, want)
+	}
+	return compact, checks, partText.oneCase(compact)
+}
+
+func checkTyped(number int, compact []byte, checks map[int][]byte) error {
+	want := lineCheck(number-1, compact)
+	for _, check := range checks {
+		if !strings.EqualFold(string(want[:]), string(check)) {
+			return fail(ErrTampered, "line %d does not agree with its check: compare it character by character", number)
 		}
 	}
 	return nil

@@ -130,11 +130,13 @@ func takeLines(lines []*secret.Bytes, n int, typed *secret.Bytes, known *dkek.Pa
 			compact = append(compact, c)
 		}
 	}
+	lower := func(line []byte) *secret.Bytes { return secret.New(bytes.ToLower(line)) } // lines may differ in case
 	if n > 0 || len(compact) != dkek.PartLength {
 		if err := check(n+1, typed.Bytes()); err != nil {
 			return err
 		}
-		lines[n] = secret.New(bytes.Clone(compact))
+		bare, _, _ := bytes.Cut(compact, []byte{'='}) // its check was looked at
+		lines[n] = lower(bare)
 		return nil
 	}
 	line := func(i int) []byte { return compact[i*dkek.PartLine : min((i+1)*dkek.PartLine, len(compact))] }
@@ -144,7 +146,7 @@ func takeLines(lines []*secret.Bytes, n int, typed *secret.Bytes, known *dkek.Pa
 		}
 	}
 	for i := range lines {
-		lines[i] = secret.New(bytes.Clone(line(i)))
+		lines[i] = lower(line(i))
 	}
 	return nil
 }

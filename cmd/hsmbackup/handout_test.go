@@ -1,0 +1,555 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/secret"
+	"hsmbackup/store"
+)
+
+// person sits at a terminal. They are shown a text and asked something; what
+// they type is shown on the screen.
+type person struct {
+	t      *testing.T
+	answer func(text, prompt string) string
+	// end is what the terminal does in the end: an interrupt, or no more input.
+	end error
+}
+
+var errLeaves = "\x03"
+
+func (p *person) Available() bool { return true }
+
+func (p *person) ReadLine(_ context.Context, prompt string) (string, error) {
+	typed := p.answer("", prompt)
+	if typed == errLeaves {
+		return "", p.end
+	}
+	return typed, nil
+}
+
+func (p *person) Screen(_ context.Context, text []byte, prompt string) (*secret.Bytes, error) {
+	typed := p.answer(string(text), prompt)
+	if typed == errLeaves {
+		return nil, p.end
+	}
+	return secret.New([]byte(typed)), nil
+}
+
+func (p *person) ReadSecret(_ context.Context, prompt string) (*secret.Bytes, error) {
+	p.t.Fatalf("asked for a secret: %s", prompt)
+	return nil, nil
+}
+
+func (p *person) Ask(_ context.Context, question string) (bool, error) {
+	p.t.Fatalf("asked: %s", question)
+	return false, nil
+}
+
+func (p *person) TypeBack(_ context.Context, prompt, _ string) error {
+	p.t.Fatalf("asked to type: %s", prompt)
+	return nil
+}
+
+// at runs a command line with a person at the terminal.
+func (p *person) at(ctx context.Context, args ...string) (exit int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	a := newApp()
+	a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, p, nil
+	exit = a.run(ctx, args)
+	return exit, out.String(), errs.String()
+}
+
+// workIn makes an empty folder the working folder, without readers.
+func workIn(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(dir, "no-pcscd"))
+}
+
+var (
+	shownTo   = regexp.MustCompile(`^(\S+): part (\d+) of (\d+);`)
+	shownLine = regexp.MustCompile(`(?m)^    (.*  =..)$`)
+	asksLine  = regexp.MustCompile(`^Line (\d) of 5:$`)
+)
+
+// paper is what custodians have written down: five lines each.
+type paper map[string][]string
+
+// note writes down what is shown.
+func (p paper) note(t *testing.T, text string) {
+	t.Helper()
+	m := shownTo.FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("no part is shown:\n%s", text)
+	}
+	var lines []string
+	for _, l := range shownLine.FindAllStringSubmatch(text, -1) {
+		lines = append(lines, l[1])
+	}
+	if len(lines) != dkek.PartLines {
+		t.Fatalf("%d lines are shown:\n%s", len(lines), text)
+	}
+	p[m[1]] = lines
+}
+
+// bare is a line without its check and without blanks.
+func bare(line string) string {
+	line, _, _ = strings.Cut(line, "=")
+	return strings.ReplaceAll(line, " ", "")
+}
+
+// other replaces a character by another one that parts are made of.
+func other(line string, at int) string {
+	c := "q"
+	if line[at] == 'q' {
+		c = "p"
+	}
+	return line[:at] + c + line[at+1:]
+}
+
+func openCatalog(t *testing.T) *store.Catalog {
+	t.Helper()
+	cat, err := store.Open("c.db", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cat.Close() })
+	return cat
+}
+
+// handOutOnScreen makes a set on the terminal, with careful custodians.
+func handOutOnScreen(t *testing.T, args ...string) paper {
+	t.Helper()
+	papers := paper{}
+	now := ""
+	p := &person{t: t, answer: func(text, prompt string) string {
+		switch {
+		case strings.HasSuffix(prompt, "Enter shows it:"):
+			return ""
+		case strings.HasPrefix(prompt, "Press Enter"):
+			papers.note(t, text)
+			now = shownTo.FindStringSubmatch(text)[1]
+			return ""
+		}
+		m := asksLine.FindStringSubmatch(prompt)
+		if m == nil {
+			t.Fatalf("asked %q below\n%s", prompt, text)
+		}
+		return papers[now][m[1][0]-'1']
+	}}
+	if exit, stdout, stderr := p.at(context.Background(), args...); exit != 0 {
+		t.Fatalf("%q: exit %d\n%s%s", args, exit, stdout, stderr)
+	}
+	return papers
+}
+
+// Each part is shown to one custodian, who types it back before the next one
+// gets theirs. Mistakes are placed, and nobody else sees a part.
+func TestHandOutOnTerminal(t *testing.T) {
+	workIn(t)
+	papers := paper{}
+	var asked []string // who was asked for which line
+	now := ""
+	did := map[string]bool{}
+	once := func(what string) bool {
+		was := did[what]
+		did[what] = true
+		return !was
+	}
+	p := &person{t: t, answer: func(text, prompt string) string {
+		switch {
+		case strings.HasSuffix(prompt, "Enter shows it:"):
+			return ""
+		case strings.HasPrefix(prompt, "Press Enter"):
+			papers.note(t, text)
+			now = shownTo.FindStringSubmatch(text)[1]
+			asked = append(asked, now+" sees it")
+			return ""
+		}
+		if !strings.HasPrefix(text, now+", type your part back") {
+			t.Fatalf("%s is asked by\n%s", now, text)
+		}
+		for who, lines := range papers {
+			if who != now && strings.Contains(text, bare(lines[3])) {
+				t.Errorf("%s sees what %s typed", now, who)
+			}
+		}
+		m := asksLine.FindStringSubmatch(prompt)
+		if m == nil {
+			t.Fatalf("asked %q below\n%s", prompt, text)
+		}
+		n := int(m[1][0] - '1')
+		asked = append(asked, fmt.Sprintf("%s types %d", now, n+1))
+		line := papers[now][n]
+		switch {
+		case now == "alice" && n == 1 && once("slip"):
+			return other(line, 2)
+		case now == "alice" && n == 1:
+			if !strings.Contains(text, "a wrong character: line 2, group 1, character 3") {
+				t.Errorf("the slip is not placed:\n%s", text)
+			}
+			return bare(line)
+		case now == "alice" && n == 3 && once("short"):
+			return bare(line)[1:]
+		case now == "alice" && n == 3 && !strings.Contains(text, "line 4 has 19 characters, 20 expected"):
+			t.Errorf("the missing character is not told:\n%s", text)
+		case now == "bob" && n == 0 && once("again"):
+			return ""
+		case now == "bob":
+			return bare(strings.Join(papers[now], " ")[:len(line)]) + bare(papers[now][1]) + bare(papers[now][2]) + bare(papers[now][3]) + bare(papers[now][4])
+		case now == "carol":
+			return strings.ToUpper(line)
+		}
+		return line
+	}}
+	exit, stdout, stderr := p.at(context.Background(), "dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol")
+	if exit != 0 {
+		t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+	want := []string{
+		"alice sees it", "alice types 1", "alice types 2", "alice types 2", "alice types 3", "alice types 4", "alice types 4", "alice types 5",
+		"bob sees it", "bob types 1", "bob sees it", "bob types 1",
+		"carol sees it", "carol types 1", "carol types 2", "carol types 3", "carol types 4", "carol types 5",
+	}
+	if d := cmp.Diff(want, asked); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	for _, lines := range papers {
+		for _, l := range lines {
+			if strings.Contains(stdout+stderr, bare(l)) {
+				t.Errorf("a part is in the output")
+			}
+		}
+	}
+	cat := openCatalog(t)
+	sets, err := cat.PartSets()
+	if err != nil || len(sets) != 1 || sets[0].Needed != 2 || len(sets[0].Custodians) != 3 {
+		t.Fatalf("%+v, %v", sets, err)
+	}
+	calls, err := cat.RollCalls()
+	if err != nil || len(calls) != 3 || calls[2].Index != 3 || calls[2].Origin != "hand-out" {
+		t.Errorf("%+v, %v", calls, err)
+	}
+	if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
+		t.Errorf("left in the journal: %q, %v", notes, err)
+	}
+	if b, err := os.ReadFile("c.db"); err != nil || bytes.Contains(b, []byte(bare(papers["alice"][3]))) {
+		t.Errorf("a part is in the catalog, or %v", err)
+	}
+}
+
+// Parts are typed one at a time, each checked before anyone else is asked.
+func TestTypedParts(t *testing.T) {
+	workIn(t)
+	names := []string{"--custodian", "alice", "--custodian", "bob", "--custodian", "carol"}
+	papers := handOutOnScreen(t, append([]string{"dkek", "create", "--split", "2/3"}, names...)...)
+	strange := handOutOnScreen(t, append([]string{"dkek", "create", "--split", "2/3"}, names...)...)
+	// The first line of a part that is whole, typed at once.
+	whole := func(lines []string) string {
+		var b strings.Builder
+		for _, l := range lines {
+			b.WriteString(bare(l))
+		}
+		return b.String()
+	}
+	wrong := whole(papers["alice"])
+	type step struct{ asks, shows, typed string }
+	for name, c := range map[string]struct {
+		steps []step
+		exit  int
+		says  string
+	}{
+		"two parts": {[]step{
+			{"Line 1 of 5:", "A custodian's part of the recovery key.", whole(papers["carol"])},
+			{"Line 1 of 5:", "any 2 of 3, order does not matter; carol is here, one more of alice, bob.", papers["alice"][0]},
+			{"Line 2 of 5:", "  1  ", papers["alice"][1]},
+			{"Line 3 of 5:", "", strings.ToUpper(papers["alice"][2])},
+			{"Line 4 of 5:", "", papers["alice"][3]},
+			{"Line 5 of 5:", "", papers["alice"][4]},
+		}, 0, `"complete":true`},
+		"a wrong character, without checks": {[]step{
+			{"Line 1 of 5:", "", other(wrong, 47)},
+			{"Number of the line to type again (1 to 5):", "one character is wrong: line 3, group 2, character 3", "3"},
+			{"Line 3 of 5:", "", bare(papers["alice"][2])},
+			{"Line 1 of 5:", "alice is here", whole(papers["bob"])},
+		}, 0, `"complete":true`},
+		"a wrong character, with its check": {[]step{
+			{"Line 1 of 5:", "", papers["bob"][0]},
+			{"Line 2 of 5:", "", other(papers["bob"][1], 0)},
+			{"Line 2 of 5:", "line 2", papers["bob"][1]},
+			{"Line 3 of 5:", "", papers["bob"][2]},
+			{"Line 4 of 5:", "", papers["bob"][3]},
+			{"Line 5 of 5:", "", papers["bob"][4]},
+			{"Line 1 of 5:", "bob is here, one more of alice, carol", whole(papers["carol"])},
+		}, 0, `"complete":true`},
+		"the same part, and one of another set": {[]step{
+			{"Line 1 of 5:", "", whole(papers["bob"])},
+			{"Line 1 of 5:", "", whole(papers["bob"])},
+			{"Line 1 of 5:", "hold the same part: part 2 of 3 of set", whole(strange["alice"])},
+			{"Line 1 of 5:", "a part of another set than", whole(papers["alice"])},
+		}, 0, `"complete":true`},
+		"nothing": {[]step{
+			{"Line 1 of 5:", "", whole(papers["bob"])},
+			{"Line 1 of 5:", "", ""},
+		}, 1, "no part was typed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			steps := c.steps
+			p := &person{t: t, answer: func(text, prompt string) string {
+				if len(steps) == 0 {
+					t.Fatalf("asked %q below\n%s", prompt, text)
+				}
+				s := steps[0]
+				steps = steps[1:]
+				if prompt != s.asks || !strings.Contains(text, s.shows) {
+					t.Errorf("asked %q, want %q, below %q:\n%s", prompt, s.asks, s.shows, text)
+				}
+				return s.typed
+			}}
+			exit, stdout, stderr := p.at(context.Background(), "dkek", "check", "--share", "prompt", "--json")
+			if exit != c.exit || !strings.Contains(stdout, c.says) || len(steps) > 0 {
+				t.Errorf("exit %d, %d steps left\n%s%s", exit, len(steps), stdout, stderr)
+			}
+		})
+	}
+}
+
+// A hand-out that ends in the middle leaves no set and no file; whoever saw a
+// part of it is told so, and the next run ends well.
+func TestHandOutInterrupted(t *testing.T) {
+	names := []string{"--custodian", "alice", "--custodian", "bob", "--custodian", "carol"}
+	onScreen := append([]string{"dkek", "create", "--split", "2/3"}, names...)
+	for stop := 1; ; stop++ {
+		ended := false
+		t.Run(fmt.Sprint("question ", stop), func(t *testing.T) {
+			workIn(t)
+			ctx, interrupt := context.WithCancel(context.Background())
+			defer interrupt()
+			papers := paper{}
+			now, n := "", 0
+			p := &person{t: t, end: context.Canceled}
+			p.answer = func(text, prompt string) string {
+				if n++; n == stop {
+					interrupt()
+					return errLeaves
+				}
+				if strings.HasPrefix(prompt, "Press Enter") {
+					papers.note(t, text)
+					now = shownTo.FindStringSubmatch(text)[1]
+				}
+				if m := asksLine.FindStringSubmatch(prompt); m != nil {
+					return papers[now][m[1][0]-'1']
+				}
+				return ""
+			}
+			exit, _, stderr := p.at(ctx, onScreen...)
+			if n < stop {
+				ended = true
+				return
+			}
+			if exit != exitInterrupted {
+				t.Errorf("exit %d\n%s", exit, stderr)
+			}
+			if !strings.Contains(stderr, "whatever alice") {
+				t.Errorf("nothing is said of alice's part:\n%s", stderr)
+			}
+			cat := openCatalog(t)
+			if sets, err := cat.PartSets(); err != nil || len(sets) != 0 {
+				t.Errorf("%+v, %v", sets, err)
+			}
+			if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
+				t.Errorf("left in the journal: %q, %v", notes, err)
+			}
+			cat.Close()
+			handOutOnScreen(t, onScreen...)
+		})
+		if ended || t.Failed() {
+			break
+		}
+	}
+}
+
+// Whatever a run that was killed has left of files and notes, the same command
+// run again ends with one set that is whole, or finishes the one that was.
+func TestHandOutResumed(t *testing.T) {
+	args := []string{"dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol", "--out", "parts"}
+	first := []byte(partFirstLine("00000000"))
+	for name, c := range map[string]struct {
+		leave    func(t *testing.T, n *handOutNote)
+		finishes bool
+	}{
+		"all there":          {func(*testing.T, *handOutNote) {}, true},
+		"registered already": {nil, true},
+		"one missing":        {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[2].File) }, false},
+		"only the note":      {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[0].File, n.Parts[1].File, n.Parts[2].File) }, false},
+		"one empty":          {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File, nil) }, false},
+		"one cut short": {func(t *testing.T, n *handOutNote) {
+			b, err := os.ReadFile(n.Parts[1].File)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rewrite(t, n.Parts[1].File, b[:len(b)/2])
+		}, false},
+		"cut in its first line": {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File, first[:20]) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			workIn(t)
+			n := killedHandOut(t, c.leave == nil)
+			if c.leave != nil {
+				c.leave(t, n)
+			}
+			exit, stdout, stderr := runIn(t, append(args, "--json")...)
+			if exit != 0 {
+				t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
+			}
+			if finished := strings.Contains(stdout, n.Set.Set); finished != c.finishes {
+				t.Errorf("finished: %v\n%s%s", finished, stdout, stderr)
+			}
+			cat := openCatalog(t)
+			sets, err := cat.PartSets()
+			if err != nil || len(sets) != 1 {
+				t.Fatalf("%+v, %v", sets, err)
+			}
+			if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
+				t.Errorf("left in the journal: %q, %v", notes, err)
+			}
+			cat.Close()
+			if exit, stdout, stderr := runIn(t, "dkek", "check", "parts/alice.txt", "parts/carol.txt", "--json"); exit != 0 || !strings.Contains(stdout, `"complete":true`) || !strings.Contains(stdout, sets[0].Set) {
+				t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+			}
+		})
+	}
+}
+
+// What is not ours is left where it is, and named.
+func TestHandOutLeavesOthersFiles(t *testing.T) {
+	workIn(t)
+	n := killedHandOut(t, false)
+	rewrite(t, n.Parts[0].File, []byte("a letter to alice"))
+	exit, _, stderr := runIn(t, "dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol", "--out", "parts")
+	if exit != 1 || !strings.Contains(stderr, "alice.txt is not what was written there") || !strings.Contains(stderr, "exists already") {
+		t.Errorf("exit %d\n%s", exit, stderr)
+	}
+	if b, err := os.ReadFile(n.Parts[0].File); err != nil || string(b) != "a letter to alice" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for _, p := range n.Parts[1:] {
+		if _, err := os.Lstat(p.File); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", p.File, err)
+		}
+	}
+}
+
+func remove(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func rewrite(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// killedHandOut leaves behind what a run has written that was killed when all
+// files were there: before the set was registered, or just after.
+func killedHandOut(t *testing.T, registered bool) *handOutNote {
+	t.Helper()
+	if err := os.Mkdir("parts", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	share := dkek.NewShare()
+	defer share.Wipe()
+	kcv, err := shareKCV(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &handOut{job: "create", needed: 2, keepers: []keeper{{name: "alice"}, {name: "bob"}, {name: "carol"}}, dir: "parts", share: 1, shares: 1, kcv: kcv}
+	parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 3, KCV: kcv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, contents, err := h.note(parts, kcv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range n.Parts {
+		rewrite(t, p.File, contents[i])
+	}
+	cat, err := store.Create("c.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cat.Close()
+	if err := cat.Journal().Put(n.key(), n); err != nil {
+		t.Fatal(err)
+	}
+	if registered {
+		if err := cat.RecordPartSet(n.Set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// A sealed part is opened by its custodian, who answers for it at the terminal.
+func TestSealedPartAnswered(t *testing.T) {
+	workIn(t)
+	id, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, "key.txt", []byte(id.String()+"\n"))
+	asked := 0
+	p := &person{t: t, answer: func(text, prompt string) string {
+		challenge, _, ok := strings.Cut(strings.TrimPrefix(prompt, "Answer of bob to challenge "), " ")
+		if !ok || text != "" {
+			t.Fatalf("asked %q below\n%s", prompt, text)
+		}
+		switch asked++; asked {
+		case 1:
+			return "hsmansw1qqq"
+		case 2: // with alice's part
+			exit, stdout, stderr := runIn(t, "dkek", "rollcall", "--answer", challenge, "--share", "parts/alice.txt")
+			if exit != 0 {
+				t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
+			}
+			return stdout
+		}
+		exit, stdout, stderr := runIn(t, "dkek", "rollcall", "--answer", challenge, "--share", "parts/bob.txt.age", "--identity", "key.txt")
+		if exit != 0 {
+			t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
+		}
+		return strings.TrimSpace(stdout)
+	}}
+	exit, stdout, stderr := p.at(context.Background(), "dkek", "create", "--split", "2/2", "--custodian", "alice", "--custodian", "bob", "--recipient", "bob="+id.Recipient().String(), "--out", "parts", "--json")
+	if exit != 0 || asked != 3 || !strings.Contains(stdout, `{"name":"alice","index":1,"file":"parts/alice.txt","confirmed":false},{"name":"bob","index":2,"file":"parts/bob.txt.age","confirmed":true}`) {
+		t.Fatalf("asked %d times, exit %d\n%s%s", asked, exit, stdout, stderr)
+	}
+	cat := openCatalog(t)
+	calls, err := cat.RollCalls()
+	if err != nil || len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "hand-out" {
+		t.Errorf("%+v, %v", calls, err)
+	}
+}
