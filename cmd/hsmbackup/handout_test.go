@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/secret"
@@ -551,5 +553,188 @@ func TestSealedPartAnswered(t *testing.T) {
 	calls, err := cat.RollCalls()
 	if err != nil || len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "hand-out" {
 		t.Errorf("%+v, %v", calls, err)
+	}
+}
+
+// rig is a recovery key whose shares are all in parts, in files of their own.
+type rig struct {
+	kcv    dkek.KCV
+	shares []rigShare
+}
+
+type rigShare struct {
+	needed int
+	files  []string
+}
+
+// wrapPart writes a part in one of the ways that --share takes.
+func wrapPart(t *rapid.T, path string, p *dkek.Part, recipient string) string {
+	var content []byte
+	var err error
+	switch rapid.IntRange(0, 4).Draw(t, "wrapping") {
+	case 0:
+		content = p.CheckedText()
+	case 1:
+		content = bytes.ToUpper(p.Compact())
+	case 2:
+		content, err = partFile(p, keeper{name: "somebody"})
+	case 3:
+		content = append([]byte("\r\n# a line for people\r\n"), bytes.ReplaceAll(p.Text(), []byte("\n"), []byte("\r\n"))...)
+	case 4:
+		path += ".age"
+		content, err = dkek.SealPart(recipient, p)
+	}
+	if err == nil {
+		err = os.WriteFile(path, content, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newRig(t *rapid.T, dir, recipient string) rig {
+	n := rapid.IntRange(1, 3).Draw(t, "shares")
+	var shares []*dkek.Share
+	for range n {
+		shares = append(shares, dkek.NewShare())
+	}
+	key, err := dkek.Combine(shares...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rig{kcv: key.KCV()}
+	for i, s := range shares {
+		needed := rapid.IntRange(2, 4).Draw(t, "K")
+		total := rapid.IntRange(needed, 5).Draw(t, "N")
+		parts, err := dkek.Split(s, dkek.SplitOptions{Needed: needed, Total: total, Share: i + 1, Shares: n, KCV: r.kcv})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs := rigShare{needed: needed}
+		for _, p := range parts {
+			rs.files = append(rs.files, wrapPart(t, filepath.Join(dir, fmt.Sprintf("%d-%d", i+1, p.Index)), p, recipient))
+		}
+		r.shares = append(r.shares, rs)
+	}
+	return r
+}
+
+// Whatever parts are given, in whatever order and wrapping: enough of each share
+// give the recovery key, and too few of any give none.
+func TestPartsMixed(t *testing.T) {
+	workIn(t)
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, "key.txt", []byte(id.String()))
+	dir := t.TempDir()
+	rapid.Check(t, func(rt *rapid.T) {
+		r := newRig(rt, dir, id.Recipient().String())
+		short := rapid.IntRange(-1, len(r.shares)-1).Draw(rt, "the share that lacks a part")
+		var given []string
+		for i, s := range r.shares {
+			n := rapid.IntRange(s.needed, len(s.files)).Draw(rt, "parts")
+			if i == short {
+				n = s.needed - 1
+			}
+			given = append(given, rapid.Permutation(s.files).Draw(rt, "which")[:n]...)
+		}
+		given = rapid.Permutation(given).Draw(rt, "order")
+		exit, stdout, stderr := runIn(t, append([]string{"dkek", "check", "--json", "--identity", "key.txt"}, given...)...)
+		var doc struct {
+			KCV      string
+			Complete bool
+			Shares   []struct{ OK bool }
+			Sets     []struct{ More int }
+		}
+		if err := json.Unmarshal([]byte(stdout), &doc); err != nil || exit != 0 || len(doc.Shares) != len(given) {
+			rt.Fatalf("exit %d, %v\n%s%s", exit, err, stdout, stderr)
+		}
+		if whole := short < 0; doc.Complete != whole || whole && doc.KCV != r.kcv.String() || !whole && doc.KCV != "" {
+			rt.Fatalf("lacking %d, want %s:\n%s", short, r.kcv, stdout)
+		}
+	})
+}
+
+// A share in the place of another: every part has passed, and it is said what
+// that means.
+func TestPartsOfOtherKey(t *testing.T) {
+	workIn(t)
+	var files []string
+	for i := range 2 {
+		share := dkek.NewShare()
+		parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 2, Share: i + 1, Shares: 2, KCV: dkek.KCV{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range parts {
+			files = append(files, fmt.Sprintf("%d-%d", i, p.Index))
+			rewrite(t, files[len(files)-1], p.Text())
+		}
+	}
+	exit, stdout, stderr := runIn(t, append([]string{"dkek", "check", "--json"}, files...)...)
+	if exit != exitFailed || !strings.Contains(stdout, `"code":"kcv-mismatch"`) || !strings.Contains(stderr, "every part passed, but together they give the recovery key") {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+}
+
+// A part that is not the one that its custodian got is named before anything is
+// brought together, by its commitment.
+func TestForgedPart(t *testing.T) {
+	workIn(t)
+	parts, err := dkek.Split(dkek.NewShare(), dkek.SplitOptions{Needed: 2, Total: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := store.PartSet{Set: parts[0].Set, Share: 1, Shares: 1, Needed: 2}
+	for i, name := range []string{"alice", "bob", "carol"} {
+		rewrite(t, name+".txt", parts[i].Text())
+		set.Custodians = append(set.Custodians, store.Custodian{Index: i + 1, Name: name, Commitment: parts[i].Commitment()})
+	}
+	set.Custodians[1].Commitment = bytes.Repeat([]byte{7}, 32) // bob got another one
+	cat, err := store.Create("c.db")
+	if err == nil {
+		err = cat.RecordPartSet(set)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cat.Close()
+	exit, stdout, stderr := runIn(t, "verify", "--offline", "--share", "alice.txt", "--share", "bob.txt", "--json")
+	if exit != exitDamaged || !strings.Contains(stdout, `"code":"other-part"`) || !strings.Contains(stderr, "bob.txt says that it is part 2 of 3 of set "+set.Set+" (bob), but it is not the part that was handed out") {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+	exit, stdout, stderr = runIn(t, "dkek", "check", "alice.txt", "bob.txt", "--json")
+	if exit != exitDamaged || !strings.Contains(stdout, `"complete":false`) || !strings.Contains(stdout, `"ok":false,"reason":"bob.txt says`) {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+	if exit, stdout, stderr = runIn(t, "dkek", "check", "alice.txt", "carol.txt", "--json"); exit != 0 || !strings.Contains(stdout, `"complete":true`) {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+}
+
+// A part may be under a password of age's.
+func TestPartUnderPassword(t *testing.T) {
+	workIn(t)
+	share := dkek.NewShare()
+	parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := dkek.SealPartPassword([]byte("ordinary trumpet grit"), parts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, "a.age", sealed)
+	rewrite(t, "b.txt", parts[1].Text())
+	rewrite(t, "PW", []byte("ordinary trumpet grit\n"))
+	rewrite(t, "NO", []byte("another\n"))
+	if exit, stdout, stderr := runIn(t, "dkek", "check", "a.age,password=file:PW", "b.txt", "--json"); exit != 0 || !strings.Contains(stdout, `"complete":true`) {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+	if exit, stdout, stderr := runIn(t, "dkek", "check", "a.age,password=file:NO", "b.txt", "--json"); exit != 1 || !strings.Contains(stdout, `"code":"wrong-password"`) {
+		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
 }

@@ -211,7 +211,7 @@ func (m *material) checkKCV(shares []*dkek.Share) error {
 		if err != nil {
 			return err
 		}
-		err = dkek.CheckPartsKCV([]*dkek.PartGroup{s.PartGroup}, key)
+		err = otherKey(dkek.CheckPartsKCV([]*dkek.PartGroup{s.PartGroup}, key))
 		key.Wipe()
 		if err != nil {
 			return err
@@ -230,11 +230,19 @@ func (m *material) key(shares []*dkek.Share) (*dkek.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dkek.CheckPartsKCV(m.groups(), key); err != nil {
+	if err := otherKey(dkek.CheckPartsKCV(m.groups(), key)); err != nil {
 		key.Wipe()
 		return nil, err
 	}
 	return key, nil
+}
+
+// otherKey is about shares that do not go together, which is no damage of any.
+func otherKey(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{exit: exitFailed, code: "kcv-mismatch", message: err.Error(), hints: []string{"look for the other shares of that recovery key; each part and file by itself: `hsmbackup dkek check`"}, err: err}
 }
 
 // lacksShares tells whether parts say that there are more shares than these.
