@@ -266,6 +266,10 @@ type SetUp struct {
 	// MinSOTries is the floor: with fewer tries of the SO-PIN left nothing is
 	// sent.
 	MinSOTries int
+	// Before, if set, is called before each step that changes something:
+	// "initialise", "domain", "load", "label", "record". Its error ends the work
+	// there.
+	Before func(step string) error
 }
 
 // DefaultSOFloor is the number of SO-PIN tries below which none is risked.
@@ -298,6 +302,9 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 	if s.Initialisation.Domains == 0 && !s.Initialisation.NoDKEK {
 		s.Initialisation.Shares = s.Sets[0].Shares
 	}
+	if err := s.before("initialise"); err != nil {
+		return nil, "", err
+	}
 	if pending {
 		if note, err = s.proveFirst(ctx, card); err != nil {
 			return nil, "", err
@@ -319,6 +326,9 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 			return kcvs, note, changed(err)
 		}
 		kcvs = append(kcvs, kcv)
+	}
+	if err := s.before("record"); err != nil {
+		return kcvs, note, changed(err)
 	}
 	if err := s.Record(cat, card.Software(), kcvs); err != nil {
 		return kcvs, note, changed(err)
@@ -408,6 +418,9 @@ func (s SetUp) checkSets() error {
 // shares.
 func (s SetUp) fill(ctx context.Context, card *schsm.Card, set DomainSet) (dkek.KCV, error) {
 	if s.Initialisation.Domains > 0 {
+		if err := s.before("domain"); err != nil {
+			return dkek.KCV{}, err
+		}
 		if err := card.Confirm(ctx); err != nil {
 			return dkek.KCV{}, err
 		}
@@ -418,6 +431,11 @@ func (s SetUp) fill(ctx context.Context, card *schsm.Card, set DomainSet) (dkek.
 	expect, err := set.expected()
 	if err != nil {
 		return dkek.KCV{}, err
+	}
+	if len(set.Load) > 0 {
+		if err := s.before("load"); err != nil {
+			return dkek.KCV{}, err
+		}
 	}
 	return LoadShares(ctx, card, set.Number, set.Load, expect)
 }

@@ -186,7 +186,12 @@ func (c *Card) settle(ctx context.Context, i Initialisation) error {
 	if err != nil || i.Label == "" {
 		return err
 	}
-	return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(i.Label))
+	return c.WriteLabel(ctx, i.Label)
+}
+
+// WriteLabel writes the token's label (EF 2F03); it takes a login.
+func (c *Card) WriteLabel(ctx context.Context, label string) error {
+	return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(label))
 }
 
 func (c *Card) initialise(ctx context.Context, i Initialisation, data []byte, before PINStatus) error {
