@@ -161,18 +161,11 @@ func (a *app) newPassword(ctx context.Context, o dkekCreate) (*secret.Bytes, err
 }
 
 func (a *app) generatedPassword(ctx context.Context) (*secret.Bytes, error) {
-	if !a.tty.Available() {
-		return nil, usagef("give --password env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a generated password on")
-	}
-	phrase, err := words.Random(generatedWords)
+	password, err := a.randomPassword()
 	if err != nil {
 		return nil, err
 	}
-	password := secret.New(phrase)
-	screen := make([]byte, 0, 256)
-	screen = append(screen, "The password of the new share, shown once; write it down:\n\n    "...)
-	screen = append(screen, password.Bytes()...)
-	screen = append(screen, '\n')
+	screen := passwordScreen(password)
 	typed, err := a.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
 	clear(screen)
 	typed.Wipe()
@@ -181,6 +174,26 @@ func (a *app) generatedPassword(ctx context.Context) (*secret.Bytes, error) {
 		return nil, err
 	}
 	return password, nil
+}
+
+// randomPassword makes a password, where there is a terminal to show it on.
+func (a *app) randomPassword() (*secret.Bytes, error) {
+	if !a.tty.Available() {
+		return nil, usagef("give --password env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a generated password on")
+	}
+	phrase, err := words.Random(generatedWords)
+	if err != nil {
+		return nil, err
+	}
+	return secret.New(phrase), nil
+}
+
+// passwordScreen is what shows a password; the caller clears it.
+func passwordScreen(password *secret.Bytes) []byte {
+	screen := make([]byte, 0, 256)
+	screen = append(screen, "The password of the new share, shown once; write it down:\n\n    "...)
+	screen = append(screen, password.Bytes()...)
+	return append(screen, '\n')
 }
 
 // reopen reads a share file back and opens it as its keeper will one day. It

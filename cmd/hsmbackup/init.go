@@ -342,18 +342,7 @@ func mostTries(n int) int {
 // newPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.
 func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
-	format := func(typed *secret.Bytes) error {
-		b, err := schsm.ParseSOPIN(typed.Bytes())
-		b.Wipe()
-		return err
-	}
-	length := func(typed *secret.Bytes) error {
-		if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
-			return schsm.ErrPINLength
-		}
-		return nil
-	}
-	text, err := a.readChecked(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing, format)
+	text, err := a.readChecked(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -361,10 +350,23 @@ func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = a.readChecked(ctx, a.flags.pin.source, "new PIN of "+t.name()+", 6 to 16 characters", true, length)
+	pin, err = a.readChecked(ctx, a.flags.pin.source, "new PIN of "+t.name()+", 6 to 16 characters", true, checkPINLength)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err
 	}
 	return pin, soPIN, nil
+}
+
+func checkSOPINFormat(typed *secret.Bytes) error {
+	b, err := schsm.ParseSOPIN(typed.Bytes())
+	b.Wipe()
+	return err
+}
+
+func checkPINLength(typed *secret.Bytes) error {
+	if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
+		return schsm.ErrPINLength
+	}
+	return nil
 }

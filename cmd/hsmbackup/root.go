@@ -29,8 +29,7 @@ its recovery key (DKEK).
 
 Without a command it shows what is attached, and the next command.`
 	root.Example = `  hsmbackup                                   what is attached, and what to do next
-  hsmbackup dkek create --out share1.pbe      a share of a new recovery key
-  hsmbackup init --share share1.pbe           sets up a token with it
+  hsmbackup setup                             a fresh token: PIN, SO-PIN, recovery key, a sheet
   hsmbackup backup                            exports every key and proves that it comes back
   hsmbackup restore --init --share share1.pbe --from SERIAL     onto a new token`
 	root.Version = version()
@@ -73,6 +72,7 @@ Without a command it shows what is attached, and the next command.`
 	add("job",
 		newStatusCommand(a),
 		newDoctorCommand(a),
+		newSetupCommand(a),
 		newInitCommand(a),
 		newBackupCommand(a),
 		newVerifyCommand(a),

@@ -431,7 +431,7 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 			if from != "" {
 				return fmt.Sprintf("hsmbackup restore --init --from %s --share FILE%s", from, named), nil
 			}
-			return "hsmbackup dkek create --out share1.pbe, then hsmbackup init --share share1.pbe" + named, nil
+			return "hsmbackup setup" + named, nil
 		}
 		if next := nextForPIN(s.inv, named); next != "" {
 			return next, nil

@@ -67,6 +67,8 @@ type app struct {
 	gathered *material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
+	// testOnlyStep is called before each step of a set-up.
+	testOnlyStep func(name string)
 	// helpless is why there is no help for what --help was asked for.
 	helpless error
 }
