@@ -114,6 +114,11 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 	if o.domains > 0 && t.card.Version().Before(3, 0) {
 		return failf("no-domains", "leave --domains out", "%s has firmware %s: key domains begin with 3.0", t.name(), inv.Firmware)
 	}
+	if a.flags.confirm != "" { // before anything is written
+		if err := a.confirm(ctx, t, ""); err != nil {
+			return err
+		}
+	}
 	cat, err := a.existingCatalog()
 	if err != nil {
 		return err
@@ -167,7 +172,8 @@ func (j *setupJob) guided() bool { return j.tty.Available() && !j.flags.yes && !
 // tell explains, to somebody at a terminal.
 func (j *setupJob) tell(format string, args ...any) {
 	if j.guided() {
-		fmt.Fprintf(j.stderr, "\n"+format+"\n", args...)
+		j.progress.Close()
+		fmt.Fprintf(j.stderr, "\n%s\n", wrapped(fmt.Sprintf(format, args...), 80))
 	}
 }
 
@@ -192,7 +198,7 @@ func (j *setupJob) run(ctx context.Context, stage backup.SetUpStage, again bool)
 	case stage == backup.ToInitialise && again:
 		j.tell("A set-up of %s was begun and not finished; it goes on. What PIN and SO-PIN were chosen then does not count, unless the token has them by now.", j.t.name())
 	case stage == backup.ToInitialise:
-		j.tell("This sets up %s, which is new, for keys that can be restored onto another token if this one is lost or wiped. Four secrets come out of it:\nthe PIN, for daily use; the SO-PIN, for emergencies; and the recovery key in a file, with its password, for the backup. Have a pen at hand.\nNothing is changed on the token before the last question. It takes about five minutes.", j.t.name())
+		j.tell("This sets up %s, which is new, for keys that can be restored onto another token if this one is lost or wiped. Three secrets come out of it: the PIN, for daily use; the SO-PIN, for emergencies; and the password of the file that holds the recovery key, for the backup. Have a pen at hand. Nothing is changed on the token before the last question. It takes about five minutes.", j.t.name())
 	case stage == backup.ToLoad:
 		j.tell("%s is initialised, and waits for its recovery key: that is loaded now.", j.t.name())
 	default:
@@ -249,7 +255,7 @@ func (j *setupJob) choose(ctx context.Context, s *backup.SetUp) error {
 	}
 	s.Initialisation.PIN = pin
 	if j.inv.SOPIN.Missing {
-		j.tell("The SO-PIN unblocks a blocked PIN and is needed to wipe the token and set it up anew. It is made for you: 16 digits. After 15 wrong ones the\ntoken is dead, so it is never guessed: it stands on paper, away from the token.")
+		j.tell("The SO-PIN unblocks a blocked PIN and is needed to wipe the token and set it up anew. It is made for you: 16 digits. After 15 wrong ones the token is dead, so it is never guessed: it stands on paper, away from the token.")
 	} else {
 		j.tell("The token has its SO-PIN from the run that was cut off: it is needed once more.")
 	}
@@ -270,7 +276,7 @@ func (j *setupJob) choose(ctx context.Context, s *backup.SetUp) error {
 	if !j.guided() {
 		return nil
 	}
-	j.tell("Whoever has the SO-PIN can unblock the PIN and set a new one, and then use the keys. That is what it is for, if you are the only one. Where the\nholder of the SO-PIN must not be able to use the keys, it can be forbidden; a blocked PIN then stays blocked until the token is wiped.")
+	j.tell("Whoever has the SO-PIN can unblock the PIN and set a new one, and then use the keys. That is what it is for, if you are the only one. Where the holder of the SO-PIN must not be able to use the keys, it can be forbidden; a blocked PIN then stays blocked until the token is wiped.")
 	forbid, err := j.tty.Ask(ctx, "Forbid that the SO-PIN unblocks the PIN?")
 	if err == nil && forbid {
 		s.Initialisation.Options = 0
@@ -446,7 +452,7 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	default:
 		return j.takeUp(ctx, path)
 	}
-	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything.\nA new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
+	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
 	password, err := j.sharePassword(ctx)
 	if err != nil {
 		return err
@@ -572,7 +578,7 @@ func (j *setupJob) writeSheet(ctx context.Context) error {
 	if err := j.note.Put(j.cat, j.t.serial); err != nil {
 		return err
 	}
-	j.tell("The sheet says which token and recovery key belong together, where things lie, and how a restore goes. No secret is on it: it has lines to fill in\nby hand. It is %s: print it when this is done.", terminal.Printable(path))
+	j.tell("The sheet says which token and recovery key belong together, where things lie, and how a restore goes. No secret is on it: it has lines to fill in by hand. It is %s: print it when this is done.", terminal.Printable(path))
 	return nil
 }
 
@@ -712,10 +718,15 @@ func (j *setupJob) finish(ctx context.Context, s backup.SetUp) error {
 			Ready  bool   `json:"ready"`
 		}{j.t.serial, inv.Label, j.kcv.String(), j.o.out, j.sheet, true})
 	}
+	label := ""
+	if inv.Label != "" {
+		label = ", label " + quoted(inv.Label)
+	}
 	j.table([][]string{
-		{j.t.name(), "initialised; " + tries(inv.PIN) + " for the PIN, " + tries(inv.SOPIN) + " for the SO-PIN"},
-		{"  options", options(inv.Options)},
-		{"  recovery key", "KCV " + j.kcv.String() + ", 1 share"},
+		{j.t.name(), "initialised" + label},
+		{"SO-PIN", tries(inv.SOPIN)},
+		{"options", options(inv.Options)},
+		{"recovery key", "KCV " + j.kcv.String() + ", 1 share"},
 		{"share file", j.o.out},
 		{"sheet", j.sheet},
 		{"catalog", j.cat.Path()},

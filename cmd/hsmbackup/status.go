@@ -461,6 +461,8 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 	switch {
 	case len(list) == 0:
 		return "plug in the token; hsmbackup doctor says why one that is plugged in is not seen", nil
+	case keyless(list):
+		return "make keys on it (pkcs11-tool --login --keypairgen), then hsmbackup backup", nil
 	case cat != nil:
 		return "hsmbackup check, now and then", nil
 	}
@@ -488,6 +490,11 @@ func (a *app) nextForUpdate(s seen, cat *store.Catalog, named bool) (string, err
 		next += " --token " + s.token.argument()
 	}
 	return next, nil
+}
+
+// keyless tells whether there is no key to back up on any token.
+func keyless(list []seen) bool {
+	return !slices.ContainsFunc(list, func(s seen) bool { return len(s.coverage) > 0 })
 }
 
 // nextForPIN is what comes next for a token whose PIN is blocked, or about to
