@@ -24,8 +24,6 @@ type SetUpNote struct {
 	// Sheet is the sheet that was written, and its SHA-256.
 	Sheet       string     `json:"sheet,omitempty"`
 	SheetSHA256 store.Hash `json:"sheet_sha256,omitzero"`
-	// Set is the name of the set of parts that were handed out.
-	Set string `json:"set,omitempty"`
 	// KCV of the recovery key, once there is one.
 	KCV string `json:"kcv,omitempty"`
 }

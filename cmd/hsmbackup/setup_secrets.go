@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+)
+
+// attempts is how often something that was typed wrong may be typed again.
+const attempts = 3
+
+// patiently lets somebody at a prompt try again what was not right. Nothing was
+// sent to a token yet.
+func (j *setupJob) patiently(ctx context.Context, prompt bool, f func() error) error {
+	for n := 1; ; n++ {
+		err := f()
+		var own *failure
+		typed := errors.As(err, &own) && (own.code == "typed-differently" || own.code == "default-pin" || own.code == "not-typed-back" || own.code == "weak-password") ||
+			errors.Is(err, schsm.ErrPINLength) || errors.Is(err, schsm.ErrSOPINFormat)
+		if err == nil || !typed || !prompt || n == attempts || ctx.Err() != nil {
+			return err
+		}
+		j.app.note("%s; once more", err)
+	}
+}
+
+// newPIN asks for the PIN to set.
+func (j *setupJob) newPIN(ctx context.Context) (pin *secret.Bytes, err error) {
+	source := j.flags.pin.source
+	err = j.patiently(ctx, source.kind == "prompt", func() error {
+		pin, err = j.readChecked(ctx, source, "new PIN of "+j.t.name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
+			if err := checkPINLength(typed); err != nil {
+				return err
+			}
+			if backup.IsDefaultPIN(typed.Bytes()) && !j.inv.Software {
+				return defaultPIN("PIN")
+			}
+			return nil
+		})
+		return err
+	})
+	return pin, err
+}
+
+func defaultPIN(what string) error {
+	return &failure{exit: exitRefused, code: "default-pin", message: "this " + what + " stands in the vendor's documents or is the first that anyone would try; nothing was changed", hints: []string{"choose one that nobody knows"}}
+}
+
+// newSOPIN makes the SO-PIN and shows it, or reads it where --so-pin says. That
+// of a token which has one already is asked for.
+func (j *setupJob) newSOPIN(ctx context.Context) (*secret.Bytes, error) {
+	if j.flags.soPIN.text == "" && j.inv.SOPIN.Missing {
+		if !j.tty.Available() {
+			return nil, usagef("give --so-pin env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a new SO-PIN on")
+		}
+		text, err := randomDigits(2 * schsm.SOPINLen)
+		if err != nil {
+			return nil, err
+		}
+		if err := j.showSOPIN(ctx, text); err != nil {
+			text.Wipe()
+			return nil, err
+		}
+		return text, nil
+	}
+	source := j.flags.soPIN.source
+	var text *secret.Bytes
+	err := j.patiently(ctx, source.kind == "prompt", func() (err error) {
+		text, err = j.readChecked(ctx, source, "SO-PIN of "+j.t.name()+", 16 hex digits", j.inv.SOPIN.Missing, func(typed *secret.Bytes) error {
+			if err := checkSOPINFormat(typed); err != nil {
+				return err
+			}
+			if backup.IsDefaultSOPIN(typed.Bytes()) && !j.inv.Software && j.inv.SOPIN.Missing {
+				return defaultPIN("SO-PIN")
+			}
+			return nil
+		})
+		return err
+	})
+	return text, err
+}
+
+// randomDigits gives n decimal digits, each as likely as any other.
+func randomDigits(n int) (*secret.Bytes, error) {
+	out := make([]byte, 0, n)
+	var b [1]byte
+	for len(out) < n {
+		if _, err := rand.Read(b[:]); err != nil {
+			clear(out)
+			return nil, err
+		}
+		if b[0] < 250 { // 25 times ten
+			out = append(out, '0'+b[0]%10)
+		}
+	}
+	b[0] = 0
+	return secret.New(out), nil
+}
+
+// showSOPIN shows the SO-PIN in groups of four and has it typed back.
+func (j *setupJob) showSOPIN(ctx context.Context, text *secret.Bytes) error {
+	screen := make([]byte, 0, 512)
+	screen = append(screen, "The SO-PIN of "+j.t.name()+", shown once. Write it down:\n\n    "...)
+	for i, c := range text.Bytes() {
+		if i > 0 && i%4 == 0 {
+			screen = append(screen, ' ')
+		}
+		screen = append(screen, c)
+	}
+	screen = append(screen, "\n\nThere is a line for it on the sheet that is made in a moment. Keep it away from the token.\n"...)
+	defer clear(screen)
+	return j.shown(ctx, screen, "SO-PIN", text)
+}
+
+// shown shows a secret on the alternate screen until Enter is pressed, and has
+// it typed back from what was written down; blanks do not count.
+func (j *setupJob) shown(ctx context.Context, screen []byte, what string, want *secret.Bytes) error {
+	return j.patiently(ctx, true, func() error {
+		j.progress.Close()
+		typed, err := j.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
+		typed.Wipe()
+		if err != nil {
+			return err
+		}
+		back, err := j.tty.ReadSecret(ctx, "Type the "+what+" from what you have written down, to see that it is right:")
+		if err != nil {
+			return err
+		}
+		defer back.Wipe()
+		if !sameWritten(back, want) {
+			return &failure{exit: exitFailed, code: "not-typed-back", message: "that is not the " + what + " that was shown", hints: []string{"nothing was changed: run the same command again"}}
+		}
+		return nil
+	})
+}
+
+// sameWritten compares without regard to blanks.
+func sameWritten(a, b *secret.Bytes) bool {
+	strip := func(s *secret.Bytes) *secret.Bytes {
+		out := make([]byte, 0, s.Len())
+		for _, c := range s.Bytes() {
+			if c != ' ' && c != '\t' {
+				out = append(out, c)
+			}
+		}
+		return secret.New(out)
+	}
+	x, y := strip(a), strip(b)
+	defer x.Wipe()
+	defer y.Wipe()
+	return x.Equal(y)
+}

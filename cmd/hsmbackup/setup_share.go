@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+// bringShare brings the share of --share, takes up the share file, or makes a
+// new share, in a file or in parts.
+func (j *setupJob) bringShare(ctx context.Context) error {
+	switch {
+	case len(j.flags.shareArgs) > 0:
+		return j.givenShare(ctx)
+	case j.o.split != "":
+		return j.handOut(ctx)
+	}
+	path, err := filepath.Abs(j.o.out)
+	if err != nil {
+		return err
+	}
+	if j.note.Share != "" && j.note.Share != path {
+		if _, err := os.Lstat(j.note.Share); err == nil {
+			return failf("other-share", "give --out "+shellQuoted(j.note.Share)+", or move that file away to begin with another recovery key", "the set-up of %s was begun with the share file %s", j.t.name(), j.note.Share)
+		}
+	}
+	info, err := os.Stat(j.o.out)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case info.Size() == 0: // begun, and cut off before anything was in it
+		if err := os.Remove(j.o.out); err != nil {
+			return err
+		}
+	default:
+		return j.takeUp(ctx, path)
+	}
+	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
+	password, err := j.sharePassword(ctx)
+	if err != nil {
+		return err
+	}
+	defer password.Wipe()
+	if err := j.step(ctx, "share"); err != nil {
+		return err
+	}
+	j.note.Share, j.note.KCV = path, ""
+	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+		return err
+	}
+	if j.share, err = j.makeShare(ctx); err != nil {
+		return err
+	}
+	if j.kcv, err = j.writeShare(ctx, j.o.out, j.share, password); err != nil {
+		return err
+	}
+	j.changed = true
+	if j.file, err = os.ReadFile(j.o.out); err != nil {
+		return err
+	}
+	return j.knowKCV()
+}
+
+// makeShare makes a share of the random numbers of this computer and of the
+// token.
+func (j *setupJob) makeShare(ctx context.Context) (*dkek.Share, error) {
+	extra, err := j.t.card.Random(ctx, dkek.Size)
+	switch {
+	case err == nil:
+		return dkek.NewMixedShare(extra), nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	j.app.note("without random numbers of %s: %s", j.t.name(), describe(err, false).message)
+	return dkek.NewShare(), nil
+}
+
+// givenShare opens what --share brings. It must be all of a recovery key.
+func (j *setupJob) givenShare(ctx context.Context) error {
+	shares, err := j.openShares(ctx, j.cat)
+	if err != nil {
+		return err
+	}
+	if len(shares) != 1 {
+		wipeShares(shares)
+		return usagef("`hsmbackup init` sets a token up for several", "setup takes a recovery key of one share, %d are given", len(shares))
+	}
+	j.share = shares[0]
+	return j.taken()
+}
+
+// taken compares the share with the recovery key that the set-up was begun with.
+func (j *setupJob) taken() error {
+	kcv, err := shareKCV(j.share)
+	if err != nil {
+		return err
+	}
+	j.kcv = kcv
+	if j.note.KCV != "" && j.note.KCV != kcv.String() {
+		return failf("kcv-mismatch", "bring back the share of "+j.note.KCV+", or wipe the token with `hsmbackup init`", "this share gives the recovery key %s; the set-up of %s was begun with %s", kcv, j.t.name(), j.note.KCV)
+	}
+	return j.knowKCV()
+}
+
+// handOut makes a share and hands its parts out. Those that an earlier run
+// handed out come back from their files, or are typed.
+func (j *setupJob) handOut(ctx context.Context) error {
+	h, err := j.o.plan("create", j.flags.who)
+	if err != nil {
+		return err
+	}
+	done, err := j.handedOut()
+	if err != nil {
+		return err
+	}
+	if done != nil {
+		return j.partsBack(ctx, h, done)
+	}
+	if err := j.canHandOut(h); err != nil {
+		return err
+	}
+	if err := j.guardRecipients(ctx, j.cat, h); err != nil {
+		return err
+	}
+	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now, and handed out in parts: any %d of the %d custodians bring it together, fewer know nothing.", h.needed, len(h.keepers))
+	if err := j.step(ctx, "share"); err != nil {
+		return err
+	}
+	if j.share, err = j.makeShare(ctx); err != nil {
+		return err
+	}
+	if h.kcv, err = shareKCV(j.share); err != nil {
+		return err
+	}
+	j.note.KCV = h.kcv.String()
+	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+		return err
+	}
+	n, err := j.handOutParts(ctx, j.cat, h, j.share)
+	if err != nil {
+		return err
+	}
+	if n.Set.KCV != j.note.KCV { // one that an earlier run had handed out, but for its record
+		j.share.Wipe()
+		j.note.KCV = n.Set.KCV
+		return j.partsBack(ctx, h, &n.Set)
+	}
+	j.kcv = h.kcv
+	return j.knowKCV()
+}
+
+// handedOut gives the set of parts that an earlier run handed out.
+func (j *setupJob) handedOut() (*store.PartSet, error) {
+	sets, err := j.cat.PartSets()
+	if err != nil || j.note.KCV == "" {
+		return nil, err
+	}
+	for i, s := range sets {
+		if s.KCV == j.note.KCV && s.Retired.IsZero() {
+			return &sets[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// partsBack brings parts together that were handed out: from the files that
+// anyone can read, else as their custodians type them.
+func (j *setupJob) partsBack(ctx context.Context, h *handOut, set *store.PartSet) error {
+	j.app.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set.Set, set.Needed)
+	var args []shareArg
+	for _, k := range h.keepers {
+		path := h.fileOf(k)
+		if path == "" || k.recipient != "" || len(args) == set.Needed {
+			continue
+		}
+		arg := shareArg{file: path}
+		arg.read()
+		if arg.err == nil && dkek.IsPart(arg.content) {
+			args = append(args, arg)
+		}
+	}
+	if len(args) < set.Needed {
+		if !j.tty.Available() {
+			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set.Set, set.Needed, j.t.name())
+		}
+		args = []shareArg{{file: typedPart, typed: true}}
+	}
+	j.flags.shareArgs = args
+	return j.givenShare(ctx)
+}
+
+// inFile tells whether the share is in a file of this set-up.
+func (j *setupJob) inFile() bool {
+	return j.o.split == "" && len(j.flags.shareArgs) == 0 && j.note.Share != ""
+}
+
+// where says where the share is, for the sheet.
+func (j *setupJob) where() []string {
+	switch {
+	case j.inFile():
+		return []string{j.note.Share}
+	case j.o.split != "":
+		return []string{fmt.Sprintf("in parts (%s of them needed), with %s", j.o.split, strings.Join(j.o.custodians, ", "))}
+	}
+	var list []string
+	for _, s := range j.flags.shareArgs {
+		list = append(list, s.file)
+	}
+	return list
+}
+
+// knowKCV notes which recovery key it is.
+func (j *setupJob) knowKCV() error {
+	j.note.KCV = j.kcv.String()
+	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+		return err
+	}
+	text := "The recovery key is at hand."
+	if j.inFile() {
+		text = "The share file is written, was read back, and opens."
+	}
+	j.tell("%s It is known by its check value (KCV): %s.", text, j.kcv)
+	return nil
+}
+
+// sharePassword reads the password of a new share, or makes one, shows it, and
+// has it typed back.
+func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
+	if j.flags.password.text != "" {
+		err = j.patiently(ctx, j.flags.password.kind == "prompt", func() error {
+			password, err = j.newPassword(ctx, dkekCreate{weak: j.o.weak})
+			return err
+		})
+		return password, err
+	}
+	if password, err = j.randomPassword(); err != nil {
+		return nil, err
+	}
+	screen := passwordScreen(password)
+	defer clear(screen)
+	if err := j.shown(ctx, screen, "password", password); err != nil {
+		password.Wipe()
+		return nil, err
+	}
+	return password, nil
+}
+
+// takeUp opens a share file that is there already.
+func (j *setupJob) takeUp(ctx context.Context, path string) error {
+	arg := shareArg{file: j.o.out, password: j.flags.password.source}
+	arg.read()
+	if arg.err != nil {
+		return arg.err
+	}
+	if !dkek.IsPBE(arg.content) {
+		return failf("exists", "name another file with --out", "%s exists already and is no share file; nothing is ever overwritten", j.o.out)
+	}
+	j.app.note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
+	j.tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
+	shares, errs, err := j.openPBEs(ctx, []shareArg{arg})
+	if err == nil {
+		err = errs[0]
+	}
+	if err != nil {
+		wipeShares(shares)
+		return fmt.Errorf("%s: %w", j.o.out, err)
+	}
+	j.share, j.file, j.note.Share = shares[0], arg.content, path
+	return j.taken()
+}

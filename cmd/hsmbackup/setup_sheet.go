@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"hsmbackup/internal/sheet"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+// writeSheet writes the sheet, and reads it back. One that an earlier run wrote
+// is left as it is if it is the same, else a new one gets another name.
+func (j *setupJob) writeSheet(ctx context.Context) error {
+	content, err := j.sheetContent()
+	if err != nil {
+		return err
+	}
+	if j.note.Sheet != "" && (j.o.sheet == "" || sameFile(j.note.Sheet, j.o.sheet)) {
+		if b, err := os.ReadFile(j.note.Sheet); err == nil && store.HashOf(b) == j.note.SheetSHA256 {
+			if j.sheet = j.note.Sheet; j.o.sheet != "" {
+				j.sheet = j.o.sheet
+			}
+			return nil
+		}
+	}
+	path := j.o.sheet
+	if path == "" {
+		dir := "."
+		if j.inFile() {
+			dir = filepath.Dir(j.o.out)
+		}
+		path = filepath.Join(dir, "sheet-"+orNoSerial(j.t.serial)+".pdf")
+	}
+	if path, err = freeName(path, content); err != nil {
+		return err
+	}
+	if err := j.step(ctx, "sheet"); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); err != nil {
+		if err := writeNew(path, content); err != nil {
+			return err
+		}
+	}
+	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, content) {
+		return failf("not-written", "the disk may be failing", "%s does not hold what was written to it", path)
+	}
+	j.changed = true
+	if j.note.Sheet, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	j.sheet, j.note.SheetSHA256 = path, store.HashOf(content)
+	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+		return err
+	}
+	j.tell("The sheet says which token and recovery key belong together, where things lie, and how a restore goes. No secret is on it: it has lines to fill in by hand. It is %s: print it when this is done.", terminal.Printable(path))
+	return nil
+}
+
+func orNoSerial(serial string) string {
+	if serial == "" {
+		return "token"
+	}
+	return serial
+}
+
+func sameFile(a, b string) bool {
+	x, err := filepath.Abs(b)
+	return err == nil && a == x
+}
+
+// freeName gives the name of a file that is not there, or that holds this
+// content already: the one asked for, or with a number.
+func freeName(path string, content []byte) (string, error) {
+	ext := filepath.Ext(path)
+	for n := 1; n < 100; n++ {
+		name := path
+		if n > 1 {
+			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), n, ext)
+		}
+		b, err := os.ReadFile(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), err == nil && bytes.Equal(b, content):
+			return name, nil
+		case err != nil:
+			return "", err
+		}
+	}
+	return "", failf("exists", "name another file with --sheet", "%s exists already, and nothing is ever overwritten", path)
+}
+
+// sheetContent is the sheet of a single admin, without secrets.
+func (j *setupJob) sheetContent() ([]byte, error) {
+	absolute := func(path string) string {
+		if p, err := filepath.Abs(path); err == nil {
+			return p
+		}
+		return path
+	}
+	s := &sheet.Admin{
+		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: absolute(j.cat.Path()), Date: j.now(),
+		Steps: []sheet.Step{
+			{What: "Bring the catalog, or a copy of it, and the share file to a computer with hsmbackup. Plug in a new token and see that nothing is in the way:", Command: "hsmbackup doctor"},
+			{What: "See what would come back, and whether it fits:", Command: "hsmbackup plan --catalog FILE --from " + orNoSerial(j.t.serial)},
+			{What: "Set the token up and bring everything back. It asks for the password, a new PIN and a new SO-PIN:", Command: "hsmbackup restore --catalog FILE --from " + orNoSerial(j.t.serial) + " --init --share FILE"},
+		},
+	}
+	if strings.EqualFold(filepath.Ext(j.o.sheet), ".txt") {
+		return s.PlainText()
+	}
+	return s.PDF(sheet.A4)
+}
