@@ -14,5 +14,5 @@ key's SHA-256, the KCV, name it.`,
   hsmbackup dkek load --share share1.pbe`,
 		newDKEKCreateCommand(a), newDKEKCheckCommand(a), newDKEKConvertCommand(a), newDKEKLoadCommand(a),
 		newDKEKSplitCommand(a), newDKEKCombineCommand(a), newDKEKRollCallCommand(a), newDKEKResplitCommand(a),
-		newDKEKRekeyCommand(a))
+		newDKEKRekeyCommand(a), newDKEKSheetCommand(a))
 }
