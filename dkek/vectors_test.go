@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -202,5 +203,40 @@ func TestGoldenCertificate(t *testing.T) {
 	c, err := ParseContainer(vector(t, "a-withcert.bin"))
 	if err != nil || !bytes.Equal(c.Certificate, vector(t, "withcert.crt.der")) {
 		t.Errorf("certificate differs: %v", err)
+	}
+}
+
+// No golden file is forgotten: each share and each wrapped key is opened by a
+// test.
+func TestAllVectorsAreOpened(t *testing.T) {
+	opened := map[string]bool{"thr11.pbe": true} // TestOpenThresholdGolden
+	for _, g := range goldenKeys {
+		opened[g.file] = true
+	}
+	shares, err := goldenShares()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range shares {
+		opened[name] = true
+	}
+	var files []string
+	for _, kind := range []string{"*.pbe", "*.bin", "*.wky"} {
+		found, err := filepath.Glob(filepath.Join("..", "testdata", kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	if len(files) < len(opened) {
+		t.Errorf("only %d files", len(files))
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, ".cbc.bin") { // what a key encrypts to
+			continue
+		}
+		if !opened[filepath.Base(f)] {
+			t.Errorf("%s is opened by no test", f)
+		}
 	}
 }

@@ -182,7 +182,7 @@ func (a *app) sortChecked(ctx context.Context, named []shareArg, doc *jsonDKEKCh
 		}
 	}
 	for range typed {
-		if err := a.typeSet(ctx, m); err != nil {
+		if err := a.typeSet(ctx, m, true); err != nil {
 			return nil, nil, err
 		}
 		for _, p := range m.sets[len(m.sets)-1].Parts {

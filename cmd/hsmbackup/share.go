@@ -134,7 +134,7 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 		}
 	}
 	for range typed {
-		if err := a.typeSet(ctx, m); err != nil {
+		if err := a.typeSet(ctx, m, false); err != nil {
 			return nil, err
 		}
 	}

@@ -20,21 +20,28 @@ import (
 const typedPart = "what was typed"
 
 // typeSet has parts typed until a set is complete: the first one of which parts
-// are missing, else a new one.
-func (a *app) typeSet(ctx context.Context, m *material) error {
+// are missing, else a new one. Where some are enough, an empty line ends it after
+// the first.
+func (a *app) typeSet(ctx context.Context, m *material, some bool) error {
 	at := slices.IndexFunc(m.sets, func(s *partSet) bool { return s.Missing() > 0 })
 	if at < 0 {
 		at = len(m.sets)
 	}
-	problem := ""
+	problem, ends := "", false
 	for at >= len(m.sets) || m.sets[at].Missing() > 0 {
 		title := "A custodian's part of the recovery key."
 		if at < len(m.sets) {
 			title = fmt.Sprintf("A custodian's part of %s:\n%s.", m.sets[at].describe(), m.sets[at].state())
 		}
+		if ends {
+			title += " Enter alone ends it."
+		}
 		p, err := a.typePart(ctx, title, problem, nil)
 		if err != nil {
 			return err
+		}
+		if p == nil && ends {
+			return nil
 		}
 		if p == nil {
 			return failf("no-part", "", "no part was typed")
@@ -45,6 +52,7 @@ func (a *app) typeSet(ctx context.Context, m *material) error {
 			problem = err.Error()
 			continue
 		}
+		ends = some
 		s := m.sets[at]
 		a.note("%s is good: %s", partName(p, s.known), s.state())
 	}

@@ -349,6 +349,25 @@ func TestLongestSheetsFit(t *testing.T) {
 	}
 }
 
+// A password on paper is read as it is, also where its line is full.
+func TestPasswordOnPaper(t *testing.T) {
+	for _, password := range []string{"ordinary trumpet grit clinic permit joke abandon", "O0 l1I| ~^`'\"\\", strings.Repeat("breakfast ", 11) + "breakfast"} {
+		a := sampleAdmin()
+		a.Password, a.SOPIN = []byte(password), []byte("3537363231383830")
+		pdf, err := a.PDF(sheet.A4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(run(t, "pdftotext", "-layout", onDisk(t, pdf), "-")), " ")
+		if !strings.Contains(strings.ReplaceAll(text, " ", ""), "Password"+strings.ReplaceAll(password, " ", "")+"SO-PIN3537363231383830PINknownto") {
+			t.Errorf("%q is printed as %.600q", password, text)
+		}
+		if string(a.Password) != password {
+			t.Error("the password was changed")
+		}
+	}
+}
+
 // What the fonts lack is printed as a number, never as another character, and
 // what they have as it is.
 func TestCharactersOnPaper(t *testing.T) {
