@@ -208,7 +208,9 @@ func (a *adoption) read(f AdoptFile, report *AdoptedFile) *adoptee {
 		KCV: report.KCV, Algorithms: b.Algorithms, Blob: c.Blob, Description: c.Description, Certificate: c.Certificate,
 	}}
 	if a.o.Key != nil && a.o.Key.KCV() == b.KCV {
-		if err := found.open(a.o.Key, b); err != nil {
+		if err := found.open(a.o.Key, b); errors.Is(err, dkek.ErrCurve) {
+			report.note("%v", err)
+		} else if err != nil {
 			return damage("%v", err)
 		}
 	} else if err := found.agree(b); err != nil {

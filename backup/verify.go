@@ -376,8 +376,8 @@ func openStored(k *store.Key, key *dkek.Key) KeyProof {
 		return damage("%v", err)
 	}
 	private, err := key.Open(b)
-	if errors.Is(err, dkek.ErrOtherKey) {
-		p.Reason = err.Error() // other shares may open it
+	if errors.Is(err, dkek.ErrOtherKey) || errors.Is(err, dkek.ErrCurve) {
+		p.Reason = err.Error() // other shares may open it, and a token knows more curves
 		return p
 	}
 	if err != nil {

@@ -3,11 +3,16 @@ package backup
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
 	"slices"
 	"strings"
 	"testing"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cmac"
+	"hsmbackup/internal/curve"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
@@ -197,5 +202,67 @@ func TestIntactOfDescriptions(t *testing.T) {
 	d.Bits = 256
 	if !describes(d, public) {
 		t.Error("256 bits do not describe a P-256 key")
+	}
+}
+
+// onOtherCurve makes of a blob with a P-256 key, under a DKEK of these bytes, an
+// authentic one on a curve that nobody knows (fact sheet §6.1, §6.5).
+func onOtherCurve(t testing.TB, blob, key []byte) []byte {
+	t.Helper()
+	derive := func(n byte) []byte {
+		k := sha256.Sum256(append(bytes.Clone(key), 0, 0, 0, n))
+		return k[:]
+	}
+	b, err := dkek.ParseBlob(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := aes.NewCipher(derive(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := make([]byte, len(b.Ciphertext))
+	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, b.Ciphertext)
+	prime := curve.ByName("P-256").P.Bytes()
+	at := bytes.Index(plain, prime)
+	if at < 0 {
+		t.Fatal("no prime in the blob")
+	}
+	plain[at+len(prime)-1] ^= 4
+	sealed := make([]byte, len(plain))
+	cipher.NewCBCEncrypter(block, make([]byte, 16)).CryptBlocks(sealed, plain)
+	out := append(bytes.Clone(blob[:len(blob)-16-len(plain)]), sealed...)
+	mac, err := cmac.Sum(derive(2), out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(out, mac[:]...)
+}
+
+// A token may know more curves than this program: a key on one of those is
+// named as what it is, not proven and not called damaged. Its description says
+// how large it is.
+func TestUnknownCurve(t *testing.T) {
+	ctx := context.Background()
+	cat, good, key := twoKeys(t)
+	share := newShare(t, 1)
+	strange := cloneKeys(good)
+	k := &strange.Keys[0]
+	k.Blob, k.PublicKey, k.PublicFrom, k.Certificate = onOtherCurve(t, k.Blob, share.Bytes()), nil, "", nil
+	k.Description = (&pkcs15.KeyDescription{Kind: pkcs15.EC, Label: "one", ID: []byte{1}, Bits: 320, Usage: pkcs15.Usage(k.Usage)}).Encode()
+	k.Type = "EC-320"
+	if err := cat.AddSnapshot(ctx, strange); err != nil {
+		t.Fatal(err)
+	}
+	v, err := VerifyOffline(ctx, cat, []*store.Snapshot{strange}, key, Options{})
+	if err != nil || v.OK() || v.Damaged() || !strings.Contains(v.Snapshots[0].Keys[0].Reason, "curve that is not known here") || !v.Snapshots[0].Keys[1].OK {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if v, err := Check(cat, nil, 0); err != nil || v.Damaged() {
+		t.Errorf("%+v, %v", v, err)
+	}
+	r := adopt(t, newCatalog(t), []AdoptFile{{"strange.bin", (&dkek.Container{Blob: k.Blob, Description: k.Description}).Encode()}}, AdoptOptions{Key: key})
+	if f := r.Files[0]; f.Damage || !f.Kept || f.Proof == store.ProofOpened || !strings.Contains(strings.Join(f.Notes, " "), "curve that is not known here") {
+		t.Errorf("%+v", f)
 	}
 }

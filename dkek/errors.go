@@ -9,6 +9,9 @@ import (
 var (
 	// ErrFormat: bytes that are not what they should be; the message says where.
 	ErrFormat = errors.New("not in the expected format")
+	// ErrCurve: a whole and authentic key on a curve that is not known here, so
+	// that it cannot be checked further. It matches ErrFormat too.
+	ErrCurve = fmt.Errorf("%w: curve not known", ErrFormat)
 	// ErrWrongPassword: a share file does not open with the password.
 	ErrWrongPassword = errors.New("wrong password")
 	// ErrWeakPassword: CheckPassword refuses.

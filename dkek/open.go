@@ -135,7 +135,7 @@ func openEC(size int, body []byte) (*PrivateKey, error) {
 	}
 	c := curve.ByDomain(prime, a)
 	if c == nil {
-		return nil, fail(ErrFormat, "key blob: EC key on a %d-bit curve that is not known", prime.BitLen())
+		return nil, fail(ErrCurve, "key blob: EC key on a %d-bit curve that is not known here; it is whole, but cannot be checked further", prime.BitLen())
 	}
 	if (size+7)/8 != c.FieldBytes() {
 		return nil, fail(ErrFormat, "key blob: says %d bits, but its curve is %s", size, c.Name)

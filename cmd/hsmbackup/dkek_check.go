@@ -305,7 +305,7 @@ func checkWrapped(f checkedFile, key *dkek.Key) (jsonWrapped, int) {
 	private, err := key.Open(b)
 	if err != nil {
 		w.Reason = err.Error()
-		if errors.Is(err, dkek.ErrOtherKey) {
+		if errors.Is(err, dkek.ErrOtherKey) || errors.Is(err, dkek.ErrCurve) {
 			return w, exitIncomplete
 		}
 		return w, exitDamaged
