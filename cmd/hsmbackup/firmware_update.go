@@ -627,9 +627,7 @@ func (j *updateJob) loadRest(ctx context.Context, inv *backup.Inventory, s *stor
 	if kcv := key.KCV(); kcv != expect {
 		return false, failf("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "these shares give the recovery key %s, the backup needs %s; the token was not touched", kcv, expect)
 	}
-	trust := j.trust(j.t)
-	trust.Login = func(ctx context.Context) error { return j.login(ctx, j.t) }
-	note, err := backup.TrustToken(ctx, j.t.card, j.cat, expect.String(), trust)
+	note, err := backup.TrustToken(ctx, j.t.card, j.cat, expect.String(), j.trust(j.t))
 	if note != "" {
 		j.note("%s", note)
 	}

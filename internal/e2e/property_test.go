@@ -20,34 +20,14 @@ import (
 	"hsmbackup/internal/tokentest"
 )
 
-// propertyTokens is how many tokens TestProperty fills; each costs what the
-// derivation of its shares costs, twice.
-const propertyTokens = 2
+// propertyTokens is how many tokens TestProperty fills.
+const propertyTokens = 6
 
 // What TestProperty in package backup does in process for many tokens, the whole
 // program does here for some in a reader of a real pcscd: each is filled at
 // random, backed up, wiped or taken away, set up anew and restored, and every
 // file is then byte for byte what it was unless it was named before.
 func TestProperty(t *testing.T) {
-	shares := map[*dkek.Share]string{}
-	var pool []*dkek.Share
-	var files, passwords [][]byte
-	arguments := []string{"a.pbe,password=env:A_PASSWORD", "b1.pbe,password=env:B1_PASSWORD", "b2.pbe,password=env:B2_PASSWORD"}
-	golden := reader{t, 0, t.TempDir()}
-	for i, p := range []string{aPassword, "correct horse", "battery staple 9"} {
-		name, variable, _ := strings.Cut(arguments[i], ",password=env:")
-		golden.golden(name)
-		t.Setenv(variable, p)
-		files, passwords = append(files, golden.read(name)), append(passwords, []byte(p))
-	}
-	opened, errs := dkek.OpenPBEs(t.Context(), files, passwords, nil)
-	for i, s := range opened {
-		if errs[i] != nil {
-			t.Fatal(errs[i])
-		}
-		shares[s] = arguments[i]
-		pool = append(pool, s)
-	}
 	seeds := []uint64{tokentest.Seed()}
 	if seeds[0] == 0 {
 		seeds = nil
@@ -58,11 +38,7 @@ func TestProperty(t *testing.T) {
 	var sum tokentest.Tally
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			r := reader{t, 0, t.TempDir()}
-			for _, name := range []string{"a.pbe", "b1.pbe", "b2.pbe"} {
-				r.golden(name)
-			}
-			p := &property{Model: tokentest.New(t, seed, pool...), r: r, shares: shares, d: pcsctest.Start(t),
+			p := &property{Model: tokentest.New(t, seed), r: reader{t, 0, t.TempDir()}, parts: map[*dkek.Share][]string{}, d: pcsctest.Start(t), empty: true,
 				out: tokentest.Outcome{NamedKeys: map[byte]bool{}, NamedFiles: map[string]bool{}, Cleaned: map[byte]bool{}, Proven: map[byte]bool{}, Why: map[byte]string{}}}
 			sum.Add(p.run())
 		})
@@ -73,10 +49,13 @@ func TestProperty(t *testing.T) {
 // property is one token of TestProperty, and what was said of it.
 type property struct {
 	*tokentest.Model
-	r      reader
-	d      *pcsctest.Daemon
-	shares map[*dkek.Share]string // as the program is told them
-	out    tokentest.Outcome
+	r reader
+	d *pcsctest.Daemon
+	// parts are the files of each share: parts cost no derivation.
+	parts map[*dkek.Share][]string
+	out   tokentest.Outcome
+	// empty: no key was exported.
+	empty bool
 }
 
 // at reaches the token in the reader through pcscd, as the program does.
@@ -106,10 +85,26 @@ func (p *property) says(document any, codes []int, args ...string) pcsctest.Resu
 	return result
 }
 
+// split writes the parts of a set of shares, for the program to read.
+func (p *property) split(set tokentest.Set) {
+	p.r.Helper()
+	for i, share := range set.Load {
+		parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 2, Share: i + 1, Shares: len(set.Load), KCV: p.DKEKs[set.Number].KCV()})
+		p.Must("split", err)
+		for j, part := range parts {
+			name := fmt.Sprintf("domain%d-share%d-part%d.txt", set.Number, i+1, j+1)
+			p.r.write(name, part.Text())
+			p.parts[share] = append(p.parts[share], name)
+		}
+	}
+}
+
 // give are the flags for shares.
 func (p *property) give(shares []*dkek.Share) (flags []string) {
 	for _, s := range shares {
-		flags = append(flags, "--share", p.shares[s])
+		for _, name := range p.parts[s] {
+			flags = append(flags, "--share", name)
+		}
 	}
 	return flags
 }
@@ -130,12 +125,11 @@ func (p *property) run() tokentest.Tally {
 	var first struct{}
 	p.says(&first, []int{0, 3}, "backup", "--no-proof", "--confirm", tokentest.Source)
 	for _, set := range sets {
+		p.split(set)
 		if len(set.Load) > 0 && p.Chance(80) {
 			var files []string
-			for _, f := range p.give(set.Load) {
-				if f != "--share" {
-					files = append(files, f)
-				}
+			for _, share := range set.Load {
+				files = append(files, p.parts[share]...)
 			}
 			var doc struct{ Complete bool }
 			if p.says(&doc, []int{0}, append([]string{"dkek", "check"}, files...)...); !doc.Complete {
@@ -143,12 +137,12 @@ func (p *property) run() tokentest.Tally {
 			}
 		}
 	}
-	exported := p.backup()
+	p.backup()
 	spare := token
 	p.at(true, func() { spare = p.Replace(token) })
 	p.d.Unplug(p.r, 0)
 	p.d.Plug(p.r, 0, spare)
-	p.restore(exported)
+	p.restore()
 	sum := tokentest.Tally{}
 	p.at(true, func() { sum = p.Compare(p.out) })
 	p.d.Unplug(p.r, 0)
@@ -157,8 +151,7 @@ func (p *property) run() tokentest.Tally {
 
 var cleanedKey = regexp.MustCompile(`had left behind: key (\d+),`)
 
-// backup tells whether there is a key that was exported.
-func (p *property) backup() (exported bool) {
+func (p *property) backup() {
 	p.r.Helper()
 	var doc struct {
 		Keys []struct {
@@ -181,14 +174,13 @@ func (p *property) backup() (exported bool) {
 	}
 	for _, k := range doc.Keys {
 		p.out.NamedKeys[byte(k.Reference)] = k.Coverage != "covered"
-		exported = exported || k.Coverage != "not-exportable"
+		p.empty = p.empty && k.Coverage == "not-exportable"
 	}
 	p.at(true, func() {
 		if !tokentest.SameFiles(p.Read(), p.Files) {
 			p.Errorf("the backup changed files")
 		}
 	})
-	return exported
 }
 
 // planned is what plan --json says.
@@ -217,7 +209,7 @@ func (p *property) plan() {
 
 // restore has the program set the token up as the old one was, if there are
 // shares, and restore onto it.
-func (p *property) restore(exported bool) {
+func (p *property) restore() {
 	p.r.Helper()
 	p.plan()
 	to := []string{"--confirm", tokentest.Target, "--untrusted-token", tokentest.Target, "--yes"}
@@ -232,15 +224,19 @@ func (p *property) restore(exported bool) {
 		}
 	}
 	all := p.AllShares()
+	if len(all) > 0 {
+		p.says(&doc, []int{0, 1, 3}, append(append(append(slices.Clone(args), "--init"), p.give(all)...), to[:4]...)...)
+	}
 	switch {
-	case len(all) > 0 && exported:
-		args = append(append(append(args, "--init"), p.give(all)...), to[:4]...)
-	case len(all) > 0:
+	case len(all) > 0 && doc.Error.Code != "nothing-to-restore":
+	case len(all) > 0 && p.empty:
+		doc.Error.Code = ""
 		p.says(&doc, []int{0}, append(append([]string{"init"}, p.give(all)...), to...)...)
+		p.says(&doc, []int{0, 1, 3}, args...)
 	default:
 		p.says(&doc, []int{0}, append([]string{"init", "--no-dkek"}, to...)...)
+		p.says(&doc, []int{0, 1, 3}, args...)
 	}
-	p.says(&doc, []int{0, 1, 3}, args...)
 	if doc.Error.Code != "" {
 		if doc.Error.Code != "kcv-mismatch" || len(all) > 0 {
 			p.Errorf("restore: %+v", doc.Error)

@@ -45,7 +45,6 @@ type Model struct {
 	r    *rand.Rand
 	seed uint64
 	ctx  context.Context
-	pool []*dkek.Share
 
 	// Card reaches the token: the one to fill or, for Compare, the one that it
 	// was restored to. It is logged in.
@@ -74,12 +73,9 @@ type Key struct {
 	Foreign bool
 }
 
-// New makes the choices of a seed. Shares are made up, or drawn from the pool if
-// one is given: shares whose files are at hand.
-func New(t testing.TB, seed uint64, pool ...*dkek.Share) *Model {
-	m := &Model{t: t, r: rand.New(rand.NewPCG(seed, 0)), seed: seed, ctx: context.Background(), pool: slices.Clone(pool), Keys: map[byte]*Key{}}
-	m.r.Shuffle(len(m.pool), func(i, j int) { m.pool[i], m.pool[j] = m.pool[j], m.pool[i] })
-	return m
+// New makes the choices of a seed.
+func New(t testing.TB, seed uint64) *Model {
+	return &Model{t: t, r: rand.New(rand.NewPCG(seed, 0)), seed: seed, ctx: context.Background(), Keys: map[byte]*Key{}}
 }
 
 // Must fails the test on an error.
@@ -215,36 +211,18 @@ func (m *Model) Initialise(s SetUp) {
 	}
 }
 
-// set is none when the pool has run dry.
+// set makes the shares of a domain.
 func (m *Model) set(n int) []Set {
 	m.t.Helper()
 	for range 1 + m.r.IntN(3) {
-		if share := m.share(); share != nil {
-			m.Shares[n] = append(m.Shares[n], share)
-		}
-	}
-	if len(m.Shares[n]) == 0 {
-		return nil
+		share, err := dkek.ShareFromBytes(m.bytes(dkek.Size))
+		m.Must("share", err)
+		m.Shares[n] = append(m.Shares[n], share)
 	}
 	key, err := dkek.Combine(m.Shares[n]...)
 	m.Must("combine", err)
 	m.DKEKs[n] = key
 	return []Set{{n, m.Shares[n]}}
-}
-
-func (m *Model) share() *dkek.Share {
-	m.t.Helper()
-	if m.pool == nil {
-		s, err := dkek.ShareFromBytes(m.bytes(dkek.Size))
-		m.Must("share", err)
-		return s
-	}
-	if len(m.pool) == 0 {
-		return nil
-	}
-	s := m.pool[0]
-	m.pool = m.pool[1:]
-	return s
 }
 
 // AllShares are those of all domains, in any order.
