@@ -310,10 +310,7 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 			p := openStored(k, key)
 			sp.Keys = append(sp.Keys, p)
 			ours = ours || k.KCV == kcv
-			// What is under another DKEK was not tried: that says nothing of it.
-			if len(k.Blob) > 0 && (p.OK || p.Damage) {
-				proofs = append(proofs, store.Proof{Snapshot: s.ID, Reference: k.Reference, Blob: store.HashOf(k.Blob), Kind: store.ProofOpened, OK: p.OK, Reason: p.Reason, Matched: p.Matched})
-			}
+			proofs = p.appendOpened(proofs, s, k)
 		}
 		h.markAccepted(s, &sp)
 		o.progress("opened", len(s.Keys), len(s.Keys))
@@ -355,6 +352,38 @@ func (v *Verification) checkAnchor(cat *store.Catalog, key *dkek.Key) error {
 	}
 	v.Anchored, v.Since = AnchoredDKEK, int(last.Seq-a.Seq)
 	return nil
+}
+
+// appendOpened adds the proof to record of a stored key that was opened. What is
+// under another DKEK was not tried: that says nothing of it.
+func (p KeyProof) appendOpened(proofs []store.Proof, s *store.Snapshot, k *store.Key) []store.Proof {
+	if len(k.Blob) == 0 || !p.OK && !p.Damage {
+		return proofs
+	}
+	return append(proofs, store.Proof{Snapshot: s.ID, Reference: k.Reference, Blob: store.HashOf(k.Blob), Kind: store.ProofOpened, OK: p.OK, Reason: p.Reason, Matched: p.Matched})
+}
+
+// RecordOpened notes of key blobs that were opened on this computer, in files,
+// that they were, where the catalog has them too: each is opened once more and
+// compared with what the catalog knows of it. A catalog that is nil or read-only
+// is left as it is.
+func RecordOpened(cat *store.Catalog, key *dkek.Key, blobs map[store.Hash]bool) error {
+	if cat == nil || !cat.Writable() || len(blobs) == 0 {
+		return nil
+	}
+	snapshots, err := Snapshots(cat)
+	if err != nil {
+		return err
+	}
+	var proofs []store.Proof
+	for _, s := range snapshots {
+		for i := range s.Keys {
+			if k := &s.Keys[i]; k.Damage == "" && blobs[store.HashOf(k.Blob)] {
+				proofs = openStored(k, key).appendOpened(proofs, s, k)
+			}
+		}
+	}
+	return cat.RecordProofs(proofs)
 }
 
 // openStored opens one stored key and matches it.

@@ -103,17 +103,24 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 	if key != nil && wrapped > 0 {
 		a.note("private keys are open in this computer's memory while they are checked")
 	}
+	opened := map[store.Hash]bool{}
 	for _, f := range others {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		w, exit := checkWrapped(f, key)
+		if c, err := dkek.ParseContainer(f.content); err == nil && key != nil {
+			opened[store.HashOf(c.Blob)] = true
+		}
 		doc.Wrapped = append(doc.Wrapped, w)
 		exits.add(exit)
 	}
 	if key != nil && doc.Complete {
 		if err := a.shareSeen(key, "dkek check", m); err != nil {
 			a.note("not recorded that these shares were seen: %s", describe(err, false).message)
+		}
+		if err := a.noteOpened(key, opened); err != nil {
+			a.note("not recorded which keys were opened: %s", describe(err, false).message)
 		}
 	}
 	if a.flags.json {
@@ -406,4 +413,15 @@ func (a *app) shareSeen(key *dkek.Key, origin string, m *material) error {
 	err = backup.RecordShares(cat, key, true, origin)
 	a.changed = a.changed || err == nil
 	return err
+}
+
+// noteOpened records in the catalog, if there is one, that keys of its snapshots
+// were open on this computer.
+func (a *app) noteOpened(key *dkek.Key, blobs map[store.Hash]bool) error {
+	cat, err := a.existingCatalog()
+	if err != nil || cat == nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	return backup.RecordOpened(cat, key, blobs)
 }
