@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,11 +88,6 @@ func (o *setupOptions) check() error {
 		return usagef("", "--sheet takes a file that ends in .pdf or .txt")
 	}
 	return nil
-}
-
-func isSheetName(name string) bool {
-	ext := strings.ToLower(filepath.Ext(name))
-	return ext == ".pdf" || ext == ".txt"
 }
 
 // setupJob is one set-up under way.
