@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -116,7 +117,7 @@ func SealPBE(ctx context.Context, share *Share, password []byte, progress Progre
 	if err != nil {
 		return nil, fail(ErrFormat, "share file: %v", err)
 	}
-	plain := append(bytes.Clone(share.Bytes()), padding...)
+	plain := slices.Concat(share.Bytes(), padding) // one piece: append would leave a copy
 	defer clear(plain)
 	sealed := make([]byte, len(plain))
 	cipher.NewCBCEncrypter(block, l.iv[:]).CryptBlocks(sealed, plain)

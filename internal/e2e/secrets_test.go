@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io/fs"
@@ -19,68 +18,8 @@ import (
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/softtoken"
+	"hsmbackup/internal/tokentest"
 )
-
-// searcher finds secrets in what the program leaves behind, in each of the
-// forms that code could write them in.
-type searcher struct {
-	forms map[string][]byte
-}
-
-func (s *searcher) add(name string, value []byte) {
-	if s.forms == nil {
-		s.forms = map[string][]byte{}
-	}
-	lower := hex.EncodeToString(value)
-	s.forms[name] = value
-	s.forms[name+" in hex"] = []byte(lower)
-	s.forms[name+" in upper-case hex"] = []byte(strings.ToUpper(lower))
-	// Whatever stands before it, some three alignments of base64 show it, but for
-	// the first and last characters, which depend on the neighbours.
-	for shift := range 3 {
-		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), value...))
-		text = text[(shift*8+5)/6 : len(text)-1]
-		s.forms[fmt.Sprintf("%s in base64 (%d)", name, shift)] = []byte(text)
-		s.forms[fmt.Sprintf("%s in base64 for URLs (%d)", name, shift)] = []byte(strings.NewReplacer("+", "-", "/", "_").Replace(text))
-	}
-	var numbers []string
-	for _, b := range value {
-		numbers = append(numbers, fmt.Sprint(b))
-	}
-	s.forms[name+" as Go prints bytes"] = []byte(strings.Join(numbers, " "))
-	s.forms[name+" as JSON prints bytes"] = []byte(strings.Join(numbers, ","))
-}
-
-func (s *searcher) search(t testing.TB, where string, text []byte) {
-	t.Helper()
-	for name, form := range s.forms {
-		if bytes.Contains(text, form) {
-			t.Errorf("%s holds the %s", where, name)
-		}
-	}
-}
-
-// The searcher finds what it is for.
-func TestSearcher(t *testing.T) {
-	needle := []byte("\x00\xfe\xfb\x3fsecret of a token")
-	var s searcher
-	s.add("secret", needle)
-	for _, text := range []string{
-		"a" + string(needle) + "b",
-		fmt.Sprintf("%x", needle), fmt.Sprintf("%X", needle), fmt.Sprint(needle),
-		base64.StdEncoding.EncodeToString([]byte("a" + string(needle) + "b")),
-		base64.StdEncoding.EncodeToString([]byte("ab" + string(needle) + "b")),
-		base64.URLEncoding.EncodeToString([]byte("abc" + string(needle) + "b")),
-	} {
-		found := false
-		for _, form := range s.forms {
-			found = found || strings.Contains(text, string(form))
-		}
-		if !found {
-			t.Errorf("not found in %q", text)
-		}
-	}
-}
 
 // The script of cli.md, with secrets from every source, and what can go wrong
 // on the way: none of the secrets is in an argument, in the environment of a
@@ -97,9 +36,9 @@ func TestSecrets(t *testing.T) {
 	if err := os.Mkdir(temporary, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var s searcher
+	var s tokentest.Searcher
 	hide := func(name, value string) {
-		s.add(name, []byte(value))
+		s.Add(name, []byte(value))
 		r.write(name, []byte(value+"\n"))
 	}
 	hide("PIN", "Vq7-pin-of-it")
@@ -111,7 +50,7 @@ func TestSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.add("SO-PIN as bytes", so)
+	s.Add("SO-PIN as bytes", so)
 
 	var said []pcsctest.Result
 	// Each secret source of the children says what environment and temporary
@@ -119,7 +58,7 @@ func TestSecrets(t *testing.T) {
 	watch := `env >>children.env; find "$TMPDIR" -type f >>during; cat `
 	hsmbackup := func(code int, env []string, args ...string) {
 		t.Helper()
-		s.search(t, "an argument", []byte(strings.Join(args, " ")))
+		s.Search(t, "an argument", []byte(strings.Join(args, " ")))
 		result := pcsctest.Run(t, pcsctest.Cmd{Name: program, Args: args, Dir: dir, Env: append([]string{"TMPDIR=" + temporary, "HSMBACKUP_CATALOG=" + r.path("c.db"), "PCSCLITE_CSOCK_NAME=" + r.path("no-pcscd")}, env...)})
 		want(t, result, code)
 		said = append(said, result)
@@ -135,12 +74,12 @@ func TestSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.add("share", bytes.Clone(share.Bytes())) // it makes the DKEK alone, so this is the DKEK as well
+	s.Add("share", bytes.Clone(share.Bytes())) // it makes the DKEK alone, so this is the DKEK as well
 	hsmbackup(0, environment, slices.Concat([]string{"init", "--token", "soft:old.tok", "--share", "share1.pbe", "--label", "ssh", "--confirm", "SOFT0200001"}, mixed)...)
 	hsmbackup(0, nil, "soft", "keygen", "old.tok", "--type", "rsa:2048", "--label", "SSH CA", "--id", "01", "--pin", "file:PIN")
 	hsmbackup(0, environment, "soft", "keygen", "old.tok", "--type", "ec:prime256v1", "--label", "SSH HSM", "--id", "02", "--pin", "env:MY_PIN", "--json")
 	for _, k := range privateKeys(t, r.path("old.tok"), "Vq7-pin-of-it", share) {
-		s.add("private key", k)
+		s.Add("private key", k)
 	}
 	hsmbackup(0, nil, slices.Concat([]string{"backup", "--token", "soft:old.tok"}, commands)...)
 	hsmbackup(0, nil, slices.Concat([]string{"backup", "--token", "soft:old.tok", "--json"}, files)...)
@@ -174,11 +113,11 @@ func TestSecrets(t *testing.T) {
 	}
 
 	for i, result := range said {
-		s.search(t, fmt.Sprintf("the stdout of run %d", i), []byte(result.Stdout))
-		s.search(t, fmt.Sprintf("the stderr of run %d", i), []byte(result.Stderr))
+		s.Search(t, fmt.Sprintf("the stdout of run %d", i), []byte(result.Stdout))
+		s.Search(t, fmt.Sprintf("the stderr of run %d", i), []byte(result.Stderr))
 	}
 	for _, name := range []string{"c.db", "children.env", "share1.pbe"} {
-		s.search(t, name, r.read(name))
+		s.Search(t, name, r.read(name))
 	}
 	if n := strings.Count(string(r.read("children.env")), "TMPDIR="); n < 5 {
 		t.Errorf("%d children were watched", n)
@@ -194,7 +133,7 @@ func TestSecrets(t *testing.T) {
 			}
 			n++
 			b, err := os.ReadFile(path)
-			s.search(t, path, b)
+			s.Search(t, path, b)
 			return err
 		})
 		if err != nil {
