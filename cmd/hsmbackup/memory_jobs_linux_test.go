@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -177,7 +178,7 @@ func TestMemoryOfTheJob(t *testing.T) {
 	}
 	const old, successor, spare = "SOFT0200041", "SOFT0400041", "SOFT0400042"
 	token := plug(t, d, 0, old)
-	password := answer{"password of share1.pbe:", "«password»"}
+	password := answer{"password of share1.pbe:", "«password made»"}
 	fresh := func(serial string, first answer) []answer {
 		return []answer{first,
 			{"SO-PIN of " + serial + ", 16 hex digits:", "«SO-PIN»"}, {"16 hex digits again:", "«SO-PIN»"},
@@ -185,16 +186,32 @@ func TestMemoryOfTheJob(t *testing.T) {
 			password,
 		}
 	}
-	share := dkek.NewShare()
-	file, err := dkek.SealPBE(t.Context(), share, []byte(h.values["password"]), nil)
+	setup := &command{line: "setup --label ssh --untrusted-token " + old, answers: []answer{
+		{"new PIN of " + old + ", 6 to 16 characters:", "«PIN»"}, {"6 to 16 characters again:", "«PIN»"},
+		{"Press Enter when it is written down, and it goes off the screen.", ""},
+		{"Type the SO-PIN from what you have written down, to see that it is right:", "«SO-PIN made»"},
+		{"Forbid that the SO-PIN unblocks the PIN? [y/N]", "n"},
+		{"Press Enter when it is written down, and it goes off the screen.", ""},
+		{"Type the password from what you have written down, to see that it is right:", "«password made»"},
+		{"Initialise " + old + "? [y/N]", "y"},
+	}, finds: []find{
+		{"SO-PIN made", true, regexp.MustCompile(`(\d{4} \d{4} \d{4} \d{4})`)},
+		{"password made", true, regexp.MustCompile(`(?m)^ *│? *((?:[a-z]{3,8} ){6}[a-z]{3,8})$`)},
+	}}
+	h.look(setup, false)
+	h.hide("SO-PIN made", []byte(strings.ReplaceAll(h.values["SO-PIN made"], " ", "")))
+	h.hide("SO-PIN made, in groups", []byte(h.values["SO-PIN made"]))
+	h.hide("password made", []byte(h.values["password made"]))
+	file, err := os.ReadFile(filepath.Join(h.dir, "share1.pbe"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(h.dir, "share1.pbe"), file, 0o600); err != nil {
+	share, err := dkek.OpenPBE(t.Context(), file, []byte(h.values["password made"]), nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	key := h.hideShare("share", share)
-	look("init --share share1.pbe --label ssh --untrusted-token "+old, fresh(old, answer{"Initialise " + old + "? [y/N]", "y"})...)
+	h.scan("setup", false)
 	d.Unplug(t, 0)
 	h.hideKeys(makeKeys(t, token, key))
 	d.Plug(t, 0, token)
