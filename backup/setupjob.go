@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/schsm"
@@ -18,6 +19,7 @@ import (
 
 // SetUpNote is the note of a set-up that has begun. Nothing in it is secret.
 type SetUpNote struct {
+	Begun time.Time `json:"begun"`
 	// Share is the file that the share is written to, as an absolute path; empty
 	// while there is none.
 	Share string `json:"share,omitempty"`

@@ -152,7 +152,7 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 	j := &setupJob{app: a, o: o, t: t, cat: cat, inv: inv, note: note}
 	defer j.wipe()
 	if note == nil {
-		j.note = &backup.SetUpNote{}
+		j.note = &backup.SetUpNote{Begun: a.now().UTC()}
 	}
 	return j.run(ctx, stage, note != nil)
 }

@@ -204,6 +204,14 @@ func (j *setupJob) inFile() bool {
 	return j.o.split == "" && len(j.flags.shareArgs) == 0 && j.note.Share != ""
 }
 
+// files is how many files bring the share.
+func (j *setupJob) files() int {
+	if needed, _, err := parsePair("--split", j.o.split); err == nil {
+		return needed
+	}
+	return max(1, len(j.flags.shareArgs))
+}
+
 // where says where the share is, for the sheet.
 func (j *setupJob) where() []string {
 	switch {

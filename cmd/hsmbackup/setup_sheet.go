@@ -23,7 +23,7 @@ func (j *setupJob) writeSheet(ctx context.Context) error {
 		return err
 	}
 	if j.note.Sheet != "" && (j.o.sheet == "" || sameFile(j.note.Sheet, j.o.sheet)) {
-		if b, err := os.ReadFile(j.note.Sheet); err == nil && store.HashOf(b) == j.note.SheetSHA256 {
+		if b, err := os.ReadFile(j.note.Sheet); err == nil && bytes.Equal(b, content) {
 			if j.sheet = j.note.Sheet; j.o.sheet != "" {
 				j.sheet = j.o.sheet
 			}
@@ -96,24 +96,11 @@ func freeName(path string, content []byte) (string, error) {
 	return "", failf("exists", "name another file with --sheet", "%s exists already, and nothing is ever overwritten", path)
 }
 
-// sheetContent is the sheet of a single admin, without secrets.
+// sheetContent is the sheet of a single admin, without secrets. Its date is that
+// of the day on which the set-up was begun, so that it stays the same.
 func (j *setupJob) sheetContent() ([]byte, error) {
-	absolute := func(path string) string {
-		if p, err := filepath.Abs(path); err == nil {
-			return p
-		}
-		return path
-	}
-	s := &sheet.Admin{
-		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: absolute(j.cat.Path()), Date: j.now(),
-		Steps: []sheet.Step{
-			{What: "Bring the catalog, or a copy of it, and the share file to a computer with hsmbackup. Plug in a new token and see that nothing is in the way:", Command: "hsmbackup doctor"},
-			{What: "See what would come back, and whether it fits:", Command: "hsmbackup plan --catalog FILE --from " + orNoSerial(j.t.serial)},
-			{What: "Set the token up and bring everything back. It asks for the password, a new PIN and a new SO-PIN:", Command: "hsmbackup restore --catalog FILE --from " + orNoSerial(j.t.serial) + " --init --share FILE"},
-		},
-	}
-	if strings.EqualFold(filepath.Ext(j.o.sheet), ".txt") {
-		return s.PlainText()
-	}
-	return s.PDF(sheet.A4)
+	return sheetFile(&sheet.Admin{
+		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: absolute(j.cat.Path()), Date: j.note.Begun,
+		Steps: restoreSteps(j.t.serial, j.files()),
+	}, j.o.sheet, sheet.A4)
 }
