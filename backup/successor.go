@@ -17,40 +17,37 @@ import (
 // FindUpdate gives the firmware update that an attached token belongs to, nil
 // if there is none: the one of its own serial, the one that it was found to be
 // the successor of, or the one whose token is away at the vendor's while a token
-// is attached that the catalog did not know. A token that it knew by its serial
-// before is no successor; known names the update that it is not the successor
-// of. of, if given, is the old serial.
-func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, known *Update, err error) {
+// is attached that can be it. stranger says why a token is not the one that is
+// awaited: the catalog knew it by its serial before, or it holds something of its
+// own. of, if given, is the old serial.
+func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, stranger string, err error) {
 	list, err := Updates(cat)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", err
 	}
 	var away []*Update
 	for _, u := range list {
 		if u.Serial == inv.Serial || u.Successor != "" && u.Successor == inv.Serial {
-			return u, nil, nil
+			return u, "", nil
 		}
-		if of != "" && u.Serial != of {
-			continue
-		}
-		if u.Phase == UpdateEmptied {
+		if u.Phase == UpdateEmptied && (of == "" || u.Serial == of) {
 			away = append(away, u)
 		}
 	}
 	if of != "" && len(away) == 0 {
-		return nil, nil, failf("no-such-update", "`hsmbackup status` says what is under way", "no token of serial %s waits for its successor", of)
+		return nil, "", failf("no-such-update", "`hsmbackup status` says what is under way", "no token of serial %s waits for its successor", of)
 	}
 	var fits []*Update
 	for _, u := range away {
-		before, err := seenBefore(cat, inv.Serial, u.Seq)
+		why, err := u.isStranger(cat, inv)
 		if err != nil {
-			return nil, nil, err
+			return nil, "", err
 		}
-		if before {
-			known = u
+		if why == "" {
+			fits = append(fits, u)
 			continue
 		}
-		fits = append(fits, u)
+		stranger = fmt.Sprintf("%s is not the successor of %s: %s", inv.Serial, u.Serial, why)
 	}
 	switch {
 	case len(fits) > 1:
@@ -58,11 +55,30 @@ func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, known
 		for _, u := range fits {
 			names = append(names, u.Serial)
 		}
-		return nil, nil, refusef("ambiguous-update", "name the token that it was with --successor-of SERIAL", "%d tokens wait for their successors: %s", len(fits), strings.Join(names, ", "))
+		return nil, "", refusef("ambiguous-update", "name the token that it was with --successor-of SERIAL", "%d tokens wait for their successors: %s", len(fits), strings.Join(names, ", "))
 	case len(fits) == 1:
-		return fits[0], nil, nil
+		return fits[0], "", nil
 	}
-	return nil, known, nil
+	return nil, stranger, nil
+}
+
+// isStranger says why a token cannot be the one that is awaited.
+func (u *Update) isStranger(cat *store.Catalog, inv *Inventory) (string, error) {
+	before, err := seenBefore(cat, inv.Serial, u.Seq)
+	if err != nil {
+		return "", err
+	}
+	if before {
+		return "the catalog knew it under its own serial before that update", nil
+	}
+	s, err := u.snapshot(cat)
+	if err != nil {
+		return "", err
+	}
+	if strange := foreign(inv, s); len(strange) > 0 {
+		return "a token comes back from its update empty, and this one holds " + strings.Join(strange, "; "), nil
+	}
+	return "", nil
 }
 
 // Updated tells whether the token shows a firmware update: it has a new serial,
@@ -77,18 +93,17 @@ func (u *Update) Whole(inv *Inventory) bool {
 	return u.Phase != UpdateRestoring && inv.Serial == u.Serial && inv.Initialised && u.whole(inv)
 }
 
-// Succeed notes that a token is the successor. It may hold nothing but what the
-// snapshot brings.
+// Succeed notes that a token is the successor.
 func Succeed(cat *store.Catalog, u *Update, inv *Inventory) error {
-	s, err := u.snapshot(cat)
+	if u.Phase == UpdateRestoring && u.Successor == inv.Serial {
+		return nil // half of it may be there
+	}
+	why, err := u.isStranger(cat, inv)
 	if err != nil {
 		return err
 	}
-	if strange := foreign(inv, s); len(strange) > 0 {
-		return refusef("not-empty", "a token comes back from its update empty: is it another one?", "%s is taken for the successor of %s, but it holds %s", inv.Serial, u.Serial, strings.Join(strange, "; "))
-	}
-	if u.Phase == UpdateRestoring && u.Successor == inv.Serial {
-		return nil
+	if why != "" && inv.Serial != u.Serial {
+		return refusef("stranger", "plug in the token that came back from the vendor", "%s is not the successor of %s: %s", inv.Serial, u.Serial, why)
 	}
 	u.Phase, u.Successor = UpdateRestoring, inv.Serial
 	return u.put(cat)

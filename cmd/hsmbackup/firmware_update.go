@@ -129,9 +129,10 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 		return err
 	}
 	j.doc.Token = j.inv.Serial
-	var u, known *backup.Update
+	var u *backup.Update
+	stranger := ""
 	if j.cat != nil {
-		if u, known, err = backup.FindUpdate(j.cat, j.inv, o.successorOf); err != nil {
+		if u, stranger, err = backup.FindUpdate(j.cat, j.inv, o.successorOf); err != nil {
 			return err
 		}
 	}
@@ -152,7 +153,7 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 	case o.abort:
 		return j.putBack(ctx, u)
 	case u == nil:
-		return j.begin(ctx, known)
+		return j.begin(ctx, stranger)
 	case u.Phase == backup.UpdateEmptying:
 		return j.empty(ctx, u)
 	case u.Phase == backup.UpdateEmptied && !u.Updated(j.inv):
@@ -182,12 +183,12 @@ func (j *updateJob) noToken(err error) error {
 
 // begin does everything that comes before the first deletion, and goes on with
 // those.
-func (j *updateJob) begin(ctx context.Context, known *backup.Update) error {
+func (j *updateJob) begin(ctx context.Context, stranger string) error {
 	if j.copyTo == "" {
-		return j.needsCopy(known)
+		return j.needsCopy(stranger)
 	}
-	if known != nil {
-		j.note("%s is no successor of %s, which is still away: the catalog knew it before", j.t.name(), known.Serial)
+	if stranger != "" {
+		j.note("%s", stranger)
 	}
 	if j.inv.PIN.Tries == 1 {
 		return refusef("last-pin-try", "`hsmbackup backup --confirm "+j.t.serial+"` once you are sure of the PIN: the right one brings all tries back", "%s has one PIN try left: nothing is begun with that", j.t.name())
@@ -232,15 +233,14 @@ func (j *updateJob) begin(ctx context.Context, known *backup.Update) error {
 
 // needsCopy is about a run that begins something without saying where the copy
 // of the catalog goes.
-func (j *updateJob) needsCopy(known *backup.Update) error {
+func (j *updateJob) needsCopy(stranger string) error {
 	before, err := backup.PredecessorOf(j.cat, j.inv.Serial)
 	if err != nil {
 		return err
 	}
 	switch {
-	case known != nil:
-		return refusef("known-token", "plug in the token that came back from the vendor; to begin an update of this one, give --copy-to PLACE",
-			"%s is not the successor of %s: the catalog knew it under its own serial before that update", j.t.name(), known.Serial)
+	case stranger != "":
+		return refusef("stranger", "plug in the token that came back from the vendor; to begin an update of this one, give --copy-to PLACE", "%s", stranger)
 	case before != "":
 		j.doc.Phase, j.doc.Successor, j.doc.Complete = "finished", j.inv.Serial, true
 		j.doc.Token = before

@@ -1,0 +1,652 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hsmbackup/dkek"
+	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/store"
+)
+
+// The job as the command line runs it, without its questions: it looks where it
+// stands and goes on from there. Each run opens everything anew.
+
+// updateRun is one run; it gives the phase that was reached: "" for none,
+// "finished" at the end.
+func updateRun(t testing.TB, token *softtoken.Token, cat *store.Catalog, share *dkek.Share, o UpdateOptions) (UpdatePhase, error) {
+	t.Helper()
+	ctx := context.Background()
+	card, err := openCardOr(token)
+	if err != nil {
+		return "", err
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		return "", err
+	}
+	u, _, err := FindUpdate(cat, inv, "")
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case u == nil:
+		if before, err := PredecessorOf(cat, inv.Serial); err != nil || before != "" {
+			return "finished", err
+		}
+		if err := card.Login(ctx, userPIN(), false); err != nil {
+			return "", err
+		}
+		if o.ShareAge == 0 {
+			o.ShareAge = DefaultShareAge
+		}
+		ready, err := PrepareUpdate(ctx, card, cat, o)
+		if err != nil {
+			return "", err
+		}
+		c, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/copies/", true)
+		if err != nil {
+			return "", err
+		}
+		if u, err = BeginUpdate(cat, ready, c); err != nil {
+			return "", err
+		}
+		err = EmptyToken(ctx, card, cat, u, nil)
+		return u.Phase, err
+	case u.Phase == UpdateEmptying:
+		if err := card.Login(ctx, userPIN(), false); err != nil {
+			return u.Phase, err
+		}
+		err := EmptyToken(ctx, card, cat, u, nil)
+		return u.Phase, err
+	case u.Phase == UpdateEmptied && !u.Updated(inv):
+		return u.Phase, nil
+	}
+	if err := Succeed(cat, u, inv); err != nil {
+		return u.Phase, err
+	}
+	r, err := playBack(ctx, card, cat, u, share)
+	if err != nil {
+		return u.Phase, err
+	}
+	if !Restored(r) {
+		t.Errorf("not restored: %+v %+v", r.Keys, r.Files)
+	}
+	if _, err := u.TakeSuccessor(ctx, card, cat, Options{}); err != nil {
+		return u.Phase, err
+	}
+	return "finished", FinishUpdate(cat, u)
+}
+
+func openCardOr(token *softtoken.Token) (*schsm.Card, error) {
+	card, err := schsm.Open(context.Background(), token)
+	if err == nil {
+		card.SetSleep(func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
+	}
+	return card, err
+}
+
+// playBack initialises where that is needed, and restores.
+func playBack(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, share *dkek.Share) (*RestoreReport, error) {
+	s, err := u.OldSnapshot(cat)
+	if err != nil {
+		return nil, err
+	}
+	open, done := DataOpener(s.Token.Domains, []*dkek.Share{share})
+	defer done()
+	o := u.RestoreOptions(RestoreOptions{Journal: cat.Journal(), OpenData: open})
+	p, err := MakePlan(ctx, card, s, o)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.Problems) > 0 {
+		if _, _, err := Initialise(ctx, card, cat, SetUp{
+			Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PIN: userPIN(), SOPIN: soPIN()},
+			Sets:           []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}, MinSOTries: DefaultSOFloor,
+		}); err != nil {
+			return nil, err
+		}
+		if p, err = MakePlan(ctx, card, s, o); err != nil {
+			return nil, err
+		}
+	} else if err := card.Login(ctx, userPIN(), false); err != nil {
+		return nil, err
+	}
+	return Restore(ctx, card, cat, p, o)
+}
+
+// readyForUpdate is a token with two keys, a certificate, a public and a
+// protected data object, under a recovery key that was seen.
+func readyForUpdate(t testing.TB) (*softtoken.Token, *schsm.Card, *store.Catalog, *dkek.Share) {
+	t.Helper()
+	ctx := context.Background()
+	cat := newCatalog(t)
+	token, card := newToken(t, "3.5", "SOFT0200001")
+	share := newShare(t, 1)
+	initToken(t, card, cat, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	generate(t, card, 7, "P-384", "seven", []byte{7})
+	for f, content := range map[schsm.FID]string{0xCA01: "a certificate", 0xC901: "notes on it", 0xCD01: "the safe's combination"} {
+		if err := card.WriteFile(ctx, f, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return token, card, cat, share
+}
+
+func TestFirmwareUpdate(t *testing.T) {
+	ctx := context.Background()
+	token, card, cat, share := readyForUpdate(t)
+	before, err := Take(ctx, card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+		t.Fatalf("%s, %v", phase, err)
+	}
+	if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+		t.Fatalf("again: %s, %v", phase, err)
+	}
+	if err := token.Update("3.6", "SOFT0400001"); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"after the update", "again"} {
+		if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != "finished" {
+			t.Fatalf("%s: %s, %v", when, phase, err)
+		}
+	}
+	after, err := Take(ctx, login(t, token))
+	if err != nil || !slices.Equal(before.files(), after.files()) {
+		t.Fatalf("%v, were %v (%v)", after.files(), before.files(), err)
+	}
+	newest, err := FindSnapshot(cat, "SOFT0400001")
+	if err != nil || newest.Token.SuccessorOf != "SOFT0200001" {
+		t.Fatalf("%+v, %v", newest, err)
+	}
+	old, err := FindSnapshot(cat, "SOFT0200001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := CompareSuccessor(old, newest)
+	if len(c.SSH) != 2 || len(c.Different) > 0 || c.NewSerial != "SOFT0400001" || c.NewFirmware != "3.6" {
+		t.Errorf("%+v", c)
+	}
+	if gone, err := Gone(cat); err != nil || gone["SOFT0200001"] != "SOFT0400001" {
+		t.Errorf("%v, %v", gone, err)
+	}
+	if list, err := Updates(cat); err != nil || len(list) != 0 {
+		t.Errorf("still under way: %+v, %v", list, err)
+	}
+	if keys, err := Cover(after, cat); err != nil || !Complete(keys) {
+		t.Errorf("the successor: %+v, %v", keys, err)
+	}
+}
+
+// truthful compares what status says with what is on the token.
+func truthful(t testing.TB, cat *store.Catalog, token *softtoken.Token, where string, n int) {
+	t.Helper()
+	inv, err := Take(context.Background(), login0(t, token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := Updates(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range list {
+		gone := 0
+		for _, f := range u.Files {
+			if inv.Serial == u.Serial && !slices.Contains(inv.files(), f) {
+				gone++
+			}
+		}
+		switch u.Phase {
+		case UpdateEmptying:
+			if u.Done(inv) != gone || u.Deleted != gone && !(u.Intent && u.Deleted == gone-1) {
+				t.Errorf("%s %d: status says %d of %d, the journal %d, gone are %d", where, n, u.Done(inv), len(u.Files), u.Deleted, gone)
+			}
+			if want := "deletions done"; !strings.Contains(u.Standing(inv), want) {
+				t.Errorf("%s %d: %s", where, n, u.Standing(inv))
+			}
+		case UpdateEmptied:
+			if len(inv.files()) > 0 {
+				t.Errorf("%s %d: emptied, but there is %v", where, n, inv.files())
+			}
+		case UpdateRestoring:
+			if u.Successor != inv.Serial {
+				t.Errorf("%s %d: restoring onto %s, not %s", where, n, u.Successor, inv.Serial)
+			}
+		}
+	}
+}
+
+// login0 opens a token as the next run would, without a login.
+func login0(t testing.TB, token *softtoken.Token) *schsm.Card {
+	t.Helper()
+	token.SetFault(nil)
+	token.Reset()
+	return openCard(t, token)
+}
+
+// The update is cut off before each command and between each command and its
+// answer, in both of its halves. Status tells the truth, and the same command
+// ends well.
+func TestFirmwareUpdatePulledAtEveryCommand(t *testing.T) {
+	t.Parallel()
+	points, deletions := 0, 0
+	for _, second := range []bool{false, true} {
+		for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
+			for n := 1; ; n++ {
+				token, _, cat, share := readyForUpdate(t)
+				token.Reset()
+				if second {
+					if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+						t.Fatalf("%s, %v", phase, err)
+					}
+					if err := token.Update("3.6", "SOFT0400001"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				pulled := pull(token, stage, n)
+				_, err := updateRun(t, token, cat, share, UpdateOptions{})
+				if !*pulled {
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				points++
+				where := map[bool]string{false: "emptying, command", true: "restoring, command"}[second]
+				if !errors.Is(err, apdu.ErrGone) {
+					t.Fatalf("%s %d, stage %d: %v", where, n, stage, err)
+				}
+				truthful(t, cat, token, where, n)
+				if list, _ := Updates(cat); !second && len(list) > 0 {
+					deletions++
+				}
+				if !second {
+					// The same command until the token is empty, as a person would.
+					if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+						t.Fatalf("%s %d, stage %d: the next run: %s, %v", where, n, stage, phase, err)
+					}
+					if inv, err := Take(context.Background(), login0(t, token)); err != nil || len(inv.files()) > 0 {
+						t.Fatalf("%s %d: not empty: %v, %v", where, n, inv.files(), err)
+					}
+					if err := token.Update("3.6", "SOFT0400001"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != "finished" {
+					t.Fatalf("%s %d, stage %d: the last run: %s, %v", where, n, stage, phase, err)
+				}
+				inv, err := Take(context.Background(), login0(t, token))
+				if err != nil || len(inv.Keys) != 2 || len(inv.files()) != 9 {
+					t.Fatalf("%s %d, stage %d: %v, %v", where, n, stage, inv.files(), err)
+				}
+			}
+		}
+	}
+	if deletions == 0 {
+		t.Error("no interrupt came among the deletions")
+	}
+	t.Logf("%d points, %d of them among the deletions", points, deletions)
+}
+
+// What cannot be undone is not begun: nothing is deleted without proof, shares,
+// a copy elsewhere, and the token that all this was about.
+func TestFirmwareUpdateGuards(t *testing.T) {
+	ctx := context.Background()
+	deleted := func(token *softtoken.Token) *int {
+		n := new(int)
+		token.SetFault(func(s softtoken.Stage, _ int, c apdu.Command) (apdu.SW, error) {
+			if s == softtoken.Before && c.INS == 0xE4 && !(len(c.Data) == 2 && (c.Data[0] == 0xCC && c.Data[1] == 0xFF || c.Data[0] == 0x2F)) { // but for copies of a proof
+				*n++
+			}
+			return 0, nil
+		})
+		return n
+	}
+	refused := func(when, code string, n *int, err error) {
+		t.Helper()
+		var job *Error
+		if !errors.As(err, &job) || job.Class != Refused || job.Code != code || *n > 0 {
+			t.Errorf("%s: %v, %d deletions", when, err, *n)
+		}
+	}
+
+	// A key that cannot leave.
+	token, card, cat, share := readyForUpdate(t)
+	if err := card.GenerateAES(ctx, 9, 128, []byte{0x10, 0x11}); err != nil { // without 92
+		t.Fatal(err)
+	}
+	n := deleted(token)
+	_, err := updateRun(t, token, cat, share, UpdateOptions{})
+	refused("a key that cannot leave", "not-covered", n, err)
+	if err == nil || !strings.Contains(err.Error(), "key 9") {
+		t.Errorf("it is not named: %v", err)
+	}
+	asked := 0
+	token.SetFault(nil)
+	if phase, err := updateRun(t, token, cat, share, UpdateOptions{Discard: func(k KeyCoverage) (bool, error) {
+		asked++
+		return k.Key.Reference == 9, nil
+	}}); err != nil || phase != UpdateEmptied || asked != 1 {
+		t.Errorf("discarded: %s, asked %d times, %v", phase, asked, err)
+	}
+	if err := token.Update("3.6", "SOFT0400001"); err != nil {
+		t.Fatal(err)
+	}
+	if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != "finished" {
+		t.Errorf("without the key that was discarded: %s, %v", phase, err)
+	}
+
+	// Nobody has shown shares.
+	cat = newCatalog(t)
+	token, card = newToken(t, "3.5", "SOFT0200002")
+	initToken(t, card, nil, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	n = deleted(token)
+	_, err = updateRun(t, token, cat, share, UpdateOptions{})
+	refused("no share seen", "not-covered", n, err)
+
+	// Or not for long; and the KCV that was checked elsewhere.
+	token, card, cat, share = readyForUpdate(t)
+	n = deleted(token)
+	late := UpdateOptions{Now: func() time.Time { return time.Now().Add(31 * 24 * time.Hour) }}
+	_, err = updateRun(t, token, cat, share, late)
+	if err == nil || *n > 0 {
+		t.Fatalf("%v", err)
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RecordSharesChecked(cat, inv, "0102030405060708"); ClassOf(err) != Refused {
+		t.Errorf("another KCV: %v", err)
+	}
+	if err := RecordSharesChecked(cat, inv, strings.ToLower(kcvOf(t, card))); err != nil {
+		t.Errorf("%v", err)
+	}
+	r := &Readiness{Report: &Report{Snapshot: mustSnapshot(t, cat, "SOFT0200001")}, Seen: map[store.KCV]time.Time{}}
+	err = r.shares(cat, time.Now().Add(31*24*time.Hour), UpdateOptions{ShareAge: DefaultShareAge})
+	refused("shares seen a month ago", "shares-not-seen", n, err)
+
+	// A copy beside the catalog.
+	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); ClassOf(err) != Refused {
+		t.Errorf("a copy on the same disk: %v", err)
+	}
+	if copies, err := cat.Copies(); err != nil || len(copies) > 0 {
+		t.Errorf("and yet it is noted: %v, %v", copies, err)
+	}
+	c, _, err := CopyCatalog(cat, t.TempDir(), false) // the catalog is in memory
+	if err != nil || c.SameDisk {
+		t.Errorf("a copy on another one: %+v, %v", c, err)
+	}
+	occupied := filepath.Join(t.TempDir(), "taken")
+	if err := os.WriteFile(occupied, []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := CopyCatalog(cat, occupied, true); ClassOf(err) != Refused {
+		t.Errorf("over another file: %v", err)
+	}
+
+	// The token is another one, or holds something that came since; what is about
+	// to go is not what was proven; the proof is gone; the copy is damaged.
+	begin := func() (*softtoken.Token, *schsm.Card, *store.Catalog, *Update, *int) {
+		token, card, cat, _ := readyForUpdate(t)
+		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/copies/", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := BeginUpdate(cat, ready, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token, card, cat, u, deleted(token)
+	}
+	_, _, cat, u, _ := begin()
+	other, otherCard := newToken(t, "3.5", "SOFT0200003")
+	initToken(t, otherCard, nil, share)
+	n = deleted(other)
+	refused("another token", "wrong-token", n, EmptyToken(ctx, otherCard, cat, u, nil))
+
+	// The token is exchanged between two deletions: a clone of all but its serial.
+	token, _, cat, u, _ = begin()
+	clone, cloneCard := newToken(t, "3.5", "SOFT0200004")
+	initToken(t, cloneCard, nil, share)
+	restoreAll(t, cloneCard, cat, mustSnapshot(t, cat, u.Snapshot))
+	swap := &exchange{first: token, second: clone, after: 2}
+	swapCard := openWay(t, swap)
+	if err := swapCard.Login(ctx, userPIN(), false); err != nil {
+		t.Fatal(err)
+	}
+	n = deleted(clone)
+	if err := EmptyToken(ctx, swapCard, cat, u, nil); !errors.Is(err, schsm.ErrOtherToken) || *n > 0 || u.Deleted != 2 {
+		t.Errorf("exchanged after 2 deletions: %v, %d deletions on the other, %d noted", err, *n, u.Deleted)
+	}
+
+	_, card, cat, u, n = begin()
+	generate(t, card, 2, "P-256", "new", []byte{2})
+	refused("a key that came since", "token-changed", n, EmptyToken(ctx, card, cat, u, nil))
+
+	token, card, cat, u, n = begin()
+	token.SetFault(nil)
+	if err := card.DeleteFile(ctx, schsm.DescriptionFile(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := card.WriteFile(ctx, schsm.DescriptionFile(1), []byte{0x30, 0}); err != nil {
+		t.Fatal(err)
+	}
+	n = deleted(token)
+	refused("another description", "token-changed", n, EmptyToken(ctx, card, cat, u, nil))
+
+	_, card, cat, u, n = begin()
+	u.Hash[0] ^= 1
+	if err := EmptyToken(ctx, card, cat, u, nil); ClassOf(err) != Damaged || *n > 0 {
+		t.Errorf("another snapshot than it began with: %v, %d deletions", err, *n)
+	}
+
+	_, card, cat, u, n = begin()
+	b, err := os.ReadFile(u.Copy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	for i := range b[4096*4:] { // any page that matters
+		b[4096*4+i] ^= 0x55
+	}
+	if err := os.WriteFile(u.Copy, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("the copy is damaged", "copy-damaged", n, EmptyToken(ctx, card, cat, u, nil))
+
+	// A proof that does not stand any more: no key goes.
+	_, card, _, u, n = begin()
+	unproven := newCatalog(t)
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RecordShares(unproven, key, true, "test"); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := Run(ctx, card, unproven, Options{NoProof: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Snapshot, u.Hash = fresh.Snapshot.ID, fresh.Snapshot.Hash
+	err = EmptyToken(ctx, card, unproven, u, nil)
+	refused("without a proof", "not-proven", n, err)
+}
+
+// exchange is a reader in which another token lies after some deletions; it tells
+// of a reset as a reader would.
+type exchange struct {
+	first, second *softtoken.Token
+	after         int
+	told          bool
+}
+
+func (x *exchange) now() *softtoken.Token {
+	if x.after > 0 {
+		return x.first
+	}
+	return x.second
+}
+
+func (x *exchange) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	if x.after == 0 && !x.told {
+		x.told = true
+		return nil, apdu.ErrReset
+	}
+	answer, err := x.now().Transmit(ctx, command)
+	if c, parseErr := apdu.Parse(command); parseErr == nil && c.INS == 0xE4 && err == nil {
+		x.after--
+	}
+	return answer, err
+}
+
+func (x *exchange) Begin(ctx context.Context) error { return x.now().Begin(ctx) }
+func (x *exchange) End() error                      { return x.now().End() }
+func (x *exchange) MaxCommand() int                 { return 0 }
+
+func mustSnapshot(t testing.TB, cat *store.Catalog, name string) *store.Snapshot {
+	t.Helper()
+	s, err := FindSnapshot(cat, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Only a token that nobody knew is taken for the successor.
+func TestSuccessor(t *testing.T) {
+	ctx := context.Background()
+	token, _, cat, share := readyForUpdate(t)
+	token.Reset()
+	// Another token of the same people, which was backed up before.
+	spare, spareCard := newToken(t, "3.5", "SOFT0200005")
+	initToken(t, spareCard, cat, share)
+	if _, err := Run(ctx, spareCard, cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	inv := func(token *softtoken.Token) *Inventory {
+		inv, err := Take(ctx, login0(t, token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return inv
+	}
+	if u, stranger, err := FindUpdate(cat, inv(spare), ""); u != nil || stranger == "" || err != nil {
+		t.Errorf("a token known before: %+v, %q, %v", u, stranger, err)
+	}
+	stranger, strangerCard := newToken(t, "3.6", "SOFT0400009")
+	u, _, err := FindUpdate(cat, inv(stranger), "")
+	if err != nil || u == nil || !u.Updated(inv(stranger)) {
+		t.Fatalf("a new token: %+v, %v", u, err)
+	}
+	initToken(t, strangerCard, nil, share)
+	generate(t, strangerCard, 1, "P-256", "somebody's", []byte{1})
+	if err := Succeed(cat, u, inv(stranger)); ClassOf(err) != Refused {
+		t.Errorf("it holds keys of its own: %v", err)
+	}
+	if u.Phase != UpdateEmptied {
+		t.Errorf("and yet: %+v", u)
+	}
+	// A second one that is away makes it ambiguous, unless it is named.
+	second, secondCard := newToken(t, "3.5", "SOFT0200006")
+	initToken(t, secondCard, cat, share)
+	generate(t, secondCard, 1, "P-256", "two", []byte{2})
+	second.Reset()
+	if u, stranger, err := FindUpdate(cat, inv(second), ""); u != nil || stranger == "" || err != nil {
+		t.Errorf("a token with keys of its own: %+v, %q, %v", u, stranger, err)
+	}
+	if phase, err := updateRun(t, second, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+		t.Fatalf("%s, %v", phase, err)
+	}
+	fresh, _ := newToken(t, "3.6", "SOFT0400010")
+	if _, _, err := FindUpdate(cat, inv(fresh), ""); ClassOf(err) != Refused {
+		t.Errorf("two are away: %v", err)
+	}
+	if u, _, err := FindUpdate(cat, inv(fresh), "SOFT0200006"); err != nil || u.Serial != "SOFT0200006" {
+		t.Errorf("named: %+v, %v", u, err)
+	}
+	if _, _, err := FindUpdate(cat, inv(fresh), "SOFT0200099"); err == nil {
+		t.Error("a serial that nothing waits for")
+	}
+}
+
+// The update did not come: everything goes back onto the emptied token, also
+// when that is cut off.
+func TestFirmwareUpdatePutBack(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	points := 0
+	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
+		for n := 1; ; n++ {
+			token, _, cat, share := readyForUpdate(t)
+			token.Reset()
+			if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			back := func() error {
+				card, err := openCardOr(token)
+				if err != nil {
+					return err
+				}
+				list, err := Updates(cat)
+				if err != nil || len(list) != 1 {
+					t.Fatalf("%v, %v", list, err)
+				}
+				r, err := playBack(ctx, card, cat, list[0], share)
+				if err != nil {
+					return err
+				}
+				if !Restored(r) {
+					t.Fatalf("command %d: %+v %+v", n, r.Keys, r.Files)
+				}
+				return PutBack(cat, "SOFT0200001")
+			}
+			pulled := pull(token, stage, n)
+			err := back()
+			if *pulled {
+				points++
+				if !errors.Is(err, apdu.ErrGone) {
+					t.Fatalf("command %d: %v", n, err)
+				}
+				token.SetFault(nil)
+				token.Reset()
+				err = back()
+			}
+			if err != nil {
+				t.Fatalf("command %d: %v", n, err)
+			}
+			inv, err := Take(ctx, login0(t, token))
+			if err != nil || len(inv.files()) != 9 {
+				t.Fatalf("command %d: %v, %v", n, inv.files(), err)
+			}
+			if list, err := Updates(cat); err != nil || len(list) > 0 {
+				t.Fatalf("%v, %v", list, err)
+			}
+			if !*pulled {
+				break
+			}
+		}
+	}
+	t.Logf("%d points", points)
+}
