@@ -26,6 +26,9 @@ const (
 	Same Action = "same"
 	// Repair: part of it is there, from a restore that was cut off.
 	Repair Action = "repair"
+	// WouldReplace: something else is in its place, is covered by a backup, and
+	// goes once the key is proven beside it.
+	WouldReplace Action = "would-replace"
 	// Conflict: something else is in its place, and is left there.
 	Conflict Action = "conflict"
 	// NotInBackup: the snapshot has no blob of it.
@@ -37,7 +40,10 @@ const (
 )
 
 // Done tells whether the action leads to a token that has the thing.
-func (a Action) Done() bool { return a == New || a == Same || a == Repair }
+func (a Action) Done() bool { return a == Same || a.Writes() }
+
+// Writes tells whether it leads there by writing to the token.
+func (a Action) Writes() bool { return a == New || a == Repair || a == WouldReplace }
 
 // Item is the plan for one key.
 type Item struct {
@@ -107,6 +113,12 @@ type RestoreOptions struct {
 	// reference is not known: by the hashes of their blobs.
 	Blobs  []store.Hash
 	AtBlob map[store.Hash]byte
+	// Replace are references in the snapshot of keys that may take the place of
+	// others, and ReplaceBlobs the same for adopted keys. It needs Catalog, where
+	// what is in the way must be covered, and Journal.
+	Replace      []byte
+	ReplaceBlobs []store.Hash
+	Catalog      *store.Catalog
 	// Without are references in the snapshot of keys that were given up: they
 	// are left out of the plan.
 	Without []int
@@ -152,6 +164,9 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	}
 	for i := range p.Items {
 		p.Items[i].Notes = StoredNotes(s, &p.Items[i].Key)
+	}
+	if err := p.replace(inv, o); err != nil {
+		return nil, err
 	}
 	p.twice()
 	if o.all() {
@@ -209,7 +224,7 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 	switch {
 	case here.key == nil && here.free():
 		return decide(New, "")
-	case here.key == nil && (begun(here.description, k.Description) && (begun(here.certificate, k.Certificate) || isRequest(here.certificate))):
+	case here.key == nil && ((begun(here.description, k.Description) || misplaced(here.description, k)) && (begun(here.certificate, k.Certificate) || isRequest(here.certificate))):
 		return decide(New, "what a deleted key left at this reference is replaced")
 	case here.key == nil:
 		return decide(Conflict, "a description or certificate without key is at reference %d", item.Reference)
@@ -220,6 +235,8 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 		return decide(Same, "")
 	case here.key.Public != nil && !same:
 		return decide(Conflict, "another key (%s) is at reference %d", here.key.Name(), item.Reference)
+	case misplaced(here.description, k) && begun(here.certificate, k.Certificate):
+		return decide(Repair, "its certificate stands in the description's place, as another tool writes it; it must answer like this one")
 	case begun(here.description, k.Description) && begun(here.certificate, k.Certificate):
 		return decide(Repair, "a key is there without all of its description and certificate; it must answer like this one")
 	case same:
@@ -478,7 +495,7 @@ func (p *Plan) capacity(inv *Inventory) {
 	}
 	for i := range p.Items {
 		item := &p.Items[i]
-		if item.Action != New {
+		if item.Action != New && item.Action != WouldReplace { // which is there twice for a while
 			continue
 		}
 		_, bits := kindAndBits(item.Key)
@@ -510,7 +527,7 @@ func (p *Plan) problems(inv *Inventory) {
 		i := &p.Items[n]
 		kcv := i.Key.KCV
 		switch {
-		case i.Action != New || ready[kcv]:
+		case i.Action != New && i.Action != WouldReplace || ready[kcv]:
 		case some:
 			i.Action, i.Reason = NeedsShare, fmt.Sprintf("it is under the recovery key %s, which no key domain of the token has; `hsmbackup dkek load --domain N` loads its shares", kcv)
 		case !wrong[kcv]:

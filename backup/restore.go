@@ -71,6 +71,7 @@ type restorer struct {
 	serial   string
 	snapshot string // its ID
 	journal  *store.Journal
+	catalog  *store.Catalog // for replacements: what covers the old key
 }
 
 func (r *restorer) note(reference byte) string {
@@ -93,7 +94,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	for _, problem := range now.Problems {
 		return nil, &Error{Class: Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
 	}
-	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal}
+	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal, catalog: o.Catalog}
 	report := &RestoreReport{Plan: now}
 	progress := Options{Progress: o.Progress}.progress
 	touched := false
@@ -105,10 +106,15 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	}
 	for i, item := range now.Items {
 		progress("restoring "+keyName(item.Key.Label, item.Key.Reference), i, len(now.Items))
-		if item.Action == New || item.Action == Repair {
+		if item.Action.Writes() {
 			touched = true
 		}
-		proof, err := r.restoreKey(ctx, item)
+		var proof KeyProof
+		if item.Action == WouldReplace {
+			proof, err = r.replace(ctx, item, now.references())
+		} else {
+			proof, err = r.restoreKey(ctx, item)
+		}
 		report.Keys = append(report.Keys, proof)
 		if err != nil {
 			return fail(err)
@@ -116,7 +122,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	}
 	progress("restored", len(now.Items), len(now.Items))
 	for _, f := range now.Files {
-		if f.Action == New || f.Action == Repair {
+		if f.Action.Writes() {
 			touched = true
 		}
 		result, err := r.restoreFile(ctx, f, o.OpenData)
@@ -135,6 +141,15 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	}
 	report.record(cat, now)
 	return report, nil
+}
+
+// references are those that the keys of the plan go to.
+func (p *Plan) references() []byte {
+	var list []byte
+	for _, i := range p.Items {
+		list = append(list, i.Reference)
+	}
+	return list
 }
 
 // sameAs compares the decisions of two plans.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hsmbackup/dkek"
@@ -168,8 +169,8 @@ func (r *roundTrip) originalOf(ctx context.Context, inv *Inventory, k Key, n cop
 
 // freeReference finds a reference whose key, description and certificate files
 // are all free, the highest first: clients take the lowest for new keys. 0
-// means that there is none.
-func freeReference(ctx context.Context, card *schsm.Card) (byte, error) {
+// means that there is none. but are references that are meant for others.
+func freeReference(ctx context.Context, card *schsm.Card, but ...byte) (byte, error) {
 	fids, err := card.Enumerate(ctx)
 	if err != nil {
 		return 0, err
@@ -182,7 +183,7 @@ func freeReference(ctx context.Context, card *schsm.Card) (byte, error) {
 		}
 	}
 	for n := 255; n > 0; n-- {
-		if !taken[byte(n)] {
+		if !taken[byte(n)] && !slices.Contains(but, byte(n)) {
 			return byte(n), nil
 		}
 	}

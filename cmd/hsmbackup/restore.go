@@ -23,6 +23,7 @@ type restoreFlags struct {
 	from    string
 	keys    []string
 	at      []string
+	replace []string
 	journal string
 	init    bool
 	soFloor int
@@ -38,6 +39,7 @@ func (o *restoreFlags) addTo(cmd *cobra.Command) {
 	f.StringVar(&o.from, "from", "", "the `SNAPSHOT`: its ID, a token's serial (its newest), or latest (default: this token's, or the only token's in the catalog)")
 	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY`: its reference, ID or label in the snapshot; repeat for several")
 	f.StringArrayVar(&o.at, "at", nil, "`KEY=REFERENCE` puts a key at another reference than it had; repeat for several")
+	f.StringArrayVar(&o.replace, "replace", nil, "this `KEY` may take the place of another one that a backup covers; repeat for several")
 }
 
 func newPlanCommand(a *app) *cobra.Command {
@@ -46,9 +48,10 @@ func newPlanCommand(a *app) *cobra.Command {
 		Use:   "plan",
 		Short: "show what a restore would do to this token",
 		Long: `Compares a snapshot with a token and says of every key what a restore would do:
-new, same (there already), repair (a restore was cut off), conflict (something
-else is in its place and would be left there), not-in-backup, does-not-fit. It
-changes nothing and needs no PIN.
+new, same (there already), repair (a restore was cut off, or another tool left it
+incomplete), conflict (something else is in its place and would be left there),
+would-replace (with --replace: a backup covers what is in its place),
+not-in-backup, does-not-fit. It changes nothing and needs no PIN.
 
 It exits with 0 when all fits and with 3 when something does not.`,
 		Example: `  hsmbackup plan --from DENK0404144
@@ -70,6 +73,10 @@ func newRestoreCommand(a *app) *cobra.Command {
 its old reference, used against the public key in the catalog, and described as
 it was; what was written is read back. Keys that are there already stay as they
 are. Interrupted, it goes on when it is run again.
+
+A reference that another key has is left alone, unless --at puts the key
+elsewhere, or --replace lets it take the place of a key that a backup covers: it
+is proven at a free reference before the old one is deleted.
 
 What the PIN protected is sealed in the catalog under the recovery key: give its
 shares with --share, and it is restored too.
@@ -162,6 +169,17 @@ func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) 
 		}
 		out.Keys = append(out.Keys, byte(k.Reference))
 	}
+	for _, name := range o.replace {
+		k, err := findStored(s, name)
+		if err != nil {
+			return out, err
+		}
+		if k.Reference == 0 {
+			out.ReplaceBlobs = append(out.ReplaceBlobs, store.HashOf(k.Blob))
+			continue
+		}
+		out.Replace = append(out.Replace, byte(k.Reference))
+	}
 	for _, text := range o.at {
 		i := strings.LastIndex(text, "=")
 		if i < 0 {
@@ -224,7 +242,7 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	options.Journal = cat.Journal()
+	options.Journal, options.Catalog = cat.Journal(), cat
 	p, err := backup.MakePlan(ctx, t.card, s, options)
 	if err != nil {
 		return err
@@ -353,7 +371,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	options.Progress = a.steps
+	options.Progress, options.Catalog = a.steps, cat
 	if cat.Writable() {
 		if o.journal != "" {
 			return usagef("", "--journal is for a catalog that cannot be written; this one can")
@@ -364,6 +382,8 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 			return named(o.journal, err)
 		}
 		defer options.Journal.Close()
+	} else if len(o.replace) > 0 {
+		return usagef("give --journal FILE", "--replace notes each step in a journal, and the catalog cannot be written")
 	}
 	sealed := backup.HasSealed(s) && len(a.flags.shareArgs) > 0
 	data := sealedData{domains: s.Token.Domains}
@@ -466,19 +486,25 @@ func (a *app) confirmRestore(ctx context.Context, t *token, p *backup.Plan) erro
 	if a.flags.confirm != "" {
 		return a.confirm(ctx, t, "")
 	}
-	n := 0
+	n, replaced := 0, 0
 	for _, i := range p.Items {
-		if i.Action == backup.New || i.Action == backup.Repair {
+		if i.Action.Writes() {
 			n++
+		}
+		if i.Action == backup.WouldReplace {
+			replaced++
 		}
 	}
 	for _, f := range p.Files {
-		if f.Action == backup.New || f.Action == backup.Repair {
+		if f.Action.Writes() {
 			n++
 		}
 	}
-	if n == 0 {
+	switch {
+	case n == 0:
 		return nil
+	case replaced > 0:
+		return a.confirm(ctx, t, fmt.Sprintf("%s about to be replaced on %s.", areKeys(replaced), t.name()))
 	}
 	return a.ask(ctx, fmt.Sprintf("Restore this onto %s?", t.name()))
 }

@@ -132,3 +132,11 @@ func wrapped(text string, width int) string {
 	}
 	return b.String()
 }
+
+// areKeys is a number of keys with its verb: 1 key is, 2 keys are.
+func areKeys(n int) string {
+	if n == 1 {
+		return "1 key is"
+	}
+	return fmt.Sprintf("%d keys are", n)
+}
