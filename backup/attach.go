@@ -181,7 +181,7 @@ func (h *history) attachedBefore(cat *store.Catalog, serial, successorOf string)
 		return nil, err
 	}
 	for _, e := range slices.Backward(entries) {
-		var r restoreRecord
+		var r RestoreRecord
 		if e.Kind != store.KindRestore || json.Unmarshal(e.Body, &r) != nil || r.Token != serial {
 			continue
 		}

@@ -98,7 +98,7 @@ func TestAttachmentsGoOn(t *testing.T) {
 	use("SOFT0200002")
 	backedUp("", Options{NoProof: true})
 	use("SOFT0200003")
-	if _, err := cat.Append(store.KindRestore, restoreRecord{first.ID, "SOFT0200003", true}); err != nil {
+	if _, err := cat.Append(store.KindRestore, RestoreRecord{Snapshot: first.ID, Token: "SOFT0200003", Complete: true}); err != nil {
 		t.Fatal(err)
 	}
 	backedUp("crl=two", Options{NoProof: true})

@@ -321,7 +321,8 @@ func (r *Readiness) covered(cat *store.Catalog, o UpdateOptions) error {
 	}
 	r.Discarded = gone
 	for _, m := range r.Report.Snapshot.Missing {
-		if m.What != gapPKA && !strings.HasPrefix(m.What, "data object ") { // those are named by wouldLose
+		// Data objects are named by wouldLose; attachments were never on the token.
+		if m.What != gapPKA && !strings.HasPrefix(m.What, "data object ") && !strings.HasPrefix(m.What, "attachment ") {
 			lost = append(lost, m.What+": "+m.Reason)
 		}
 	}

@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -431,11 +432,65 @@ func (r *restorer) compareSetUp(ctx context.Context, report *RestoreReport) erro
 	return nil
 }
 
-// restoreRecord is the body of a KindRestore entry.
-type restoreRecord struct {
+// RestoreRecord is the body of a KindRestore entry, and what a report on a
+// restore says.
+type RestoreRecord struct {
 	Snapshot string `json:"snapshot"`
-	Token    string `json:"token"`
-	Complete bool   `json:"complete"`
+	// From is the serial of the token that the snapshot is of, empty if adopted.
+	From     string         `json:"from"`
+	Token    string         `json:"token"`
+	Complete bool           `json:"complete"`
+	Keys     []RestoredKey  `json:"keys"`
+	Files    []RestoredFile `json:"files"`
+	// Missing is what the snapshot itself could not keep.
+	Missing []store.Gap `json:"missing"`
+}
+
+// RestoredKey is what came of one key.
+type RestoredKey struct {
+	Reference int    `json:"reference"` // in the snapshot
+	At        int    `json:"at"`        // on the token
+	Label     string `json:"label"`
+	ID        string `json:"id"`
+	Type      string `json:"type"`
+	// PublicKey is the SHA-256 of the public key as SPKI, zero if there is none.
+	PublicKey store.Hash `json:"public_key,omitzero"`
+	Action    Action     `json:"action"`
+	// OK: it was used on the token and answered as this key.
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// RestoredFile is what came of one file that is no key.
+type RestoredFile struct {
+	FID    string `json:"fid"`
+	Action Action `json:"action"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Record puts a report into the form of the log.
+func (r *RestoreReport) Record() RestoreRecord {
+	p := r.Plan
+	rec := RestoreRecord{
+		Snapshot: p.Snapshot.ID, From: p.Snapshot.Token.Serial, Token: p.Serial, Complete: r.Complete(),
+		Keys: []RestoredKey{}, Files: []RestoredFile{}, Missing: append([]store.Gap{}, p.Snapshot.Missing...),
+	}
+	for i, k := range r.Keys {
+		item := &p.Items[i]
+		out := RestoredKey{
+			Reference: item.Key.Reference, At: int(item.Reference), Label: k.Label, ID: hex.EncodeToString(k.ID), Type: k.Type,
+			Action: item.Action, OK: k.OK, Reason: k.Reason,
+		}
+		if len(item.Key.PublicKey) > 0 {
+			out.PublicKey = store.HashOf(item.Key.PublicKey)
+		}
+		rec.Keys = append(rec.Keys, out)
+	}
+	for _, f := range r.Files {
+		rec.Files = append(rec.Files, RestoredFile{f.FID.String(), f.Action, f.OK, f.Reason})
+	}
+	return rec
 }
 
 func (r *RestoreReport) record(cat *store.Catalog, p *Plan) {
@@ -455,7 +510,7 @@ func (r *RestoreReport) record(cat *store.Catalog, p *Plan) {
 	}
 	err := cat.RecordProofs(proofs)
 	if err == nil {
-		_, err = cat.Append(store.KindRestore, restoreRecord{p.Snapshot.ID, p.Serial, r.Complete()})
+		_, err = cat.Append(store.KindRestore, r.Record())
 	}
 	if err != nil {
 		r.NotRecorded = err.Error()

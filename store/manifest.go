@@ -339,3 +339,14 @@ func encode(v any) ([]byte, error) {
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
+
+// ManifestHash is the hash that a snapshot has with the Previous that it names;
+// what is wrong within it is an error.
+func (s *Snapshot) ManifestHash() (Hash, error) {
+	m, _, err := newManifest(s)
+	if err != nil {
+		return Hash{}, err
+	}
+	value, err := m.encode()
+	return HashOf(value), err
+}

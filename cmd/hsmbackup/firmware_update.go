@@ -79,7 +79,7 @@ No update after all? --abort puts everything back onto the emptied token.`,
 	f.StringVar(&o.successorOf, "successor-of", "", "the old `SERIAL` of the attached token, when several are away for their update")
 	f.BoolVar(&o.abort, "abort", false, "put everything back onto the emptied token")
 	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse to initialise if fewer than `N` tries of the SO-PIN are left")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
 	return cmd
 }
 

@@ -253,6 +253,10 @@ func entryText(e store.Entry) string {
 		Proofs      []store.Proof
 		Snapshots   []string `json:"snapshots"`
 		Seconds     float64  `json:"seconds"`
+		Firmware    string   `json:"firmware"`
+		Step        string   `json:"step"`
+		Successor   string   `json:"successor"`
+		Fate        string   `json:"fate"`
 	}
 	if json.Unmarshal(e.Body, &b) != nil {
 		return string(e.Body)
@@ -294,6 +298,10 @@ func entryText(e store.Entry) string {
 			}
 		}
 		return fmt.Sprintf("keys of %s on %s, through PKCS#11: %d of %d used", u.Snapshot, u.Token, good, len(u.Keys))
+	case backup.KindFirmwareUpdate:
+		return fmt.Sprintf("of %s (firmware %s): %s%s", b.Serial, b.Firmware, b.Step, verdict(b.Successor != "", ", it is "+b.Successor+" now", ""))
+	case backup.KindOldToken:
+		return fmt.Sprintf("%s is %s, %s has its keys", b.Serial, b.Fate, b.Token)
 	case store.KindSuccessor:
 		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
 	case store.KindProof:

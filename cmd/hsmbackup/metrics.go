@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -85,16 +86,16 @@ func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verifica
 			ages[i].Check = now
 		}
 	}
-	if err := writeMetrics(path, metrics(ages, findings, now)); err != nil {
+	if err := replaceFile(path, metrics(ages, findings, now), 0o644); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
 	return nil
 }
 
-// writeMetrics replaces a file of Prometheus' textfile collector: whoever reads
-// it sees the old one or the new one, whole. The collector is another user, so
-// it is readable for all.
-func writeMetrics(path string, content []byte) (err error) {
+// replaceFile writes a file, or replaces one: whoever reads it sees the old one
+// or the new one, whole. That of Prometheus' textfile collector, which is another
+// user, is readable for all.
+func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func writeMetrics(path string, content []byte) (err error) {
 	}()
 	_, err = f.Write(content)
 	if err == nil {
-		err = f.Chmod(0o644)
+		err = f.Chmod(mode)
 	}
 	if err == nil {
 		err = f.Sync()

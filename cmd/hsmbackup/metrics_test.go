@@ -78,7 +78,7 @@ func TestWriteMetrics(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "hsmbackup.prom")
 	for _, content := range []string{"a 1\n", "b 2\n"} {
-		if err := writeMetrics(path, []byte(content)); err != nil {
+		if err := replaceFile(path, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(path)
@@ -93,7 +93,7 @@ func TestWriteMetrics(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(taken, "full"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeMetrics(taken, []byte("a 1\n")); err == nil {
+	if err := replaceFile(taken, []byte("a 1\n"), 0o644); err == nil {
 		t.Error("a folder was replaced")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {

@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +30,9 @@ type restoreFlags struct {
 	journal string
 	init    bool
 	soFloor int
+	export  string
+	report  string
+	fate    string
 
 	// confirmed: somebody has typed the serial for this already.
 	confirmed bool
@@ -37,6 +43,7 @@ type restoreFlags struct {
 func (o *restoreFlags) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "the `SNAPSHOT`: its ID, a token's serial (its newest), or latest (default: this token's, or the only token's in the catalog)")
+	f.StringVar(&o.export, "from-export", "", "`DIR` that 'hsmbackup export' wrote, in place of a snapshot of the catalog")
 	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY`: its reference, ID or label in the snapshot; repeat for several")
 	f.StringArrayVar(&o.at, "at", nil, "`KEY=REFERENCE` puts a key at another reference than it had; repeat for several")
 	f.StringArrayVar(&o.replace, "replace", nil, "this `KEY` may take the place of another one that a backup covers; repeat for several")
@@ -81,15 +88,24 @@ is proven at a free reference before the old one is deleted.
 What the PIN protected is sealed in the catalog under the recovery key: give its
 shares with --share, and it is restored too.
 
+--from-export restores from a folder that 'hsmbackup export' wrote, after checking
+all of it, and puts its snapshot into the catalog, which is made if there is none.
+
 With --init a fresh token is initialised first, as the old one was, and the
 shares given are loaded; its PIN and SO-PIN are asked for. A token that holds
 anything is wiped only if all of it would come back from the catalog.`,
 		Example: `  hsmbackup restore
   hsmbackup restore --from DENK0404144 --init --share share1.pbe
+  hsmbackup restore --from-export /media/stick/out --init --share share1.pbe --old-token stolen
   hsmbackup restore --from SOFT0400001 --token soft:spare.tok --init --share share1.pbe \
       --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0400002`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.fate != "" {
+				if _, err := backup.ParseFate(o.fate); err != nil {
+					return usagef("broken, lost, stolen or wiped", "--old-token says what became of the old token")
+				}
+			}
 			if !o.init && a.flags.untrusted != "" {
 				return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--untrusted-token is for --init")
 			}
@@ -106,8 +122,44 @@ anything is wiped only if all of it would come back from the catalog.`,
 	cmd.Flags().BoolVar(&o.init, "init", false, "initialise the token first and load the shares of --share")
 	cmd.Flags().StringVar(&o.journal, "journal", "", "`FILE` to note the work under way in, when the catalog cannot be written")
 	cmd.Flags().IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "with --init: refuse if fewer than `N` tries of the SO-PIN are left")
+	cmd.Flags().StringVar(&o.report, "report", "", "new `FILE` for a report of what was restored and how it was proven, as JSON")
+	cmd.Flags().StringVar(&o.fate, "old-token", "", "`WHAT` became of the token whose keys are restored: broken, lost, stolen or wiped; says what follows")
 	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
 	return cmd
+}
+
+// fromExport reads the folder of --from-export, and says what is damaged in it.
+func (a *app) fromExport(o restoreFlags) (*store.Snapshot, []store.Finding, error) {
+	if o.from != "" {
+		return nil, nil, usagef("", "--from and --from-export both name what is restored: give one")
+	}
+	s, found, err := backup.ReadExport(o.export)
+	for _, f := range found {
+		a.note("DAMAGED in %s: %s", o.export, f)
+	}
+	return s, found, err
+}
+
+// imported puts the snapshot of an export into the catalog, which is made if
+// there is none.
+func (a *app) imported(ctx context.Context, s *store.Snapshot) (*store.Catalog, *store.Snapshot, error) {
+	cat, err := a.existingCatalog()
+	if err != nil {
+		return nil, nil, err
+	}
+	if cat == nil {
+		if cat, err = a.makeCatalog(); err != nil {
+			return nil, nil, err
+		}
+		a.changed = true
+	}
+	in, err := backup.ImportSnapshot(ctx, cat, s)
+	if err != nil {
+		closeCatalog(cat)
+		return nil, nil, err
+	}
+	a.note("the snapshot of the export is in the catalog, as %s", in.ID)
+	return cat, in, nil
 }
 
 // chooseSnapshot gives the snapshot to restore: the one named, else the newest
@@ -224,7 +276,14 @@ func findStored(s *store.Snapshot, name string) (*store.Key, error) {
 }
 
 func (a *app) plan(ctx context.Context, o restoreFlags) error {
-	cat, err := a.needCatalog()
+	var s *store.Snapshot
+	var found []store.Finding
+	cat, err := a.lookCatalog()
+	if err == nil && o.export != "" {
+		s, found, err = a.fromExport(o)
+	} else if err == nil && cat == nil {
+		err = a.noCatalog()
+	}
 	if err != nil {
 		return err
 	}
@@ -234,15 +293,19 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 		return err
 	}
 	defer t.close()
-	s, err := chooseSnapshot(cat, o.from, t.serial)
-	if err != nil {
-		return err
+	if s == nil {
+		if s, err = chooseSnapshot(cat, o.from, t.serial); err != nil {
+			return err
+		}
 	}
 	options, err := o.options(s)
 	if err != nil {
 		return err
 	}
-	options.Journal, options.Catalog = cat.Journal(), cat
+	options.Catalog = cat
+	if cat != nil {
+		options.Journal = cat.Journal()
+	}
 	p, err := backup.MakePlan(ctx, t.card, s, options)
 	if err != nil {
 		return err
@@ -259,6 +322,9 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	exits := exitSet{}
 	if !fits {
 		exits.add(exitIncomplete)
+	}
+	if len(found) > 0 {
+		exits.add(exitDamaged)
 	}
 	return exits.outcome("not everything of the snapshot would be on this token")
 }
@@ -353,17 +419,36 @@ func (a *app) printPlan(p *backup.Plan) {
 }
 
 func (a *app) restore(ctx context.Context, o restoreFlags) error {
-	cat, notRecorded, err := a.recordingCatalog()
-	if err != nil {
+	if o.report != "" {
+		if _, err := os.Lstat(o.report); err == nil {
+			return refusef("exists", "name a new file", "%s exists already, and nothing is ever overwritten", o.report)
+		}
+	}
+	var (
+		cat         *store.Catalog
+		s           *store.Snapshot
+		found       []store.Finding
+		notRecorded string
+		err         error
+	)
+	if o.export != "" {
+		if s, found, err = a.fromExport(o); err != nil {
+			return err
+		}
+	} else if cat, notRecorded, err = a.recordingCatalog(); err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer func() { closeCatalog(cat) }()
 	t, err := a.openToken(ctx)
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	s, err := chooseSnapshot(cat, o.from, t.serial)
+	if s != nil {
+		cat, s, err = a.imported(ctx, s)
+	} else {
+		s, err = chooseSnapshot(cat, o.from, t.serial)
+	}
 	if err != nil {
 		return err
 	}
@@ -445,13 +530,140 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if notRecorded != "" {
 		a.note("the result was not recorded: %s", notRecorded)
 	}
+	if record != nil && backup.Restored(r) {
+		if err := a.settleUpdate(ctx, t, cat); err != nil {
+			return err
+		}
+	}
+	end := ending{report: o.report, damaged: len(found) > 0}
+	if end.follow, end.fate, err = a.oldToken(ctx, t, record, r, o.fate); err != nil {
+		return err
+	}
 	var there []store.Key
 	for i, item := range p.Items {
 		if r.Keys[i].OK {
 			there = append(there, item.Key)
 		}
 	}
-	return a.printRestore(r, a.usedAfter(ctx, t, record, s, there))
+	end.used = a.usedAfter(ctx, t, record, s, there)
+	return a.printRestore(r, end)
+}
+
+// ending is what a restore ends with besides its keys.
+type ending struct {
+	report string // file
+	// damaged: the export that it came from does not check out.
+	damaged bool
+	// fate is what became of the old token, follow what has to be done about it.
+	fate   backup.Fate
+	follow []string
+	// used is what came of the keys through PKCS#11.
+	used *usedThrough
+}
+
+// settleUpdate ends a firmware update whose token got everything back by this
+// restore.
+func (a *app) settleUpdate(ctx context.Context, t *token, cat *store.Catalog) error {
+	list, err := backup.Updates(cat)
+	if err != nil {
+		return err
+	}
+	for _, u := range list {
+		inv, err := backup.Take(ctx, t.card)
+		if err != nil {
+			return err
+		}
+		if u.Whole(inv) {
+			a.note("the firmware update of %s is given up: everything is on it again", u.Serial)
+			return backup.PutBack(cat, u.Serial)
+		}
+	}
+	return nil
+}
+
+// oldToken finds out what became of the token whose keys were restored onto
+// another one: by --old-token, else at a terminal, unless somebody has said so
+// before. Nothing is asked without a terminal, or with --yes.
+func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *backup.RestoreReport, said string) ([]string, backup.Fate, error) {
+	old := r.Plan.Snapshot.Token.Serial
+	if old == "" || old == r.Plan.Serial || !slices.ContainsFunc(r.Keys, func(k backup.KeyProof) bool { return k.OK }) {
+		if said != "" {
+			a.note("--old-token is about another token that the keys came from, and there is none: it was not recorded")
+		}
+		return nil, "", nil
+	}
+	if said == "" {
+		known := map[string]backup.Fate{}
+		gone := map[string]string{}
+		if cat != nil {
+			var err error
+			if known, err = backup.Fates(cat); err != nil {
+				return nil, "", err
+			}
+			if gone, err = backup.Gone(cat); err != nil {
+				return nil, "", err
+			}
+		}
+		if known[old] != "" || gone[old] != "" || a.flags.yes || a.flags.json || !a.tty.Available() {
+			return nil, "", nil
+		}
+		a.progress.Close()
+		answer, err := a.tty.ReadLine(ctx, fmt.Sprintf("What became of %s: broken, lost, stolen, wiped? (empty: say nothing)", old))
+		if errors.Is(err, terminal.ErrNoAnswer) || errors.Is(err, terminal.ErrNone) || err == nil && strings.TrimSpace(answer) == "" {
+			return nil, "", nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		said = answer
+	}
+	fate, err := backup.ParseFate(said)
+	if err != nil {
+		a.note("%v: `hsmbackup restore --old-token WHAT`, run once more, takes broken, lost, stolen or wiped", err)
+		return nil, "", nil
+	}
+	o := backup.OldToken{Serial: old, Fate: fate, Token: r.Plan.Serial}
+	if cat != nil {
+		if err := backup.RecordOldToken(cat, o); err != nil {
+			return nil, "", err
+		}
+	}
+	return backup.FollowUp(o, sshLines(r)), fate, nil
+}
+
+// sshLines are those of the keys that were restored.
+func sshLines(r *backup.RestoreReport) []string {
+	var lines []string
+	for i, item := range r.Plan.Items {
+		if public, err := pubkey.ParseSPKI(item.Key.PublicKey); err == nil && r.Keys[i].OK {
+			if line := public.SSH(item.Key.Label); line != "" {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+// jsonReport is what --report writes.
+type jsonReport struct {
+	Program string `json:"program"`
+	Time    string `json:"time"`
+	backup.RestoreRecord
+	OldToken backup.Fate `json:"old_token,omitempty"`
+	SSH      []string    `json:"ssh"`
+	FollowUp []string    `json:"follow_up"`
+}
+
+func (a *app) writeReport(r *backup.RestoreReport, end ending) error {
+	doc := jsonReport{program(), a.now().UTC().Format(time.RFC3339), r.Record(), end.fate, append([]string{}, sshLines(r)...), append([]string{}, end.follow...)}
+	content, err := json.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(end.report, append(content, '\n'), 0o600); err != nil {
+		return fmt.Errorf("--report: %w", err)
+	}
+	return nil
 }
 
 // sealedData opens what the PIN protected, once the shares are here: they are
@@ -614,6 +826,9 @@ type jsonRestore struct {
 	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
 	// SetUp is what of the token's set-up is not as the old one's.
 	SetUp []string `json:"set_up,omitempty"`
+
+	OldToken backup.Fate `json:"old_token,omitempty"`
+	FollowUp []string    `json:"follow_up,omitempty"`
 }
 
 type jsonRestored struct {
@@ -622,17 +837,18 @@ type jsonRestored struct {
 	Reason string `json:"reason"`
 }
 
-func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
+func (a *app) printRestore(r *backup.RestoreReport, end ending) error {
 	p := r.Plan
-	var lines []string
-	for i, item := range p.Items {
-		if public, err := pubkey.ParseSPKI(item.Key.PublicKey); err == nil && r.Keys[i].OK {
-			if line := public.SSH(item.Key.Label); line != "" {
-				lines = append(lines, line)
-			}
+	lines := sshLines(r)
+	exits := exitSet{}
+	if end.damaged {
+		exits.add(exitDamaged)
+	}
+	if end.report != "" {
+		if err := a.writeReport(r, end); err != nil {
+			return err
 		}
 	}
-	exits := exitSet{}
 	good := 0
 	var bad []string
 	for _, k := range r.Keys {
@@ -655,7 +871,7 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 	for _, m := range p.Snapshot.Missing {
 		bad = append(bad, m.What+" is not in the backup")
 	}
-	if wrong := used.bad(); !r.Complete() || len(wrong) > 0 {
+	if wrong := end.used.bad(); !r.Complete() || len(wrong) > 0 {
 		exits.add(exitIncomplete)
 		bad = append(bad, wrong...)
 	}
@@ -664,10 +880,10 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 		for _, f := range r.Files {
 			files = append(files, jsonRestored{f.FID.String(), f.OK, f.Reason})
 		}
-		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), used.document(), r.SetUp}); err != nil {
+		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), end.used.document(), r.SetUp, end.fate, end.follow}); err != nil {
 			return err
 		}
-		a.printUsed(used)
+		a.printUsed(end.used)
 		return exits.outcome(brief(bad))
 	}
 	var rows [][]string
@@ -678,6 +894,8 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 			verdict = "NOT RESTORED: " + k.Reason
 		case p.Items[i].Action == backup.Same:
 			verdict = "was there already, and used"
+		case p.Items[i].Action == backup.WouldReplace:
+			verdict = "restored in place of another key, and used"
 		}
 		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 	}
@@ -690,12 +908,18 @@ func (a *app) printRestore(r *backup.RestoreReport, used *usedThrough) error {
 		were = "was"
 	}
 	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, were)
-	a.printUsed(used)
+	a.printUsed(end.used)
 	for _, d := range r.SetUp {
 		a.note("%s is set up otherwise than the token of the backup: %s", p.Serial, d)
 	}
 	if r.LabelKept != "" {
 		a.note("the token keeps its label, %s", quoted(r.LabelKept))
+	}
+	if end.report != "" {
+		a.printf("report: %s", terminal.Printable(end.report))
+	}
+	for _, l := range end.follow {
+		a.printf("%s", terminal.Printable(l))
 	}
 	return exits.outcome(brief(bad))
 }

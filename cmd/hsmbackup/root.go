@@ -79,6 +79,7 @@ Without a command it shows what is attached, and the next command.`
 		newPlanCommand(a),
 		newRestoreCommand(a),
 		newFirmwareUpdateCommand(a),
+		newCloneCommand(a),
 		newAcceptCommand(a),
 		newRotateCommand(a),
 	)

@@ -242,6 +242,11 @@ func (t *token) look(ctx context.Context) error {
 // login asks for the PIN and logs in. The last try is spent only for someone
 // who confirms the serial.
 func (a *app) login(ctx context.Context, t *token) error {
+	return a.loginWith(ctx, t, a.flags.pin.source)
+}
+
+// loginWith is login with a PIN that is read elsewhere than --pin says.
+func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	status, err := t.card.PIN(ctx)
 	if err != nil {
 		return err
@@ -265,7 +270,7 @@ func (a *app) login(ctx context.Context, t *token) error {
 	if status.Tries > 0 {
 		what += fmt.Sprintf(" (tries left: %d)", status.Tries)
 	}
-	pin, err := a.readSecret(ctx, a.flags.pin.source, what, false)
+	pin, err := a.readSecret(ctx, from, what, false)
 	if err != nil {
 		return err
 	}
