@@ -417,39 +417,64 @@ func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
 	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
 }
 
-// CopyCatalog copies the catalog to a file, or under a name of its own into a
-// folder, opens the copy, checks all of it and notes it in the log. A copy on
-// the catalog's own file system is refused unless sameDisk.
-func CopyCatalog(cat *store.Catalog, to string, sameDisk bool) (store.Copy, store.Entry, error) {
-	var none store.Copy
-	head, err := cat.Head()
-	if err != nil {
-		return none, head, err
+// copyPlace gives the file that a copy goes to: the one named, or one with a name
+// of its own in the folder named. A place on the catalog's own file system is
+// refused unless sameDisk; same tells that it is one.
+func copyPlace(cat *store.Catalog, to string, sameDisk bool) (path string, same bool, head store.Entry, err error) {
+	if head, err = cat.Head(); err != nil {
+		return "", false, head, err
 	}
-	path, err := filepath.Abs(to)
-	if err != nil {
-		return none, head, err
+	if path, err = filepath.Abs(to); err != nil {
+		return "", false, head, err
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() || os.IsPathSeparator(to[len(to)-1]) {
 		path = filepath.Join(path, fmt.Sprintf("catalog-%06d-%x.db", head.Seq, head.Hash[:4]))
 	}
-	same, err := cat.SameFileSystem(path)
-	if err != nil {
-		return none, head, err
+	if same, err = cat.SameFileSystem(path); err != nil {
+		return "", false, head, err
 	}
 	if same && !sameDisk {
-		return none, head, refusef("same-disk", "name a place on another disk, a stick or a mounted share; or type --same-disk-anyway", "%s is on the catalog's own file system: one broken disk would take both", to)
+		return "", true, head, refusef("same-disk", "name a place on another disk, a stick or a mounted share; or type --same-disk-anyway", "%s is on the catalog's own file system: one broken disk would take both", to)
+	}
+	return path, same, head, nil
+}
+
+// CheckCopyPlace refuses a place that CopyCatalog would refuse, before anything
+// else is done.
+func CheckCopyPlace(cat *store.Catalog, to string, sameDisk bool) error {
+	path, _, head, err := copyPlace(cat, to, sameDisk)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); err == nil && store.CheckCopy(path, head) != nil {
+		return copyExists(path)
+	}
+	return nil
+}
+
+func copyExists(path string) error {
+	return refusef("copy-exists", "name another file, or a folder", "%s exists already and is no copy of the catalog as it is now; it was left alone", path)
+}
+
+// CopyCatalog copies the catalog to a file, or under a name of its own into a
+// folder, opens the copy, checks all of it and notes it in the log. A copy on
+// the catalog's own file system is refused unless sameDisk. It gives the last
+// entry in the copy.
+func CopyCatalog(cat *store.Catalog, to string, sameDisk bool) (store.Copy, store.Entry, error) {
+	path, same, head, err := copyPlace(cat, to, sameDisk)
+	if err != nil {
+		return store.Copy{}, head, err
 	}
 	copied, err := cat.CopyTo(path)
 	if errors.Is(err, store.ErrExists) {
 		// That of an earlier run, if nothing was recorded since.
 		copied = head
 		if err = store.CheckCopy(path, head); err != nil {
-			return none, head, refusef("copy-exists", "name another file, or a folder", "%s exists already and is no copy of the catalog as it is now; it was left alone", path)
+			err = copyExists(path)
 		}
 	}
 	if err != nil {
-		return none, head, err
+		return store.Copy{}, head, err
 	}
 	c := store.Copy{Path: path, Seq: copied.Seq, Head: copied.Hash, SameDisk: same}
 	return c, copied, cat.RecordCopy(c)

@@ -193,6 +193,19 @@ func (j *updateJob) begin(ctx context.Context, stranger string) error {
 	if j.inv.PIN.Tries == 1 {
 		return refusef("last-pin-try", "`hsmbackup backup --confirm "+j.t.serial+"` once you are sure of the PIN: the right one brings all tries back", "%s has one PIN try left: nothing is begun with that", j.t.name())
 	}
+	if j.flags.confirm != "" { // a wrong one need not wait for the proofs
+		if err := j.confirm(ctx, j.t, ""); err != nil {
+			return err
+		}
+	}
+	if j.cat != nil {
+		if err := backup.CheckCopyPlace(j.cat, j.copyTo, j.sameDisk); err != nil {
+			return err
+		}
+	}
+	if err := j.checkDiscards(); err != nil {
+		return err
+	}
 	for _, w := range j.warnings() {
 		j.note("%s", w)
 	}
@@ -273,9 +286,6 @@ func (j *updateJob) prepare(ctx context.Context) (*backup.Readiness, error) {
 	o := backup.UpdateOptions{
 		ShareAge: backup.DefaultShareAge, SpendUse: j.spendUse(ctx), Progress: j.steps, Program: program(), NewToken: memoryToken, Now: j.now,
 		Discard: func(k backup.KeyCoverage) (bool, error) { return j.discards(ctx, k) },
-	}
-	if err := j.checkDiscards(); err != nil {
-		return nil, err
 	}
 	if j.sharesChecked != "" {
 		if err := backup.RecordSharesChecked(j.cat, j.inv, j.sharesChecked); err != nil {
@@ -785,6 +795,23 @@ func (j *updateJob) finish(exits exitSet, message string) error {
 		}
 	}
 	return exits.outcome(message)
+}
+
+// setsAsBefore are the recovery keys that the successor of a token waits for when
+// no shares are given: those that the token had. One that the old token had made
+// up itself is made up anew.
+func setsAsBefore(s *store.Snapshot, expect dkek.KCV) []backup.DomainSet {
+	if backup.Slots(s) > 0 {
+		sets, _ := backup.AssignShares(s.Token.Domains, nil)
+		return sets
+	}
+	if len(s.Token.Domains) == 0 {
+		return nil
+	}
+	if n := s.Token.Domains[0].Shares; n > 0 {
+		return []backup.DomainSet{{Shares: n, Expect: expect}}
+	}
+	return []backup.DomainSet{{}}
 }
 
 // asBefore is how a token is initialised to be what the one of a snapshot was.

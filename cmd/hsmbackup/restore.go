@@ -736,7 +736,15 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	var expect dkek.KCV
 	var err error
 	if slots == 0 {
-		if expect, err = recoveryKey(s, p); err != nil {
+		expect, err = recoveryKey(s, p)
+		var f *failure
+		if o.sharesLater && errors.As(err, &f) && f.code == "nothing-to-restore" {
+			err = nil // every key was given up
+			if d := s.Token.Domains; len(d) == 1 && d[0].KCV != "" && d[0].Shares > 0 {
+				expect, err = dkek.ParseKCV(d[0].KCV)
+			}
+		}
+		if err != nil {
 			return false, err
 		}
 	}
@@ -767,12 +775,11 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	kcvs, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set, func(set *backup.SetUp, shares []*dkek.Share) (err error) {
 		keep(shares)
 		switch {
-		case slots == 0 && given == 0:
-			set.Sets = []backup.DomainSet{{Shares: max(1, s.Token.Domains[0].Shares), Expect: expect}}
+		case given == 0:
+			set.Sets = setsAsBefore(s, expect)
+			set.Initialisation.NoDKEK = slots == 0 && len(set.Sets) == 0
 		case slots == 0:
 			set.Sets = []backup.DomainSet{{Shares: given, Load: shares, Expect: expect}}
-		case given == 0:
-			set.Sets, _ = backup.AssignShares(s.Token.Domains, nil)
 		default:
 			set.Sets, err = backup.SetsFor(s, shares)
 		}
