@@ -127,7 +127,7 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 			return err
 		}
 		if len(a.flags.shareArgs) > 0 {
-			shares, err := a.openShares(ctx)
+			shares, err := a.openShares(ctx, cat)
 			if err != nil {
 				return err
 			}
