@@ -441,7 +441,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	generate(t, card, 2, "P-256", "new", []byte{2})
 	refused("a key that came since", "token-changed", n, EmptyToken(ctx, card, cat, u, nil))
 
-	token, card, cat, u, n = begin()
+	token, card, cat, u, _ = begin()
 	token.SetFault(nil)
 	if err := card.DeleteFile(ctx, schsm.DescriptionFile(1)); err != nil {
 		t.Fatal(err)
