@@ -233,6 +233,15 @@ func TestMemoryOfTheJob(t *testing.T) {
 	d.Unplug(t, 0)
 }
 
+// hidePart hides a part. Its end is the secret; the beginning names the set, and
+// all parts have it.
+func (h *hunt) hidePart(what string, part *dkek.Part) {
+	compact := part.Compact()
+	h.hide(what, compact[len(compact)-60:len(compact)-16])
+	lines := bytes.Split(bytes.TrimSpace(part.Text()), []byte("\n"))
+	h.hide(what+", as it is written", lines[len(lines)-2])
+}
+
 // hideParts hides the parts in a folder, which may stand in their own files.
 func (h *hunt) hideParts(dir string, names ...string) []*dkek.Part {
 	h.t.Helper()
@@ -246,12 +255,7 @@ func (h *hunt) hideParts(dir string, names ...string) []*dkek.Part {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		what := fmt.Sprintf("part of %s in %s", name, dir)
-		compact := part.Compact()
-		// Its end is the secret; the beginning names the set, and all parts have it.
-		h.hide(what, compact[len(compact)-60:len(compact)-16])
-		lines := bytes.Split(bytes.TrimSpace(part.Text()), []byte("\n"))
-		h.hide(what+", as it is written", lines[len(lines)-2])
+		h.hidePart(fmt.Sprintf("part of %s in %s", name, dir), part)
 		h.at[name+".txt"] = "part of " + name
 		list = append(list, part)
 	}
