@@ -136,18 +136,24 @@ func (h *history) attachments(cat *store.Catalog, serial string, o Options) ([]s
 			list[i] = a
 		}
 	}
-	var gaps []store.Gap
-	list = slices.DeleteFunc(list, func(a store.Attachment) bool {
-		if a.Damage != "" {
-			gaps = append(gaps, store.Gap{What: "attachment " + a.Name, Reason: "damaged in the catalog; attach it again"})
-		}
-		return a.Damage != ""
-	})
+	list, gaps := whole(list)
 	if n := len(list); n > store.MaxAttachments {
 		return nil, nil, failf("too-many-attachments", "--detach drops one", "there would be %d attachments; at most %d are kept with a snapshot", n, store.MaxAttachments)
 	}
 	slices.SortFunc(list, func(a, b store.Attachment) int { return strings.Compare(a.Name, b.Name) })
 	return list, gaps, nil
+}
+
+// whole leaves out attachments that are damaged, and names them.
+func whole(list []store.Attachment) (kept []store.Attachment, gaps []store.Gap) {
+	for _, a := range list {
+		if a.Damage == "" {
+			kept = append(kept, a)
+			continue
+		}
+		gaps = append(gaps, store.Gap{What: "attachment " + a.Name, Reason: "damaged in the catalog; attach it again"})
+	}
+	return kept, gaps
 }
 
 // attachedBefore finds the attachments that a token's next snapshot goes on

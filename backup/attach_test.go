@@ -87,6 +87,14 @@ func TestAttachmentsGoOn(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 
+	// Re-keying takes them along, and the backup after it.
+	other := newShare(t, 50)
+	rekeyed := rekey(t, cat, []*store.Snapshot{third}, keyOf(t, share), keyOf(t, other)).Snapshots[0].New
+	if got := attached(rekeyed.Attachments); got != "crl=two" {
+		t.Errorf("re-keyed: %q", got)
+	}
+	backedUp("crl=two", Options{NoProof: true})
+
 	// Another token has none; the one that this was restored to has them, as
 	// they are at the time.
 	use := func(serial string) {

@@ -217,6 +217,9 @@ func (j *rekeying) copy(s *store.Snapshot) *store.Snapshot {
 		Taken: s.Taken, Program: j.o.Program, Adopted: s.Adopted, Token: s.Token, Missing: slices.Clone(s.Missing),
 		Rekeyed: &store.Rekeyed{Time: time.Now(), From: s.Hash, OldKCV: j.oldKCV, KCV: j.kcv},
 	}
+	var lost []store.Gap
+	next.Attachments, lost = whole(s.Attachments)
+	next.Missing = append(next.Missing, lost...)
 	next.Token.Domains = slices.Clone(s.Token.Domains)
 	for i := range next.Token.Domains {
 		if d := &next.Token.Domains[i]; d.KCV == j.oldKCV {
