@@ -144,6 +144,9 @@ func callChild(ctx context.Context, job p11Job, pin *secret.Bytes) ([]p11.Result
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		return nil, fmt.Errorf("%w: the process for it does not start: %s", p11.ErrModule, cause(err))
 	}
 	// Written as it lies here: a reader in between would keep a copy.

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pcsctest"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
@@ -26,6 +30,19 @@ func openFile(t *testing.T, file string) *softtoken.Token {
 	}
 	t.Cleanup(func() { token.Close() })
 	return token
+}
+
+// counted is a token that counts the PINs sent to it.
+type counted struct {
+	*softtoken.Token
+	pins atomic.Int32
+}
+
+func (c *counted) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	if len(command) > 5 && command[1] == 0x20 { // VERIFY with a PIN
+		c.pins.Add(1)
+	}
+	return c.Token.Transmit(ctx, command)
 }
 
 // module compiles a library that has something to say when it is loaded.
@@ -72,7 +89,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 		run(0, "", "soft", "keygen", "a.tok", "--type", typ, "--label", typ, "--id", fmt.Sprintf("%02x", i+1), "--pin", "file:PIN")
 	}
 	run(2, "soft serve", "verify", "--pkcs11", "--token", "soft:a.tok", "--pin", "file:PIN")
-	token := openFile(t, "a.tok")
+	token := &counted{Token: openFile(t, "a.tok")}
 	d.Plug(t, 0, token)
 	run(3, "", "backup", "--no-proof", "--pin", "file:PIN")
 
@@ -121,9 +138,17 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 		t.Errorf("a use through PKCS#11 counts as a proof: %s", out)
 	}
 
-	// A wrong PIN is sent once, by us; the module never gets it.
+	// A wrong PIN is sent once, by us; the module never gets it. One that was
+	// taken it sends once more.
+	token.pins.Store(0)
 	run(1, "tries left: 2", "verify", "--pkcs11", "--pin", "file:WRONG")
+	if n := token.pins.Swap(0); n != 1 {
+		t.Errorf("a wrong PIN was sent %d times", n)
+	}
 	run(0, "", "verify", "--pkcs11", "--pin", "file:PIN")
+	if n := token.pins.Load(); n != 2 {
+		t.Errorf("the PIN was sent %d times", n)
+	}
 
 	// Modules that are none, and ones that break: one line, no panic.
 	run(1, "no such file", "verify", "--pkcs11", "--module", "/no/such.so", "--pin", "file:PIN")
@@ -132,6 +157,18 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 	run(1, "made its process end (without an answer", "verify", "--pkcs11", "--module", module(t, "exit", `printf("no answer\n"); fflush(stdout); _Exit(0);`), "--pin", "file:PIN")
 	run(2, "--module is for --pkcs11", "verify", "--module", "m.so")
 	run(2, "leave --offline and --share out", "verify", "--pkcs11", "--offline")
+
+	// With one try left, nothing is sent at all, and nothing by the module.
+	run(1, "tries left: 2", "verify", "--pkcs11", "--pin", "file:WRONG")
+	run(1, "tries left: 1", "verify", "--pkcs11", "--pin", "file:WRONG")
+	token.pins.Store(0)
+	run(6, "one PIN try is left", "verify", "--pkcs11", "--pin", "file:PIN")
+	if n := token.pins.Load(); n != 0 {
+		t.Errorf("the last try: %d PINs were sent", n)
+	}
+	run(0, "", "verify", "--pkcs11", "--pin", "file:PIN", "--confirm", serial)
+
+	goesOn(t, d.ReaderName(0))
 
 	// A key whose description was changed is not found any more, and another
 	// key under an ID is not taken for the one in the catalog.
@@ -184,5 +221,53 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 	defer cat.Close()
 	if proofs, err := cat.Proofs(); err != nil || len(proofs) != 0 {
 		t.Errorf("%d proofs, %v", len(proofs), err)
+	}
+}
+
+// goesOn: the token's session is in use before and after other programs used
+// it; what needs a login is carried out, and the PIN is not asked for.
+func goesOn(t *testing.T, reader string) {
+	t.Helper()
+	ctx := t.Context()
+	at, err := openReader(ctx, reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.close()
+	cat, err := store.Open("c.db", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cat.Close()
+	s, err := cat.Snapshot(at.serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := p11.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newApp()
+	a.progress = nil
+	if _, err := a.throughPKCS11(ctx, at, nil, s, s.Keys, path); !errors.Is(err, p11.ErrPIN) {
+		t.Errorf("without a login: %v", err)
+	}
+	if err := at.card.Login(ctx, secret.New([]byte("648219")), false); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		u, err := a.throughPKCS11(ctx, at, nil, s, s.Keys, path)
+		if err != nil || len(u.bad()) > 0 {
+			t.Fatalf("%+v, %v", u, err)
+		}
+		if _, err := at.card.Wrap(ctx, 1); err != nil {
+			t.Errorf("after other programs used the token: %v", err)
+		}
+	}
+	// An interrupt ends the other process, whatever it is at.
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := a.throughPKCS11(ended, at, nil, s, s.Keys, path); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
 	}
 }
