@@ -15,6 +15,7 @@ import (
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/internal/words"
+	"hsmbackup/store"
 )
 
 type dkekCreate struct {
@@ -33,7 +34,8 @@ format of sc-hsm-tool), reads the file back and opens it again.
 Without --password, a password of seven random words is made and shown once on
 the terminal. A weak password is refused: whoever gets the file can try millions
 a day. One share makes a whole recovery key; to give several people one each,
-run this once for each of them and load all the shares.
+run this once for each of them and load all the shares. That it was made is noted
+in the catalog, if there is one; the share is not.
 
 With --split K/N the share is split instead, and no file has all of it: each
 custodian gets a part, any K of them bring the share together. Before anything
@@ -60,9 +62,6 @@ exactly one is attached or --token names one.`,
 			}
 			if flag := o.used(); flag != "" {
 				return usagef("", "--%s is for parts: --split K/N is missing", flag)
-			}
-			if a.flags.catalog != "" || a.flags.who != "" {
-				return usagef("", "--catalog and --who are for parts: --split K/N is missing")
 			}
 			return a.dkekCreate(cmd.Context(), o)
 		},
@@ -104,6 +103,15 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 		return err
 	}
 	a.changed = true
+	cat, err := a.existingCatalog()
+	if err == nil && cat == nil && (a.flags.catalog != "" || a.flags.who != "") {
+		err = a.noCatalog()
+	}
+	if err != nil {
+		a.note("not recorded in the log: %s", describe(err, false).message)
+	}
+	defer closeCatalog(cat)
+	a.ceremony(cat, store.Ceremony{Job: "create", KCV: kcv.String(), Outcome: "a share made, which gives this recovery key if it is the only one"})
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`
