@@ -93,11 +93,13 @@ func (o *setupOptions) check() error {
 // setupJob is one set-up under way.
 type setupJob struct {
 	*app
-	o    setupOptions
-	t    *token
-	cat  *store.Catalog
-	inv  *backup.Inventory
-	note *backup.SetUpNote
+	o   setupOptions
+	t   *token
+	cat *store.Catalog
+	inv *backup.Inventory
+	// stage is where the token stood when this run began.
+	stage backup.SetUpStage
+	note  *backup.SetUpNote
 	// share and its KCV, once it is made or taken up; file is the content of the
 	// file that it was opened from.
 	share *dkek.Share
@@ -149,12 +151,12 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 		}
 		a.changed = true
 	}
-	j := &setupJob{app: a, o: o, t: t, cat: cat, inv: inv, note: note}
+	j := &setupJob{app: a, o: o, t: t, cat: cat, inv: inv, stage: stage, note: note}
 	defer j.wipe()
 	if note == nil {
 		j.note = &backup.SetUpNote{Begun: a.now().UTC()}
 	}
-	return j.run(ctx, stage, note != nil)
+	return j.run(ctx, note != nil)
 }
 
 // inUse refuses a token that is not fresh.
@@ -195,7 +197,7 @@ func (a *app) step(ctx context.Context, name string) error {
 }
 
 // run goes through what is left to do.
-func (j *setupJob) run(ctx context.Context, stage backup.SetUpStage, again bool) error {
+func (j *setupJob) run(ctx context.Context, again bool) error {
 	s := backup.SetUp{
 		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: 3, Domains: j.o.domains},
 		Trust:          j.trust(j.t), Origin: "setup", MinSOTries: backup.DefaultSOFloor,
@@ -203,16 +205,19 @@ func (j *setupJob) run(ctx context.Context, stage backup.SetUpStage, again bool)
 	}
 	s.Trust.Login = func(ctx context.Context) error { return j.login(ctx, j.t) }
 	switch {
-	case stage == backup.ToInitialise && again:
+	case j.stage == backup.ToInitialise && again:
 		j.tell("A set-up of %s was begun and not finished; it goes on. What PIN and SO-PIN were chosen then does not count, unless the token has them by now.", j.t.name())
-	case stage == backup.ToInitialise:
+	case j.stage == backup.ToInitialise:
 		j.tell("This sets up %s, which is new, for keys that can be restored onto another token if this one is lost or wiped. Three secrets come out of it: the PIN, for daily use; the SO-PIN, for emergencies; and the password of the file that holds the recovery key, for the backup. Have a pen at hand. Nothing is changed on the token before the last question. It takes about five minutes.", j.t.name())
-	case stage == backup.ToLoad:
+	case j.stage == backup.ToLoad:
 		j.tell("%s is initialised, and waits for its recovery key: that is loaded now.", j.t.name())
 	default:
 		j.tell("%s was set up, and the set-up cut off before all of it was read back: that is done now.", j.t.name())
 	}
-	if stage == backup.ToInitialise {
+	for _, f := range backup.FirmwareFaults(j.inv.Firmware) {
+		j.app.note("firmware %s: %s; %s (%s)", j.inv.Firmware, f.What, f.Do, f.Source)
+	}
+	if j.stage == backup.ToInitialise {
 		if err := j.choose(ctx, &s); err != nil {
 			return err
 		}
@@ -232,7 +237,7 @@ func (j *setupJob) run(ctx context.Context, stage backup.SetUpStage, again bool)
 	if err := j.writeSheet(ctx); err != nil {
 		return err
 	}
-	if err := j.prepare(ctx, s, stage); err != nil {
+	if err := j.prepare(ctx, s); err != nil {
 		return err
 	}
 	return j.finish(ctx, s)
@@ -293,10 +298,10 @@ func (j *setupJob) choose(ctx context.Context, s *backup.SetUp) error {
 }
 
 // prepare initialises the token, or does what is left of it.
-func (j *setupJob) prepare(ctx context.Context, s backup.SetUp, stage backup.SetUpStage) error {
+func (j *setupJob) prepare(ctx context.Context, s backup.SetUp) error {
 	var note string
 	var err error
-	if stage == backup.ToInitialise {
+	if j.stage == backup.ToInitialise {
 		j.tell("Everything is at hand. Now the token gets PIN, SO-PIN and its recovery key.")
 		if err := j.confirmStart(ctx); err != nil {
 			return err
@@ -305,7 +310,7 @@ func (j *setupJob) prepare(ctx context.Context, s backup.SetUp, stage backup.Set
 	} else {
 		_, note, err = s.Finish(ctx, j.t.card, j.cat)
 		var refused *backup.Error
-		if errors.As(err, &refused) && refused.Code == "not-genuine" && stage == backup.ToLoad && j.flags.untrusted == "" {
+		if errors.As(err, &refused) && refused.Code == "not-genuine" && j.stage == backup.ToLoad && j.flags.untrusted == "" {
 			// It showed its device key when it was empty, and cannot now.
 			j.tell("The token can show that it is genuine only before it waits for its recovery key, so it is initialised once more. It holds nothing.")
 			if err := j.choose(ctx, &s); err != nil {
@@ -339,7 +344,12 @@ func (j *setupJob) confirmStart(ctx context.Context) error {
 	if j.flags.confirm != "" {
 		return j.confirm(ctx, j.t, "")
 	}
-	return j.ask(ctx, fmt.Sprintf("Initialise %s?", j.t.name()))
+	err := j.ask(ctx, fmt.Sprintf("Initialise %s?", j.t.name()))
+	var own *failure
+	if errors.As(err, &own) && own.code == "declined" {
+		return &failure{exit: exitFailed, code: own.code, message: "not confirmed, the token was not touched; share and sheet are as they were made", hints: []string{"run the same command again: it takes them up"}}
+	}
+	return err
 }
 
 // finish reads everything back, and says so.

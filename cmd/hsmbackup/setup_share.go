@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
@@ -44,6 +45,9 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 		}
 	default:
 		return j.takeUp(ctx, path)
+	}
+	if j.stage == backup.ToCheck {
+		return failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.t.name(), j.note.KCV, j.o.out)
 	}
 	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
 	password, err := j.sharePassword(ctx)

@@ -85,6 +85,17 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 			if !strings.Contains(status, want) {
 				t.Errorf("ended before %q, the status lacks %q:\n%s", at, want, status)
 			}
+			if at == "check" { // nothing new is made for a token that has its recovery key
+				if err := os.Rename("share1.pbe", "away"); err != nil {
+					t.Fatal(err)
+				}
+				if exit, _, stderr := runIn(t, args...); exit != exitFailed || !strings.Contains(stderr, "its share file is not at share1.pbe") {
+					t.Errorf("the share file is away: exit %d, %s", exit, stderr)
+				}
+				if err := os.Rename("away", "share1.pbe"); err != nil {
+					t.Fatal(err)
+				}
+			}
 			b, err := os.ReadFile("share1.pbe")
 			if err == nil && share != nil && !bytes.Equal(b, share) {
 				t.Errorf("ended before %q: the share file was made anew", at)
