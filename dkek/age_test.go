@@ -320,7 +320,11 @@ func TestOpenAgeReject(t *testing.T) {
 			}
 		}
 		for i := range file {
-			for _, flip := range []byte{0x01, 0x80} {
+			flips := []byte{0x01, 0x80}
+			if testing.Short() {
+				flips = flips[i%2:][:1]
+			}
+			for _, flip := range flips {
 				bad := bytes.Clone(file)
 				bad[i] ^= flip
 				plain, err := OpenAge(bad, k[0].identity, nil)

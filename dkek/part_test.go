@@ -221,7 +221,11 @@ func layout(groups []string, checks []string) []byte {
 
 // Groups and lines that are swapped, left out, or written twice.
 func TestPartGroups(t *testing.T) {
-	for range 20 {
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	for range rounds {
 		p := randomPart(t)
 		good := strings.Fields(string(p.Text()))
 		var checks, lines []string
