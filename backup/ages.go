@@ -52,11 +52,7 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets, err := cat.PartSets()
-	if err != nil {
-		return nil, err
-	}
-	calls, err := cat.RollCalls()
+	sets, err := Keepers(cat, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +95,7 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
 		a.ShareSeen = sharesSeen(s, h.shares)
-		a.RollCall, a.HasParts = rollCall(s, sets, calls)
+		a.RollCall, a.HasParts = rollCall(s, sets)
 		for _, c := range copies {
 			if c.Seq >= added[s.ID] {
 				a.Copies++
@@ -162,28 +158,18 @@ func sharesSeen(s *store.Snapshot, shares map[store.KCV]store.ShareSeen) time.Ti
 }
 
 // rollCall looks at the sets in use for the recovery keys of a snapshot.
-func rollCall(s *store.Snapshot, sets []store.PartSet, calls []store.RollCall) (last time.Time, any bool) {
+func rollCall(s *store.Snapshot, sets []KeptSet) (last time.Time, any bool) {
 	var times []time.Time
 	for _, set := range sets {
-		if !set.Retired.IsZero() || !slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV != "" && k.KCV == set.KCV }) {
+		if !set.InUse() || !slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV != "" && k.KCV == set.KCV }) {
 			continue
 		}
-		answered := map[int]time.Time{}
-		for _, c := range calls {
-			if c.Set == set.Set {
-				answered[c.Index] = c.Time
-			}
+		var answered []time.Time
+		for _, k := range set.Keepers {
+			answered = append(answered, k.Answered)
 		}
-		want := min(set.Needed+1, len(set.Custodians))
-		if len(answered) < want {
-			return time.Time{}, true
-		}
-		var latest []time.Time
-		for _, t := range answered {
-			latest = append(latest, t)
-		}
-		slices.SortFunc(latest, func(a, b time.Time) int { return b.Compare(a) })
-		times = append(times, latest[want-1])
+		slices.SortFunc(answered, func(a, b time.Time) int { return b.Compare(a) })
+		times = append(times, answered[set.Wanted-1])
 	}
 	return oldest(times), len(times) > 0
 }
