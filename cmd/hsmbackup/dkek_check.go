@@ -170,6 +170,7 @@ func (a *app) sortChecked(ctx context.Context, named []shareArg, doc *jsonDKEKCh
 		case dkek.IsPBE(s.content):
 			m.files = append(m.files, s)
 		case dkek.IsPart(s.content):
+			a.warnReadable(s)
 			p, err := s.parsePart()
 			if err == nil {
 				err = m.add(p, s.file)

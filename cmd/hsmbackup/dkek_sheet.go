@@ -134,28 +134,14 @@ func (a *app) partSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, pa
 	if err := isAsGivenOut(p, file, known); err != nil {
 		return err
 	}
-	s := &sheet.Part{
-		Set: p.Set, Index: p.Index, Needed: p.Needed, Total: p.Total, Share: p.Share, Shares: p.Shares,
-		KCV: kcvText(p.KCV), Tokens: o.serials, Head: headOf(cat), Date: a.now(), Text: p.CheckedText(), Code: p.Compact(),
-		Steps: []sheet.Step{
-			{What: "See that it can be read, on a computer that you trust; it is typed line by line:", Command: "hsmbackup dkek check --share prompt"},
-			{What: "Answer when the roll is called, with the challenge that comes with it:", Command: "hsmbackup dkek rollcall --answer CHALLENGE --share prompt"},
-			{What: "Help to bring the key together: every command of hsmbackup that takes --share takes it typed, such as", Command: "hsmbackup dkek load --share prompt"},
-		},
-	}
+	s := a.sheetOf(p, known, cat)
 	defer clear(s.Text)
 	defer clear(s.Code)
-	if known != nil {
-		s.Custodian = custodian(known, p.Index)
-		if s.KCV == "" {
-			s.KCV = known.KCV
-		}
-		if !known.Retired.IsZero() {
-			a.note("warning: set %s was retired on %s; its parts still give the share, as long as anyone keeps them", p.Set, known.Retired.Format("2006-01-02"))
-		}
+	if known != nil && !known.Retired.IsZero() {
+		a.note("warning: set %s was retired on %s; its parts still give the share, as long as anyone keeps them", p.Set, known.Retired.Format("2006-01-02"))
 	}
-	if len(s.Tokens) == 0 {
-		s.Tokens = tokensUnder(cat, s.KCV)
+	if len(o.serials) > 0 {
+		s.Tokens = o.serials
 	}
 	doc := jsonSheet{File: o.out, Kind: "part", Custodian: s.Custodian, Set: p.Set, Index: p.Index, KCV: s.KCV, Tokens: append([]string{}, s.Tokens...)}
 	readBack := func(text []byte) error {
@@ -170,6 +156,28 @@ func (a *app) partSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, pa
 		return nil
 	}
 	return a.giveSheet(ctx, s, doc, paper, readBack)
+}
+
+// sheetOf is the sheet of a part, with what the catalog, which may be nil, knows
+// of it. The caller clears its Text and Code.
+func (a *app) sheetOf(p *dkek.Part, known *store.PartSet, cat *store.Catalog) *sheet.Part {
+	s := &sheet.Part{
+		Set: p.Set, Index: p.Index, Needed: p.Needed, Total: p.Total, Share: p.Share, Shares: p.Shares,
+		KCV: kcvText(p.KCV), Head: headOf(cat), Date: a.now(), Text: p.CheckedText(), Code: p.Compact(),
+		Steps: []sheet.Step{
+			{What: "See that it can be read, on a computer that you trust; it is typed line by line:", Command: "hsmbackup dkek check --share prompt"},
+			{What: "Answer when the roll is called, with the challenge that comes with it:", Command: "hsmbackup dkek rollcall --answer CHALLENGE --share prompt"},
+			{What: "Help to bring the key together: every command of hsmbackup that takes --share takes it typed, such as", Command: "hsmbackup dkek load --share prompt"},
+		},
+	}
+	if known != nil {
+		s.Custodian = custodian(known, p.Index)
+		if s.KCV == "" {
+			s.KCV = known.KCV
+		}
+	}
+	s.Tokens = tokensUnder(cat, s.KCV)
+	return s
 }
 
 // partForSheet reads the part from the file that is named, else has it typed. The

@@ -23,6 +23,7 @@ type splitFlags struct {
 	custodians []string
 	recipients []string
 	out        string
+	sheets     string
 	of         string
 	kcv        string
 }
@@ -33,11 +34,12 @@ func (f *splitFlags) add(cmd *cobra.Command) {
 	s.StringVar(&f.split, "split", "", "split the share into N parts, `K/N`, of which any K bring it together")
 	s.StringArrayVar(&f.custodians, "custodian", nil, "`NAME` (a pseudonym) of who gets a part; repeat for each of the N")
 	s.StringArrayVar(&f.recipients, "recipient", nil, "`NAME=RECIPIENT`: seal the part of NAME with age, to age1…, age1pq1… or an SSH public key")
+	s.StringVar(&f.sheets, "sheets", "", "a folder, `DIR`, for a sheet of each part to print (.pdf), but for those that are sealed")
 }
 
 // used names one of the flags that only mean something with --split.
 func (f *splitFlags) used() string {
-	for name, given := range map[string]bool{"custodian": len(f.custodians) > 0, "recipient": len(f.recipients) > 0, "of": f.of != "", "kcv": f.kcv != ""} {
+	for name, given := range map[string]bool{"custodian": len(f.custodians) > 0, "recipient": len(f.recipients) > 0, "of": f.of != "", "sheets": f.sheets != "", "kcv": f.kcv != ""} {
 		if given {
 			return name
 		}
@@ -63,7 +65,7 @@ const maxCustodians = 16
 
 // plan reads the flags. What it cannot know of the share stands at 1 of 1.
 func (f *splitFlags) plan(job, who string) (*handOut, error) {
-	h := &handOut{job: job, who: who, dir: f.out, share: 1, shares: 1}
+	h := &handOut{job: job, who: who, dir: f.out, sheets: f.sheets, share: 1, shares: 1}
 	if f.split == "" {
 		return nil, usagef("with --split 2/3 and three times --custodian NAME, any two of them bring it together", "--split K/N is missing")
 	}
@@ -89,6 +91,9 @@ func (f *splitFlags) plan(job, who string) (*handOut, error) {
 	}
 	if err := f.addRecipients(h); err != nil {
 		return nil, err
+	}
+	if h.sheets != "" && !slices.ContainsFunc(h.keepers, func(k keeper) bool { return k.recipient == "" }) {
+		return nil, usagef("", "--sheets: every part is sealed, and a sheet would hold it in clear")
 	}
 	if f.of != "" {
 		if h.share, h.shares, err = parsePair("--of", f.of); err != nil {
@@ -348,7 +353,7 @@ func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *handOut,
 			return err
 		}
 	}
-	return a.printHandOut(n, h.keepers, h.dir)
+	return a.printHandOut(n, h)
 }
 
 func newDKEKSplitCommand(a *app) *cobra.Command {

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/sheet"
 	"hsmbackup/store"
 )
 
@@ -34,6 +35,7 @@ type handOut struct {
 	needed  int
 	keepers []keeper
 	dir     string // for files; empty: on the terminal
+	sheets  string // for sheets to print; empty: none
 
 	share, shares int
 	kcv           dkek.KCV
@@ -57,14 +59,42 @@ type handOutNote struct {
 
 // notePart is how far the part of a custodian has come.
 type notePart struct {
-	// File it is written to, of this content; empty: it is shown.
-	File   string `json:"file,omitempty"`
-	SHA256 string `json:"sha256,omitempty"`
-	Size   int    `json:"size,omitempty"`
+	// File that it is written to; nil: it is shown.
+	File *noteFile `json:"file,omitempty"`
+	// Sheet to print.
+	Sheet *noteFile `json:"sheet,omitempty"`
 	// Shown: somebody may have seen it. Confirmed: it was typed back, or its
 	// custodian answered for it.
 	Shown     bool `json:"shown,omitempty"`
 	Confirmed bool `json:"confirmed,omitempty"`
+}
+
+// files are those that are written for the part.
+func (p notePart) files() (list []*noteFile) {
+	for _, f := range []*noteFile{p.File, p.Sheet} {
+		if f != nil {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// noteFile is a file and what is to be in it.
+type noteFile struct {
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+	Size   int    `json:"size"`
+
+	content []byte
+}
+
+func newNoteFile(path string, content []byte) (*noteFile, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(content)
+	return &noteFile{path, hex.EncodeToString(sum[:]), len(content), content}, nil
 }
 
 const handOutNotes = "hand-out/"
@@ -79,6 +109,15 @@ func (h *handOut) fileOf(k keeper) string {
 		return filepath.Join(h.dir, k.name+".txt.age")
 	}
 	return filepath.Join(h.dir, k.name+".txt")
+}
+
+// sheetOf is the file of a custodian's sheet. Of a sealed part there is none: it
+// would hold it in clear.
+func (h *handOut) sheetOf(k keeper) string {
+	if h.sheets == "" || k.recipient != "" {
+		return ""
+	}
+	return filepath.Join(h.sheets, k.name+".pdf")
 }
 
 // handOutParts splits a share, hands its parts out one custodian at a time, and
@@ -105,17 +144,21 @@ func (a *app) handOutParts(ctx context.Context, cat *store.Catalog, h *handOut, 
 			p.Wipe()
 		}
 	}()
-	n, contents, err := h.note(parts, own)
+	n, err := h.note(parts, own, func(p *dkek.Part, set *store.PartSet) ([]byte, error) {
+		s := a.sheetOf(p, set, cat)
+		defer clear(s.Text)
+		defer clear(s.Code)
+		return s.PDF(sheet.A4)
+	})
+	defer n.wipe()
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, c := range contents {
-			clear(c)
+	for _, dir := range []string{h.dir, h.sheets} {
+		if dir == "" {
+			continue
 		}
-	}()
-	if h.dir != "" {
-		if err := os.MkdirAll(h.dir, 0o700); err != nil {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +166,7 @@ func (a *app) handOutParts(ctx context.Context, cat *store.Catalog, h *handOut, 
 		return nil, err
 	}
 	for i, p := range parts {
-		if err := a.handOver(ctx, cat, n, h.keepers[i], p, contents[i]); err != nil {
+		if err := a.handOver(ctx, cat, n, h.keepers[i], p); err != nil {
 			return nil, errors.Join(err, a.undoHandOut(cat, n))
 		}
 	}
@@ -144,42 +187,57 @@ func shareKCV(share *dkek.Share) (dkek.KCV, error) {
 // nothingThere refuses to begin where a file is in the way.
 func (h *handOut) nothingThere() error {
 	for _, k := range h.keepers {
-		path := h.fileOf(k)
-		if path == "" {
-			continue
-		}
-		if _, err := os.Lstat(path); err == nil {
-			return failf("exists", "name another folder with --out", "%s exists already, and nothing is ever overwritten", path)
+		for _, path := range []string{h.fileOf(k), h.sheetOf(k)} {
+			if path == "" {
+				continue
+			}
+			if _, err := os.Lstat(path); err == nil {
+				return failf("exists", "name another folder", "%s exists already, and nothing is ever overwritten", path)
+			}
 		}
 	}
 	return nil
 }
 
-// note says what is about to be done, and gives the contents of the files.
-func (h *handOut) note(parts []*dkek.Part, own dkek.KCV) (*handOutNote, [][]byte, error) {
-	set := store.PartSet{Set: parts[0].Set, Share: parts[0].Share, Shares: parts[0].Shares, Needed: h.needed, KCV: kcvText(h.kcv)}
+// note says what is about to be done, with the contents of the files, which the
+// caller wipes. sheet makes a sheet of a part.
+func (h *handOut) note(parts []*dkek.Part, own dkek.KCV, sheet func(*dkek.Part, *store.PartSet) ([]byte, error)) (*handOutNote, error) {
 	n := &handOutNote{Job: h.job, Who: h.who, Share: own.String(), Retires: h.retires}
-	contents := make([][]byte, len(parts))
+	n.Set = store.PartSet{Set: parts[0].Set, Share: parts[0].Share, Shares: parts[0].Shares, Needed: h.needed, KCV: kcvText(h.kcv)}
+	for i, p := range parts {
+		n.Set.Custodians = append(n.Set.Custodians, store.Custodian{Index: p.Index, Name: h.keepers[i].name, Commitment: p.Commitment()})
+	}
+	var err error
+	if h.dir != "" {
+		if n.Dir, err = filepath.Abs(h.dir); err != nil {
+			return n, err
+		}
+	}
+	add := func(path string, file **noteFile, make func() ([]byte, error)) {
+		if path == "" || err != nil {
+			return
+		}
+		var content []byte
+		if content, err = make(); err == nil {
+			*file, err = newNoteFile(path, content)
+		}
+	}
+	n.Parts = make([]notePart, len(parts))
 	for i, p := range parts {
 		k := h.keepers[i]
-		set.Custodians = append(set.Custodians, store.Custodian{Index: p.Index, Name: k.name, Commitment: p.Commitment()})
-		var np notePart
-		if path := h.fileOf(k); path != "" {
-			var err error
-			if np.File, err = filepath.Abs(path); err != nil {
-				return nil, nil, err
-			}
-			if contents[i], err = partFile(p, k); err != nil {
-				return nil, nil, err
-			}
-			sum := sha256.Sum256(contents[i])
-			np.SHA256, np.Size = hex.EncodeToString(sum[:]), len(contents[i])
-			n.Dir = filepath.Dir(np.File)
-		}
-		n.Parts = append(n.Parts, np)
+		add(h.fileOf(k), &n.Parts[i].File, func() ([]byte, error) { return partFile(p, k) })
+		add(h.sheetOf(k), &n.Parts[i].Sheet, func() ([]byte, error) { return sheet(p, &n.Set) })
 	}
-	n.Set = set
-	return n, contents, nil
+	return n, err
+}
+
+// wipe clears the contents of the files.
+func (n *handOutNote) wipe() {
+	for _, p := range n.Parts {
+		for _, f := range p.files() {
+			clear(f.content)
+		}
+	}
 }
 
 // partFile is the content of a custodian's file; the caller clears it.
@@ -226,54 +284,53 @@ func partHead(p *dkek.Part, name string) []byte {
 }
 
 // handOver gives one custodian the part, and has shown that it arrived.
-func (a *app) handOver(ctx context.Context, cat *store.Catalog, n *handOutNote, k keeper, p *dkek.Part, content []byte) error {
+func (a *app) handOver(ctx context.Context, cat *store.Catalog, n *handOutNote, k keeper, p *dkek.Part) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	np := &n.Parts[p.Index-1]
-	if np.File == "" {
-		np.Shown = true
-		if err := cat.Journal().Put(n.key(), n); err != nil {
+	for _, f := range np.files() {
+		if err := writeNew(f.Path, f.content); err != nil {
 			return err
 		}
-		if err := a.showPart(ctx, k, p); err != nil {
+		if err := readBackPart(f, f == np.File && k.recipient == "", p); err != nil {
 			return err
 		}
-		np.Confirmed = true
-		return cat.Journal().Put(n.key(), n)
 	}
-	if err := writeNew(np.File, content); err != nil {
-		return err
-	}
-	if err := readBackPart(np.File, content, k, p); err != nil {
-		return err
-	}
-	if k.recipient == "" || !a.tty.Available() {
+	if np.File != nil && (k.recipient == "" || !a.tty.Available()) {
 		return nil
 	}
 	np.Shown = true
-	answered, err := a.askForAnswer(ctx, n, k, p)
+	err := cat.Journal().Put(n.key(), n)
 	if err != nil {
 		return err
 	}
-	np.Confirmed = answered
+	if np.Confirmed = true; np.File == nil {
+		err = a.showPart(ctx, k, p)
+	} else {
+		np.Confirmed, err = a.askForAnswer(ctx, n, k, p)
+	}
+	if err != nil {
+		np.Confirmed = false
+		return err
+	}
 	return cat.Journal().Put(n.key(), n)
 }
 
-// readBackPart compares a file with what was written to it, and its part with
-// the one that was handed out.
-func readBackPart(path string, want []byte, k keeper, p *dkek.Part) error {
-	got, err := os.ReadFile(path)
+// readBackPart compares a file with what was written to it, and, where it can be
+// read by anyone, its part with the one that was handed out.
+func readBackPart(f *noteFile, plain bool, p *dkek.Part) error {
+	got, err := os.ReadFile(f.Path)
 	if err != nil {
 		return err
 	}
 	defer clear(got)
-	bad := failf("not-written", "the disk may be failing", "%s does not hold what was written to it", path)
-	if !bytes.Equal(got, want) {
+	bad := failf("not-written", "the disk may be failing", "%s does not hold what was written to it", f.Path)
+	if !bytes.Equal(got, f.content) {
 		return bad
 	}
-	if k.recipient != "" {
-		return nil // only its custodian can open it
+	if !plain {
+		return nil
 	}
 	again, err := dkek.ParsePart(got)
 	if err != nil {
@@ -343,7 +400,7 @@ func (a *app) askForAnswer(ctx context.Context, n *handOutNote, k keeper, p *dke
 		return false, err
 	}
 	a.progress.Close()
-	a.note("%s is sealed to %s, who shows now that it opens:", n.Parts[p.Index-1].File, k.name)
+	a.note("%s is sealed to %s, who shows now that it opens:", n.Parts[p.Index-1].File.Path, k.name)
 	a.next("hsmbackup dkek rollcall --answer %s --share %s --identity FILE", c.Text(), k.name+".txt.age")
 	for {
 		line, err := a.tty.ReadLine(ctx, fmt.Sprintf("Answer of %s to challenge %s (Enter alone: later):", k.name, c.Text()))
@@ -440,8 +497,13 @@ func (a *app) earlierHandOuts(cat *store.Catalog, h *handOut, own dkek.KCV) (*ha
 // complete tells whether every part has arrived.
 func (n *handOutNote) complete() bool {
 	for _, p := range n.Parts {
-		if p.File == "" && !p.Confirmed || p.File != "" && p.look(n.Set.Set) != fileWhole {
+		if p.File == nil && !p.Confirmed {
 			return false
+		}
+		for _, f := range p.files() {
+			if f.look(n.Set.Set) != fileWhole {
+				return false
+			}
 		}
 	}
 	return true
@@ -474,8 +536,8 @@ const (
 
 // look compares the file with what was to be written. Nothing was there when
 // the hand-out began, so that what begins like it and is shorter is its begin.
-func (p notePart) look(set string) int {
-	b, err := readSmall(p.File)
+func (f *noteFile) look(set string) int {
+	b, err := readSmall(f.Path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fileGone
@@ -483,15 +545,18 @@ func (p notePart) look(set string) int {
 		return fileOthers
 	}
 	defer clear(b)
-	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) == p.SHA256 {
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) == f.SHA256 {
 		return fileWhole
 	}
 	begin := []byte(partFirstLine(set))
-	if strings.HasSuffix(p.File, ".age") {
+	switch filepath.Ext(f.Path) {
+	case ".age":
 		begin = []byte(ageBegin)
+	case ".pdf":
+		begin = []byte("%PDF-")
 	}
 	n := min(len(b), len(begin))
-	if len(b) < p.Size && bytes.Equal(b[:n], begin[:n]) {
+	if len(b) < f.Size && bytes.Equal(b[:n], begin[:n]) {
 		return fileBegun
 	}
 	return fileOthers
@@ -506,16 +571,15 @@ func (a *app) undoHandOut(cat *store.Catalog, n *handOutNote) error {
 		if p.Shown {
 			seen = append(seen, name)
 		}
-		if p.File == "" {
-			continue
-		}
-		switch p.look(n.Set.Set) {
-		case fileWhole, fileBegun:
-			if err := os.Remove(p.File); err != nil {
-				return err
+		for _, f := range p.files() {
+			switch f.look(n.Set.Set) {
+			case fileWhole, fileBegun:
+				if err := os.Remove(f.Path); err != nil {
+					return err
+				}
+			case fileOthers:
+				a.note("%s is not what was written there: it is left as it is", f.Path)
 			}
-		case fileOthers:
-			a.note("%s is not what was written there: it is left as it is", p.File)
 		}
 	}
 	if len(seen) > 0 {
@@ -544,13 +608,14 @@ type jsonCustodian struct {
 	Name  string `json:"name"`
 	Index int    `json:"index"`
 	File  string `json:"file"`
+	Sheet string `json:"sheet,omitempty"`
 	// Confirmed: typed back, or answered for; a file that is only written and
 	// read back is not.
 	Confirmed bool `json:"confirmed"`
 }
 
 // printHandOut says what was handed out.
-func (a *app) printHandOut(n *handOutNote, keepers []keeper, dir string) error {
+func (a *app) printHandOut(n *handOutNote, h *handOut) error {
 	s := n.Set
 	doc := jsonHandOut{Set: s.Set, KCV: s.KCV, Needed: s.Needed, Total: len(s.Custodians), Share: s.Share, Shares: s.Shares, Retired: n.Retires, Custodians: []jsonCustodian{}}
 	var open []string
@@ -559,10 +624,10 @@ func (a *app) printHandOut(n *handOutNote, keepers []keeper, dir string) error {
 		p := n.Parts[i]
 		j := jsonCustodian{Name: c.Name, Index: c.Index, Confirmed: p.Confirmed}
 		how := "typed back"
-		if p.File != "" {
-			j.File = filepath.Join(dir, filepath.Base(p.File))
+		if p.File != nil {
+			j.File = filepath.Join(h.dir, filepath.Base(p.File.Path))
 			how = j.File + ": written and read back"
-			if strings.HasSuffix(p.File, ".age") {
+			if strings.HasSuffix(j.File, ".age") {
 				how = j.File + ": sealed, written and read back"
 			}
 			if p.Confirmed {
@@ -570,6 +635,10 @@ func (a *app) printHandOut(n *handOutNote, keepers []keeper, dir string) error {
 			} else {
 				open = append(open, c.Name)
 			}
+		}
+		if p.Sheet != nil {
+			j.Sheet = filepath.Join(h.sheets, filepath.Base(p.Sheet.Path))
+			how += "; sheet " + j.Sheet
 		}
 		doc.Custodians = append(doc.Custodians, j)
 		rows = append(rows, []string{fmt.Sprintf("part %d", c.Index), c.Name, how})
@@ -586,11 +655,14 @@ func (a *app) printHandOut(n *handOutNote, keepers []keeper, dir string) error {
 	if s.KCV != "" {
 		a.printf("KCV %s", s.KCV)
 	}
+	if h.sheets != "" {
+		a.next("print the sheets on a printer at a cable, for a spool is a disk; then destroy their files, which are copies of the parts")
+	}
 	if len(open) > 0 {
 		a.note("not confirmed by their custodians yet: %s", strings.Join(open, ", "))
 		a.next("give each their file, keep no copy, and call the roll: `hsmbackup dkek rollcall`")
 	}
-	for _, k := range keepers {
+	for _, k := range h.keepers {
 		if k.recipient != "" && !dkek.PostQuantum(k.recipient) {
 			a.next("a sealed file that is meant to last should be sealed to a post-quantum recipient (age-keygen -pq makes age1pq1…)")
 			break

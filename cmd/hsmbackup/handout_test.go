@@ -306,10 +306,11 @@ func TestTypedParts(t *testing.T) {
 			{"Line 1 of 5:", "hold the same part: part 2 of 3 of set", whole(strange["alice"])},
 			{"Line 1 of 5:", "a part of another set than", whole(papers["alice"])},
 		}, 0, `"complete":true`},
-		"nothing": {[]step{
+		"one only": {[]step{
 			{"Line 1 of 5:", "", whole(papers["bob"])},
-			{"Line 1 of 5:", "", ""},
-		}, 1, "no part was typed"},
+			{"Line 1 of 5:", "Enter alone ends it", ""},
+		}, 0, `"complete":false`},
+		"nothing": {[]step{{"Line 1 of 5:", "", ""}}, 1, "no part was typed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			steps := c.steps
@@ -390,7 +391,7 @@ func TestHandOutInterrupted(t *testing.T) {
 // Whatever a run that was killed has left of files and notes, the same command
 // run again ends with one set that is whole, or finishes the one that was.
 func TestHandOutResumed(t *testing.T) {
-	args := []string{"dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol", "--out", "parts"}
+	args := []string{"dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol", "--out", "parts", "--sheets", "sheets"}
 	first := []byte(partFirstLine("00000000"))
 	for name, c := range map[string]struct {
 		leave    func(t *testing.T, n *handOutNote)
@@ -398,17 +399,21 @@ func TestHandOutResumed(t *testing.T) {
 	}{
 		"all there":          {func(*testing.T, *handOutNote) {}, true},
 		"registered already": {nil, true},
-		"one missing":        {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[2].File) }, false},
-		"only the note":      {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[0].File, n.Parts[1].File, n.Parts[2].File) }, false},
-		"one empty":          {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File, nil) }, false},
+		"one missing":        {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[2].File.Path) }, false},
+		"only the note": {func(t *testing.T, n *handOutNote) {
+			remove(t, n.Parts[0].File.Path, n.Parts[1].File.Path, n.Parts[2].File.Path)
+		}, false},
+		"one empty": {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File.Path, nil) }, false},
 		"one cut short": {func(t *testing.T, n *handOutNote) {
-			b, err := os.ReadFile(n.Parts[1].File)
+			b, err := os.ReadFile(n.Parts[1].File.Path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rewrite(t, n.Parts[1].File, b[:len(b)/2])
+			rewrite(t, n.Parts[1].File.Path, b[:len(b)/2])
 		}, false},
-		"cut in its first line": {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File, first[:20]) }, false},
+		"a sheet missing":       {func(t *testing.T, n *handOutNote) { remove(t, n.Parts[2].Sheet.Path) }, false},
+		"a sheet cut short":     {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[2].Sheet.Path, []byte("%PDF-1")) }, false},
+		"cut in its first line": {func(t *testing.T, n *handOutNote) { rewrite(t, n.Parts[1].File.Path, first[:20]) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			workIn(t)
@@ -432,6 +437,9 @@ func TestHandOutResumed(t *testing.T) {
 				t.Errorf("left in the journal: %q, %v", notes, err)
 			}
 			cat.Close()
+			if files, err := filepath.Glob("sheets/*.pdf"); err != nil || len(files) != 3 {
+				t.Errorf("sheets: %q, %v", files, err)
+			}
 			if exit, stdout, stderr := runIn(t, "dkek", "check", "parts/alice.txt", "parts/carol.txt", "--json"); exit != 0 || !strings.Contains(stdout, `"complete":true`) || !strings.Contains(stdout, sets[0].Set) {
 				t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 			}
@@ -443,17 +451,17 @@ func TestHandOutResumed(t *testing.T) {
 func TestHandOutLeavesOthersFiles(t *testing.T) {
 	workIn(t)
 	n := killedHandOut(t, false)
-	rewrite(t, n.Parts[0].File, []byte("a letter to alice"))
+	rewrite(t, n.Parts[0].File.Path, []byte("a letter to alice"))
 	exit, _, stderr := runIn(t, "dkek", "create", "--split", "2/3", "--custodian", "alice", "--custodian", "bob", "--custodian", "carol", "--out", "parts")
 	if exit != 1 || !strings.Contains(stderr, "alice.txt is not what was written there") || !strings.Contains(stderr, "exists already") {
 		t.Errorf("exit %d\n%s", exit, stderr)
 	}
-	if b, err := os.ReadFile(n.Parts[0].File); err != nil || string(b) != "a letter to alice" {
+	if b, err := os.ReadFile(n.Parts[0].File.Path); err != nil || string(b) != "a letter to alice" {
 		t.Errorf("%q, %v", b, err)
 	}
 	for _, p := range n.Parts[1:] {
-		if _, err := os.Lstat(p.File); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s: %v", p.File, err)
+		if _, err := os.Lstat(p.File.Path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", p.File.Path, err)
 		}
 	}
 }
@@ -478,8 +486,10 @@ func rewrite(t *testing.T, path string, content []byte) {
 // files were there: before the set was registered, or just after.
 func killedHandOut(t *testing.T, registered bool) *handOutNote {
 	t.Helper()
-	if err := os.Mkdir("parts", 0o700); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{"parts", "sheets"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	share := dkek.NewShare()
 	defer share.Wipe()
@@ -487,17 +497,21 @@ func killedHandOut(t *testing.T, registered bool) *handOutNote {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &handOut{job: "create", needed: 2, keepers: []keeper{{name: "alice"}, {name: "bob"}, {name: "carol"}}, dir: "parts", share: 1, shares: 1, kcv: kcv}
+	h := &handOut{job: "create", needed: 2, keepers: []keeper{{name: "alice"}, {name: "bob"}, {name: "carol"}}, dir: "parts", sheets: "sheets", share: 1, shares: 1, kcv: kcv}
 	parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 3, KCV: kcv})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, contents, err := h.note(parts, kcv)
+	n, err := h.note(parts, kcv, func(p *dkek.Part, _ *store.PartSet) ([]byte, error) {
+		return append([]byte("%PDF-1.3\n"), p.Text()...), nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, p := range n.Parts {
-		rewrite(t, p.File, contents[i])
+	for _, p := range n.Parts {
+		for _, f := range p.files() {
+			rewrite(t, f.Path, f.content)
+		}
 	}
 	cat, err := store.Create("c.db")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -191,15 +192,23 @@ func (a *app) secretFromFile(s source) (*secret.Bytes, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 && !a.secrets.warned[s.arg] {
-		a.note("warning: others on this computer can read %s (mode %04o)", s.arg, info.Mode().Perm())
-		a.next("chmod 600 %s", s.arg)
-		if a.secrets.warned == nil {
-			a.secrets.warned = map[string]bool{}
-		}
-		a.secrets.warned[s.arg] = true
+	if info, err := f.Stat(); err == nil {
+		a.warnMode(s.arg, info)
 	}
 	return firstLine(f, s)
+}
+
+// warnMode says once of a file with a secret in it that others can read it.
+func (a *app) warnMode(path string, info fs.FileInfo) {
+	if !info.Mode().IsRegular() || runtime.GOOS == "windows" || info.Mode().Perm()&0o077 == 0 || a.secrets.warned[path] {
+		return
+	}
+	a.note("warning: others on this computer can read %s (mode %04o)", path, info.Mode().Perm())
+	a.next("chmod 600 %s", path)
+	if a.secrets.warned == nil {
+		a.secrets.warned = map[string]bool{}
+	}
+	a.secrets.warned[path] = true
 }
 
 func (a *app) secretFromDescriptor(s source) (*secret.Bytes, error) {

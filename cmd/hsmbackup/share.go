@@ -122,6 +122,7 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 		case dkek.IsPBE(s.content):
 			m.files = append(m.files, s)
 		case dkek.IsPart(s.content):
+			a.warnReadable(s)
 			p, err := s.parsePart()
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s.file, err)
@@ -145,6 +146,13 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 func (s *shareArg) parsePart() (*dkek.Part, error) {
 	defer clear(s.content)
 	return dkek.ParsePart(s.content)
+}
+
+// warnReadable says of a part's file that others can read it.
+func (a *app) warnReadable(s shareArg) {
+	if info, err := os.Stat(s.file); err == nil && !s.sealed {
+		a.warnMode(s.file, info)
+	}
 }
 
 // unseal decrypts what was sealed with age, by the identities of --identity or
