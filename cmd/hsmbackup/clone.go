@@ -60,6 +60,7 @@ type jsonClone struct {
 	Complete bool           `json:"complete"`
 	Keys     []jsonKeyProof `json:"keys"`
 	Head     string         `json:"head"`
+	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
 }
 
 func (a *app) clone(ctx context.Context, o cloneFlags) error {
@@ -146,10 +147,10 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.printClone(cat, r)
+	return a.printClone(cat, r, a.usedAfter(ctx, to, cat, r.To.Snapshot, r.To.Snapshot.Keys))
 }
 
-func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport) error {
+func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedThrough) error {
 	exits := exitSet{}
 	var bad []string
 	var rows [][]string
@@ -183,20 +184,26 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport) error {
 			bad = append(bad, m.What+" was not kept")
 		}
 	}
+	if wrong := used.bad(); len(wrong) > 0 {
+		exits.add(exitIncomplete)
+		bad = append(bad, wrong...)
+	}
 	last, err := cat.Head()
 	if err != nil {
 		return err
 	}
 	from, to := r.From.Snapshot.Token.Serial, r.To.Snapshot.Token.Serial
 	if a.flags.json {
-		doc := jsonClone{from, to, r.To.Snapshot.ID, r.Complete(), append([]jsonKeyProof{}, keyProofs(r.Restored.Keys)...), head(last)}
+		doc := jsonClone{from, to, r.To.Snapshot.ID, r.Complete(), append([]jsonKeyProof{}, keyProofs(r.Restored.Keys)...), head(last), used.document()}
 		if err := a.document(doc); err != nil {
 			return err
 		}
+		a.printUsed(used)
 		return exits.outcome(brief(bad))
 	}
 	a.table(rows)
 	a.printf("%s on %s and on %s", countOf(good, len(r.Restored.Keys), "key"), from, to)
+	a.printUsed(used)
 	a.printf("snapshot %s of %s; head: %s", r.To.Snapshot.ID, to, head(last))
 	return exits.outcome(brief(bad))
 }

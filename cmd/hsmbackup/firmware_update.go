@@ -507,12 +507,12 @@ func (j *updateJob) succeed(ctx context.Context, u *backup.Update) error {
 		}
 		j.doc.Phase = "finished"
 	}
+	used := j.usedAfter(ctx, j.t, j.cat, report.Snapshot, report.Snapshot.Keys)
 	last, err := j.cat.Head()
 	if err != nil {
 		return err
 	}
 	j.doc.Head = head(last)
-	used := j.usedAfter(ctx, j.t, j.cat, report.Snapshot, report.Snapshot.Keys)
 	return j.printSuccessor(u, r, report, backup.CompareSuccessor(old, report.Snapshot), used)
 }
 

@@ -271,3 +271,63 @@ func goesOn(t *testing.T, reader string) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
+
+// A job that puts keys onto a token in a reader ends with their use through
+// PKCS#11, of the right token of two: that they cannot be used makes it
+// incomplete.
+func TestJobsEndThroughPKCS11(t *testing.T) {
+	d := pcsctest.Start(t)
+	t.Chdir(t.TempDir())
+	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830"} {
+		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const from, to = "SOFT0200001", "SOFT0200002"
+	run := func(want int, says []string, args ...string) {
+		t.Helper()
+		if args[0] != "soft" && args[0] != "verify" {
+			args = append(args, "--yes")
+		}
+		exit, stdout, stderr := runIn(t, append(args, "--pin", "file:PIN", "--so-pin", "file:SO")...)
+		if exit != want {
+			t.Fatalf("%q: exit %d, want %d:\n%s%s", args, exit, want, stdout, stderr)
+		}
+		for _, s := range says {
+			if !strings.Contains(stdout+stderr, s) {
+				t.Errorf("%q: no %q in\n%s%s", args, s, stdout, stderr)
+			}
+		}
+	}
+	if exit, _, stderr := runIn(t, "dkek", "create", "--split", "2/2", "--custodian", "alice", "--custodian", "bob", "--out", "parts"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	for slot, serial := range []string{from, to} {
+		file := serial + ".tok"
+		run(0, nil, "soft", "new", file, "--firmware", "3.5", "--serial", serial)
+		run(0, nil, "init", "--token", "soft:"+file, "--share", "parts/alice.txt", "--share", "parts/bob.txt")
+		if slot == 0 {
+			run(0, nil, "soft", "keygen", file, "--type", "ec:prime256v1", "--label", "SSH CA", "--id", "01")
+			run(0, nil, "soft", "keygen", file, "--type", "aes:128", "--label", "disk", "--id", "02")
+		}
+		d.Plug(t, slot, openFile(t, file))
+	}
+	run(0, []string{"2 of 2 keys are on " + from + " and on " + to, "used through PKCS#11: 1 of 1", `not checked through PKCS#11: key 2 "disk": OpenSC shows no AES keys`}, "clone", "--from", from, "--to", to)
+	again := []string{"restore", "--from", from, "--token", to}
+	run(0, []string{"2 of 2 keys are on " + to + " and were used", "used through PKCS#11: 1 of 1"}, again...)
+	run(0, []string{`"pkcs11":{"module":"/`, `"used":1,"of":1,"keys":[`}, append(again, "--json")...)
+
+	// OpenSC that is set up for other cards does not see the token.
+	if err := os.WriteFile("opensc.conf", []byte("app default { card_drivers = cac; enable_default_driver = false; }\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf, err := filepath.Abs("opensc.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OPENSC_CONF", conf)
+	run(3, []string{"2 of 2 keys are on " + to + " and were used", "used through PKCS#11: 0 of 1", `key 1 "SSH CA", through PKCS#11: the PKCS#11 module does not show the token ` + to}, again...)
+	run(3, []string{`"used":0,"of":1`}, append(again, "--json")...)
+	run(1, []string{"does not show the token " + to}, "verify", "--pkcs11", "--token", to)
+}
