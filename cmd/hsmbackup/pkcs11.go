@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -313,6 +314,9 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 	return u, nil
 }
 
+// findModule finds this computer's module; a test has none.
+var findModule = p11.Find
+
 // usedAfter is throughPKCS11 at the end of a job that put keys onto a token,
 // with the module of this computer. For a token that no module can see it is
 // empty. That there is no module is a note, no failure; keys that could not be
@@ -321,7 +325,7 @@ func (a *app) usedAfter(ctx context.Context, t *token, cat *store.Catalog, s *st
 	if t.softFile || len(keys) == 0 {
 		return &usedThrough{}
 	}
-	module, err := p11.Find()
+	module, err := findModule()
 	if err != nil {
 		return &usedThrough{Note: err.Error()}
 	}
@@ -387,9 +391,10 @@ func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) e
 	}
 	var err error
 	if module == "" {
-		module, err = p11.Find()
-	} else {
-		err = p11.Check(module)
+		module, err = findModule()
+	} else if err = p11.Check(module); err == nil {
+		// A bare name would be looked for among the system's libraries.
+		module, err = filepath.Abs(module)
 	}
 	if err != nil {
 		return err

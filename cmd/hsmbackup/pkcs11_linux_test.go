@@ -153,6 +153,14 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 	// Modules that are none, and ones that break: one line, no panic.
 	run(1, "no such file", "verify", "--pkcs11", "--module", "/no/such.so", "--pin", "file:PIN")
 	run(1, "cannot be loaded", "verify", "--pkcs11", "--module", "PIN", "--pin", "file:PIN")
+	found, err := p11.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(found, "here.so"); err != nil {
+		t.Fatal(err)
+	}
+	run(0, "/here.so", "verify", "--pkcs11", "--module", "here.so", "--pin", "file:PIN")
 	run(1, "made its process end (exit status 2: SIGABRT", "verify", "--pkcs11", "--module", module(t, "abort", "abort();"), "--pin", "file:PIN")
 	run(1, "made its process end (without an answer", "verify", "--pkcs11", "--module", module(t, "exit", `printf("no answer\n"); fflush(stdout); _Exit(0);`), "--pin", "file:PIN")
 	run(2, "--module is for --pkcs11", "verify", "--module", "m.so")
@@ -317,6 +325,13 @@ func TestJobsEndThroughPKCS11(t *testing.T) {
 	again := []string{"restore", "--from", from, "--token", to}
 	run(0, []string{"2 of 2 keys are on " + to + " and were used", "used through PKCS#11: 1 of 1"}, again...)
 	run(0, []string{`"pkcs11":{"module":"/`, `"used":1,"of":1,"keys":[`}, append(again, "--json")...)
+
+	// No module is a note, not a failure; asked for, it is one.
+	findModule = func() (string, error) { return "", fmt.Errorf("%w in the usual places", p11.ErrNoModule) }
+	run(0, []string{"2 of 2 keys are on " + to + " and were used", "hsmbackup: not used through PKCS#11: no PKCS#11 module of OpenSC was found"}, again...)
+	run(0, []string{`"note":"no PKCS#11 module`}, append(again, "--json")...)
+	run(1, []string{"no PKCS#11 module of OpenSC was found"}, "verify", "--pkcs11", "--token", to)
+	findModule = p11.Find
 
 	// OpenSC that is set up for other cards does not see the token.
 	if err := os.WriteFile("opensc.conf", []byte("app default { card_drivers = cac; enable_default_driver = false; }\n"), 0o600); err != nil {
