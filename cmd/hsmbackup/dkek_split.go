@@ -350,7 +350,7 @@ func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *handOut,
 		}
 		defer key.Wipe()
 		if err := backup.RecordShares(cat, key, true, "dkek "+h.job); err != nil {
-			return err
+			a.note("not recorded that this share was seen: %s", describe(err, false).message)
 		}
 	}
 	return a.printHandOut(n, h)

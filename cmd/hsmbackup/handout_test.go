@@ -447,6 +447,68 @@ func TestHandOutResumed(t *testing.T) {
 	}
 }
 
+// A share that was given to others, but whose old set was not yet retired: the
+// same command finishes that.
+func TestResplitResumed(t *testing.T) {
+	workIn(t)
+	if exit, _, stderr := runIn(t, "dkek", "create", "--split", "2/2", "--custodian", "alice", "--custodian", "bob", "--out", "old"); exit != 0 {
+		t.Fatal(stderr)
+	}
+	var old []*dkek.Part
+	for _, name := range []string{"alice", "bob"} {
+		b, err := os.ReadFile("old/" + name + ".txt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := dkek.ParsePart(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old = append(old, p)
+	}
+	share, err := dkek.CombineParts(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &handOut{job: "resplit", needed: 2, keepers: []keeper{{name: "carol"}, {name: "dave"}}, dir: "new", share: 1, shares: 1, kcv: old[0].KCV, retires: old[0].Set}
+	parts, err := dkek.Split(share, dkek.SplitOptions{Needed: 2, Total: 2, KCV: old[0].KCV})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := h.note(parts, old[0].KCV, nil)
+	if err == nil {
+		err = os.Mkdir("new", 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range n.Parts {
+		rewrite(t, p.File.Path, p.File.content)
+	}
+	cat := openCatalog(t)
+	if err := cat.Journal().Put(n.key(), n); err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.RecordPartSet(n.Set); err != nil {
+		t.Fatal(err)
+	}
+	cat.Close()
+	args := []string{"dkek", "resplit", "--share", "old/alice.txt", "--share", "old/bob.txt", "--split", "2/2", "--custodian", "carol", "--custodian", "dave", "--out", "new"}
+	if exit, stdout, stderr := runIn(t, args...); exit != 0 || !strings.Contains(stdout, "set "+n.Set.Set+": any 2 of 2") {
+		t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
+	}
+	cat = openCatalog(t)
+	sets, err := cat.PartSets()
+	if err != nil || len(sets) != 2 || sets[0].Retired.IsZero() || !sets[1].Retired.IsZero() {
+		t.Errorf("%+v, %v", sets, err)
+	}
+	cat.Close()
+	// Once more is another hand-out, for which there is no place.
+	if exit, _, stderr := runIn(t, args...); exit != exitFailed || !strings.Contains(stderr, "exists already") {
+		t.Errorf("exit %d\n%s", exit, stderr)
+	}
+}
+
 // What is not ours is left where it is, and named.
 func TestHandOutLeavesOthersFiles(t *testing.T) {
 	workIn(t)

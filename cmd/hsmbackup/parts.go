@@ -60,8 +60,14 @@ func partName(p *dkek.Part, known *store.PartSet) string {
 	return fmt.Sprintf("%s (%s)", p.Name(), custodian(known, p.Index))
 }
 
-// add takes a part in. The error says of one that cannot be taken what it is.
-func (m *material) add(p *dkek.Part, file string) error {
+// add takes a part in. The error says of one that cannot be taken what it is; it
+// is wiped.
+func (m *material) add(p *dkek.Part, file string) (err error) {
+	defer func() {
+		if err != nil {
+			p.Wipe()
+		}
+	}()
 	i := slices.IndexFunc(m.sets, func(s *partSet) bool { return s.Set == p.Set })
 	known := findSet(m.registered, p.Set)
 	if err := isAsGivenOut(p, file, known); err != nil {

@@ -104,7 +104,15 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 		return a.gathered, nil
 	}
 	m := &material{registered: a.registeredSets(cat)}
+	if err := a.gatherInto(ctx, m); err != nil {
+		m.wipe()
+		return nil, err
+	}
 	a.gathered = m // wiped when the program ends
+	return m, nil
+}
+
+func (a *app) gatherInto(ctx context.Context, m *material) error {
 	typed := 0
 	for _, s := range a.flags.shareArgs {
 		if s.typed {
@@ -112,11 +120,11 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 			continue
 		}
 		if s.err != nil {
-			return nil, s.err
+			return s.err
 		}
 		s, err := a.unseal(ctx, s)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.file, err)
+			return fmt.Errorf("%s: %w", s.file, err)
 		}
 		switch {
 		case dkek.IsPBE(s.content):
@@ -125,21 +133,21 @@ func (a *app) gather(ctx context.Context, cat *store.Catalog) (*material, error)
 			a.warnReadable(s)
 			p, err := s.parsePart()
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.file, err)
+				return fmt.Errorf("%s: %w", s.file, err)
 			}
 			if err := m.add(p, s.file); err != nil {
-				return nil, err
+				return err
 			}
 		default:
-			return nil, failf("not-a-share", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is; shares are made by `hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share`", "%s is no share: neither a share file (.pbe) nor a custodian's part", s.file)
+			return failf("not-a-share", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is; shares are made by `hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share`", "%s is no share: neither a share file (.pbe) nor a custodian's part", s.file)
 		}
 	}
 	for range typed {
 		if err := a.typeSet(ctx, m, false); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return m, a.bringTogether(m)
+	return a.bringTogether(m)
 }
 
 // parsePart reads the part that an argument holds, and forgets the text.

@@ -48,7 +48,6 @@ func (a *app) typeSet(ctx context.Context, m *material, some bool) error {
 		}
 		problem = ""
 		if err := m.typed(p, at); err != nil {
-			p.Wipe()
 			problem = err.Error()
 			continue
 		}
@@ -62,6 +61,7 @@ func (a *app) typeSet(ctx context.Context, m *material, some bool) error {
 // typed takes a part in that was typed for a set.
 func (m *material) typed(p *dkek.Part, at int) error {
 	if at < len(m.sets) && p.Set != m.sets[at].Set {
+		defer p.Wipe()
 		return fmt.Errorf("that is %s, a part of another set than %s", partName(p, findSet(m.registered, p.Set)), m.sets[at].Set)
 	}
 	return m.add(p, typedPart)
