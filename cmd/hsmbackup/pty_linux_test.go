@@ -31,7 +31,7 @@ type terminalRun struct {
 
 // patience bounds the wait for a prompt: a program that hangs ends the test
 // with what it has said so far, instead of go test's limit with nothing.
-const patience = 5 * time.Minute
+const patience = 2 * time.Minute
 
 // startOnTerminal runs a line of shell.
 func startOnTerminal(t *testing.T, line, dir string, env []string) *terminalRun {
