@@ -133,7 +133,7 @@ func readyForUpdate(t testing.TB) (*softtoken.Token, *schsm.Card, *store.Catalog
 	share := newShare(t, 1)
 	initToken(t, card, cat, share)
 	generate(t, card, 1, "P-256", "one", []byte{1})
-	generate(t, card, 7, "P-384", "seven", []byte{7})
+	generate(t, card, 7, "P-256", "seven", []byte{7})
 	for f, content := range map[schsm.FID]string{0xCA01: "a certificate", 0xC901: "notes on it", 0xCD01: "the safe's combination"} {
 		if err := card.WriteFile(ctx, f, []byte(content)); err != nil {
 			t.Fatal(err)
@@ -360,11 +360,8 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	// Or not for long; and the KCV that was checked elsewhere.
 	token, card, cat, share = readyForUpdate(t)
 	n = deleted(token)
-	late := UpdateOptions{Now: func() time.Time { return time.Now().Add(31 * 24 * time.Hour) }}
-	_, err = updateRun(t, token, cat, share, late)
-	if err == nil || *n > 0 {
-		t.Fatalf("%v", err)
-	}
+	_, err = updateRun(t, token, cat, share, UpdateOptions{ShareAge: time.Nanosecond})
+	refused("shares seen too long ago", "shares-not-seen", n, err)
 	inv, err := Take(ctx, card)
 	if err != nil {
 		t.Fatal(err)
@@ -489,6 +486,53 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	u.Snapshot, u.Hash = fresh.Snapshot.ID, fresh.Snapshot.Hash
 	err = EmptyToken(ctx, card, unproven, u, nil)
 	refused("without a proof", "not-proven", n, err)
+}
+
+// A key whose copy has no room on the token cannot be proven there today: only
+// the shares, opened and drilled with, do instead.
+func TestFirmwareUpdateNotProven(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	token, err := softtoken.New(softtoken.Options{Firmware: "3.5", Serial: "SOFT0200001", Memory: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	card := openCard(t, token)
+	share := newShare(t, 1)
+	initToken(t, card, cat, share)
+	generate(t, card, 1, "P-256", "one", []byte{1})
+	r, err := Run(ctx, card, cat, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := VerifyOffline(ctx, cat, []*store.Snapshot{r.Snapshot}, key, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if c := coverageOf(t, card, cat)[0]; c.Coverage != Covered {
+		t.Fatalf("%+v", c)
+	}
+	token.Reset()
+	tomorrow := func() time.Time { return time.Now().Add(24 * time.Hour) } // the offline proof is of yesterday
+	var job *Error
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{Now: tomorrow}); !errors.As(err, &job) || job.Code != "not-proven" {
+		t.Errorf("%v", err)
+	}
+	drills := 0
+	o := UpdateOptions{Shares: []*dkek.Share{share}, NewToken: func() (apdu.Transmitter, func() error, error) {
+		drills++
+		token, err := softtoken.New(softtoken.Options{})
+		return token, token.Close, err
+	}}
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{Shares: []*dkek.Share{newShare(t, 9)}}); ClassOf(err) != Refused {
+		t.Errorf("shares of another recovery key: %v", err)
+	}
+	if phase, err := updateRun(t, token, cat, share, o); err != nil || phase != UpdateEmptied || drills != 1 {
+		t.Errorf("%s, %d drills, %v", phase, drills, err)
+	}
 }
 
 // exchange is a reader in which another token lies after some deletions; it tells
