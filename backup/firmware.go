@@ -417,6 +417,12 @@ func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
 	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
 }
 
+// CopyName is what a copy of the catalog is called in a folder, by its last
+// entry.
+func CopyName(head store.Entry) string {
+	return fmt.Sprintf("catalog-%06d-%x.db", head.Seq, head.Hash[:4])
+}
+
 // copyPlace gives the file that a copy goes to: the one named, or one with a name
 // of its own in the folder named. A place on the catalog's own file system is
 // refused unless sameDisk; same tells that it is one.
@@ -428,7 +434,7 @@ func copyPlace(cat *store.Catalog, to string, sameDisk bool) (path string, same 
 		return "", false, head, err
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() || os.IsPathSeparator(to[len(to)-1]) {
-		path = filepath.Join(path, fmt.Sprintf("catalog-%06d-%x.db", head.Seq, head.Hash[:4]))
+		path = filepath.Join(path, CopyName(head))
 	}
 	if same, err = cat.SameFileSystem(path); err != nil {
 		return "", false, head, err

@@ -55,6 +55,7 @@ changed for others. Without --share it stops once for 'hsmbackup dkek load'.
 
 No update after all? --abort puts everything back onto the emptied token.`,
 		Example: `  hsmbackup firmware-update --copy-to /media/stick/
+  hsmbackup firmware-update --copy-to backuphost:hsm/
   hsmbackup firmware-update --share share1.pbe          with the token that came back
   hsmbackup firmware-update --abort`,
 		Args: arguments(0, 0, ""),
@@ -72,7 +73,7 @@ No update after all? --abort puts everything back onto the emptied token.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.copyTo, "copy-to", "", "`PLACE` for a copy of the catalog on another disk: a folder, or a file that does not exist yet")
+	f.StringVar(&o.copyTo, "copy-to", "", "`PLACE` for a copy of the catalog on another disk: a folder, a file that does not exist yet, or HOST:FOLDER for scp")
 	f.BoolVar(&o.sameDisk, "same-disk-anyway", false, "take a copy on the catalog's own file system for good enough; it is logged")
 	f.StringArrayVar(&o.discard, "discard", nil, "a `KEY` of the token, by reference, ID or label, that cannot be backed up and may go for good; repeat for several")
 	f.StringVar(&o.sharesChecked, "shares-checked", "", "the `KCV` that 'hsmbackup dkek check' showed of the shares, on another computer")
@@ -199,7 +200,7 @@ func (j *updateJob) begin(ctx context.Context, stranger string) error {
 		}
 	}
 	if j.cat != nil {
-		if err := backup.CheckCopyPlace(j.cat, j.copyTo, j.sameDisk); err != nil {
+		if err := checkCopyPlace(j.cat, j.copyTo, j.sameDisk); err != nil {
 			return err
 		}
 	}
@@ -227,7 +228,7 @@ func (j *updateJob) begin(ctx context.Context, stranger string) error {
 		return err
 	}
 	j.changed = true
-	c, copied, err := backup.CopyCatalog(j.cat, j.copyTo, j.sameDisk)
+	c, copied, err := j.copyCatalog(ctx, j.cat, j.copyTo, j.sameDisk)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ Without a command it shows what is attached, and the next command.`
 	root.Example = `  hsmbackup                                   what is attached, and what to do next
   hsmbackup setup                             a fresh token: PIN, SO-PIN, recovery key, a sheet
   hsmbackup backup                            exports every key and proves that it comes back
+  hsmbackup firmware-update --copy-to PLACE   through the vendor's update and back
   hsmbackup restore --init --share share1.pbe --from SERIAL     onto a new token`
 	root.Version = version()
 	root.SetVersionTemplate("hsmbackup {{.Version}}\n")
