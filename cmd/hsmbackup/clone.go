@@ -75,20 +75,12 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 		return err
 	}
 	defer func() { closeCatalog(cat) }()
-	from, err := a.openNamed(ctx, o.from)
+	from, to, first, err := a.openPair(ctx, o.from, o.to)
 	if err != nil {
 		return err
 	}
 	defer from.close()
-	to, err := a.openNamed(ctx, o.to)
-	if err != nil {
-		return err
-	}
 	defer to.close()
-	first, err := backup.Take(ctx, from.card)
-	if err != nil {
-		return err
-	}
 	second, err := backup.Take(ctx, to.card)
 	if err != nil {
 		return err
@@ -97,12 +89,8 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 		return err
 	}
 	options := backup.CloneOptions{Options: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()}}
-	for _, name := range o.keys {
-		k, err := first.FindKey(name)
-		if err != nil {
-			return err
-		}
-		options.Restore.Keys = append(options.Restore.Keys, k.Reference)
+	if options.Restore.Keys, err = references(first, o.keys); err != nil {
+		return err
 	}
 	if err := a.login(ctx, from); err != nil {
 		return err

@@ -67,27 +67,15 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 		return named(path, err)
 	}
 	defer func() { closeCatalog(cat) }()
-	from, err := a.openNamed(ctx, o.from)
+	from, to, old, err := a.openPair(ctx, o.from, o.to)
 	if err != nil {
 		return err
 	}
 	defer from.close()
-	to, err := a.openNamed(ctx, o.to)
-	if err != nil {
-		return err
-	}
 	defer to.close()
-	old, err := backup.Take(ctx, from.card)
-	if err != nil {
-		return err
-	}
 	options := backup.RotateOptions{Progress: a.steps}
-	for _, name := range o.keys {
-		k, err := old.FindKey(name)
-		if err != nil {
-			return err
-		}
-		options.Keys = append(options.Keys, k.Reference)
+	if options.Keys, err = references(old, o.keys); err != nil {
+		return err
 	}
 	plan := func() (*backup.Rotation, error) {
 		inv, err := backup.Take(ctx, to.card)

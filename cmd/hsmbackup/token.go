@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/pkcs15"
@@ -76,6 +77,35 @@ func sameSerial(typed, serial string) bool {
 
 // openToken reaches the token that --token names, or the only one attached.
 func (a *app) openToken(ctx context.Context) (*token, error) { return a.openNamed(ctx, a.flags.token) }
+
+// openPair opens the tokens of --from and --to and takes the inventory of the
+// first. On an error both are closed again.
+func (a *app) openPair(ctx context.Context, from, to string) (first, second *token, inv *backup.Inventory, err error) {
+	if first, err = a.openNamed(ctx, from); err != nil {
+		return nil, nil, nil, err
+	}
+	if second, err = a.openNamed(ctx, to); err == nil {
+		if inv, err = backup.Take(ctx, first.card); err == nil {
+			return first, second, inv, nil
+		}
+		second.close()
+	}
+	first.close()
+	return nil, nil, nil, err
+}
+
+// references finds the keys of --key on a token.
+func references(inv *backup.Inventory, names []string) ([]byte, error) {
+	var list []byte
+	for _, name := range names {
+		k, err := inv.FindKey(name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, k.Reference)
+	}
+	return list, nil
+}
 
 func (a *app) openNamed(ctx context.Context, which string) (*token, error) {
 	if file, ok := strings.CutPrefix(which, softPrefix); ok {
