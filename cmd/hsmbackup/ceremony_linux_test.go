@@ -109,7 +109,7 @@ func TestCeremony(t *testing.T) {
 	h.look(&command{line: "dkek rekey --why routine --share prompt --new-share prompt", answers: typedIn("hugo", "judy", "lena", "kim")}, true)
 	d.Unplug(t, 0)
 	plug(t, d, 0, spare)
-	look("restore --from "+old+" --init --share prompt --untrusted-token "+spare, fresh(spare, typedIn("kim", "lena")...)...)
+	look("restore --from "+old+" --init --share prompt --untrusted-token "+spare, append(fresh(spare, typedIn("kim", "lena")...), becameOf(old))...)
 	d.Unplug(t, 0)
 	record := h.run(&command{line: "hsmbackup log"})
 	for _, want := range []string{"by five (as typed)", ": alice answered", "resplit, recovery key", "rekey, recovery key"} {

@@ -228,7 +228,7 @@ func TestMemoryOfTheJob(t *testing.T) {
 	look("firmware-update --share share1.pbe --untrusted-token "+successor, fresh(successor, answer{"Type its serial, " + successor + ", to go on:", successor})...)
 	d.Unplug(t, 0)
 	plug(t, d, 0, spare)
-	look("restore --from "+successor+" --init --share share1.pbe --untrusted-token "+spare, fresh(spare, answer{"Initialise " + spare + "? [y/N]", "y"})...)
+	look("restore --from "+successor+" --init --share share1.pbe --untrusted-token "+spare, append(fresh(spare, answer{"Initialise " + spare + "? [y/N]", "y"}), becameOf(successor))...)
 	look("export out")
 	d.Unplug(t, 0)
 }

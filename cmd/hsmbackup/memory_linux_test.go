@@ -180,8 +180,13 @@ func TestMemory(t *testing.T) {
 	look("dkek rekey --why routine --new-share share1.pbe --share "+strings.ReplaceAll(parts, "SHARE", "share"), answer{"password of share1.pbe:", "«password»"})
 	d.Unplug(t, 0)
 	plug(t, d, 0, "SOFT0200002")
-	look("restore --from SOFT0200001 --init --share share1.pbe --untrusted-token SOFT0200002", set("SOFT0200002")...)
+	look("restore --from SOFT0200001 --init --share share1.pbe --untrusted-token SOFT0200002", append(set("SOFT0200002"), becameOf("SOFT0200001"))...)
 	d.Unplug(t, 0)
+}
+
+// becameOf answers what a restore asks about the token that its keys came from.
+func becameOf(serial string) answer {
+	return answer{"What became of " + serial + ": broken, lost, stolen, wiped? (empty: say nothing)", "broken"}
 }
 
 // makeKeys makes an EC and an RSA key on a token, and gives what is secret of
