@@ -194,8 +194,7 @@ func ended(err error, stderr []byte) string {
 // usedThrough is what a PKCS#11 module made of the keys of a snapshot.
 type usedThrough struct {
 	Module string
-	// Keys are those that were asked for; each has store.KindUse's name as its
-	// proof.
+	// Keys are those that were asked for; their Proof is proofPKCS11.
 	Keys []backup.KeyProof
 	// Note says why nothing was tried.
 	Note string

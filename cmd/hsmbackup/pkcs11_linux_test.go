@@ -327,6 +327,7 @@ func TestJobsEndThroughPKCS11(t *testing.T) {
 	run(0, []string{`"pkcs11":{"module":"/`, `"used":1,"of":1,"keys":[`}, append(again, "--json")...)
 
 	// No module is a note, not a failure; asked for, it is one.
+	t.Cleanup(func() { findModule = p11.Find })
 	findModule = func() (string, error) { return "", fmt.Errorf("%w in the usual places", p11.ErrNoModule) }
 	run(0, []string{"2 of 2 keys are on " + to + " and were used", "hsmbackup: not used through PKCS#11: no PKCS#11 module of OpenSC was found"}, again...)
 	run(0, []string{`"note":"no PKCS#11 module`}, append(again, "--json")...)
