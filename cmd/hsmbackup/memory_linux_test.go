@@ -182,6 +182,17 @@ func TestMemory(t *testing.T) {
 	plug(t, d, 0, "SOFT0200002")
 	look("restore --from SOFT0200001 --init --share share1.pbe --untrusted-token SOFT0200002", append(set("SOFT0200002"), becameOf("SOFT0200001"))...)
 	d.Unplug(t, 0)
+
+	// A second token, which gets the recovery key by itself, and the keys of the
+	// first.
+	plug(t, d, 0, "SOFT0200003")
+	look("init --shares 1", set("SOFT0200003")[:5]...)
+	look("dkek load --share share1.pbe --untrusted-token SOFT0200003", answer{"password of share1.pbe:", "«password»"})
+	d.Plug(t, 1, token)
+	look("clone --from SOFT0200001 --to SOFT0200003", pin, answer{"Restore this onto SOFT0200003? [y/N]", "y"}, answer{"PIN of SOFT0200003 (tries left: 3):", "«PIN»"})
+	d.Unplug(t, 1)
+	d.Unplug(t, 0)
+	look("dkek split share1.pbe --split 2/2 --custodian fay --custodian gus --out more", answer{"password of share1.pbe:", "«password»"})
 }
 
 // becameOf answers what a restore asks about the token that its keys came from.
