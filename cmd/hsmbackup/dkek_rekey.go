@@ -170,10 +170,15 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 	return why, nil
 }
 
-// recordRekey leaves the ceremony in the log.
+// recordRekey leaves the ceremony in the log, with each set once: the old ones
+// that were at hand, the new ones, and others that are retired.
 func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, sets, left []string) {
-	slices.Sort(sets)
-	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: slices.Compact(sets), Outcome: "done"}
+	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Outcome: "done"}
+	for _, set := range sets {
+		if !slices.Contains(c.Sets, set) {
+			c.Sets = append(c.Sets, set)
+		}
+	}
 	if len(left) > 0 {
 		c.Outcome = "left: " + strings.Join(left, "; ")
 	}
