@@ -103,7 +103,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	}
 	defer to.Wipe()
 	wipeShares(shares)
-	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: program(), Progress: a.steps})
+	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), OldSets: sets, NewSets: a.gathered.setNames(), Why: o.why, Program: program(), Progress: a.steps})
 	a.progress.Close()
 	if err != nil {
 		return err
