@@ -48,6 +48,14 @@ func (t *token) name() string {
 	return t.serial
 }
 
+// word is what is typed to confirm that this token is meant.
+func (t *token) word() (word, kind string) {
+	if t.serial == "" {
+		return t.reader, "reader's name"
+	}
+	return t.serial, "serial"
+}
+
 // describe is a line about the token for someone who has to choose.
 func (t *token) describe() string {
 	keys := fmt.Sprintf("%d keys", t.keys)
@@ -288,10 +296,7 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	case status.Blocked:
 		return &failure{exit: exitFailed, code: "pin-blocked", message: t.name() + ": the PIN is blocked", hints: []string{unblockHint}, err: apdu.ErrBlocked}
 	case status.Tries == 1:
-		if a.flags.confirm == "" && !a.tty.Available() {
-			return schsm.ErrLastTry
-		}
-		if err := a.confirm(ctx, t, fmt.Sprintf("%s has one PIN try left; a wrong PIN blocks it.", t.name())); err != nil {
+		if err := a.lastTry(ctx, t); err != nil {
 			return err
 		}
 		insist = true
@@ -306,4 +311,24 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	}
 	defer pin.Wipe()
 	return t.card.Login(ctx, pin, insist)
+}
+
+// lastTry has somebody insist on spending the last try of a PIN. A --confirm that
+// has answered another question of this run says nothing about the PIN.
+func (a *app) lastTry(ctx context.Context, t *token) error {
+	switch {
+	case a.tty.Available() && a.confirmed:
+		return a.typeSerial(ctx, t, lastTryLeft(t))
+	case a.confirmed:
+		word, _ := t.word()
+		return refusef("last-pin-try", "`hsmbackup backup --confirm "+shellQuoted(word)+"` once you are sure of the PIN: the right one brings all tries back",
+			"%s has one PIN try left, and --confirm was about something else", t.name())
+	case a.flags.confirm == "" && !a.tty.Available():
+		return schsm.ErrLastTry
+	}
+	return a.confirm(ctx, t, lastTryLeft(t))
+}
+
+func lastTryLeft(t *token) string {
+	return t.name() + " has one PIN try left; a wrong PIN blocks it."
 }

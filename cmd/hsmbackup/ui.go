@@ -67,6 +67,8 @@ type app struct {
 	gathered *material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
+	// confirmed: --confirm has answered a question.
+	confirmed bool
 	// testOnlyStep is called before each step of a set-up.
 	testOnlyStep func(name string)
 	// helpless is why there is no help for what --help was asked for.
@@ -273,17 +275,21 @@ func (a *app) ask(ctx context.Context, question string) error {
 // confirm has the token's serial typed, of a token without one its reader's
 // name, or compares --confirm with it. what says what is about to happen.
 func (a *app) confirm(ctx context.Context, t *token, what string) error {
-	word, kind := t.serial, "serial"
-	if word == "" {
-		word, kind = t.reader, "reader's name"
-	}
+	word, _ := t.word()
 	if a.flags.confirm != "" {
 		if a.flags.confirm != word && !sameSerial(a.flags.confirm, t.serial) {
 			return &failure{exit: exitRefused, code: "confirm-mismatch",
 				message: fmt.Sprintf("--confirm %s is another token than %s, nothing was changed", a.flags.confirm, word)}
 		}
+		a.confirmed = true
 		return nil
 	}
+	return a.typeSerial(ctx, t, what)
+}
+
+// typeSerial is confirm at the terminal, whatever --confirm says.
+func (a *app) typeSerial(ctx context.Context, t *token, what string) error {
+	word, kind := t.word()
 	a.progress.Close()
 	err := a.tty.TypeBack(ctx, fmt.Sprintf("%s Type its %s, %s, to go on:", what, kind, word), word)
 	switch {
