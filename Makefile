@@ -3,7 +3,6 @@
 # make check   format, vet, staticcheck, go.mod, race detector, cross builds
 # make bench   benchmarks
 # make build   bin/hsmbackup
-# make install bin/hsmbackup into PREFIX, with completion for bash, zsh and fish
 # make deps    what the tests need, by apt-get; the others call it by themselves
 
 GO ?= go
@@ -64,10 +63,6 @@ bench:
 
 install: build
 	install -D -m 755 bin/hsmbackup $(DESTDIR)$(PREFIX)/bin/hsmbackup
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
-	bin/hsmbackup completion bash >"$$tmp/bash" && install -D -m 644 "$$tmp/bash" $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hsmbackup && \
-	bin/hsmbackup completion zsh >"$$tmp/zsh" && install -D -m 644 "$$tmp/zsh" $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hsmbackup && \
-	bin/hsmbackup completion fish >"$$tmp/fish" && install -D -m 644 "$$tmp/fish" $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hsmbackup.fish
 
 clean:
 	rm -rf bin dist

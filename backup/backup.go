@@ -76,6 +76,9 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if err := backable(inv); err != nil {
 		return nil, err
 	}
+	if err := underUpdate(inv, cat); err != nil {
+		return nil, err
+	}
 	h, err := readHistory(cat)
 	if err != nil {
 		return nil, err

@@ -224,8 +224,17 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 		now = o.Now
 	}
 	began := now().Truncate(time.Second) // the resolution of the log
+	if err := clockStands(cat, began); err != nil {
+		return nil, err
+	}
 	r := &Readiness{Seen: map[store.KCV]time.Time{}}
 	var err error
+	if r.inv, err = Take(ctx, card); err != nil {
+		return nil, err
+	}
+	if err := noneVanished(r.inv, cat); err != nil {
+		return nil, err
+	}
 	if r.Report, err = Run(ctx, card, cat, o.options()); err != nil {
 		return nil, err
 	}
@@ -259,6 +268,72 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 		return nil, refusef("token-changed", "let the other program finish and run again", "the token changed while it was proven: %s", strings.Join(strange, "; "))
 	}
 	return r, nil
+}
+
+// clockStands refuses a clock that was set back behind the last entry of the log:
+// by such a one every proof is of today, and shares were seen of late.
+func clockStands(cat *store.Catalog, now time.Time) error {
+	head, err := cat.Head()
+	if err != nil {
+		return err
+	}
+	if last := head.Time.Truncate(time.Second); last.After(now) {
+		return refusef("clock", "set the clock, then run the same command again", "the clock says %s, and the last entry of the catalog is of %s: what was proven and seen of late cannot be told",
+			now.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// noneVanished refuses a token that lacks keys which its newest snapshot brings
+// back, as one that was emptied by an update of which this catalog, a copy of
+// before, knows nothing: its successor would lack them too.
+func noneVanished(inv *Inventory, cat *store.Catalog) error {
+	s, gone, err := Vanished(inv, cat)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good, `hsmbackup backup` takes note of that",
+		"snapshot %s brings back what is not on the token any more, and so would not be on its successor: %s", s.ID, strings.Join(gone, ", "))
+}
+
+// Vanished names the keys that the newest snapshot of a token brings back and
+// that are not on the token any more, wherever.
+func Vanished(inv *Inventory, cat *store.Catalog) (*store.Snapshot, []string, error) {
+	if cat == nil || inv.Serial == "" {
+		return nil, nil, nil
+	}
+	s, err := FindSnapshot(cat, inv.Serial)
+	if errors.Is(err, store.ErrNoSnapshot) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var gone []string
+	for i := range s.Keys {
+		stored := &s.Keys[i]
+		there := func(k Key) bool { return isSame(k, stored, int(k.Reference) == stored.Reference) }
+		if len(stored.Blob) > 0 && stored.Damage == "" && !slices.ContainsFunc(inv.Keys, there) {
+			gone = append(gone, keyName(stored.Label, stored.Reference))
+		}
+	}
+	return s, gone, nil
+}
+
+// underUpdate refuses a snapshot of a token that a firmware update is emptying:
+// it would be the newest one and bring back less than the one before.
+func underUpdate(inv *Inventory, cat *store.Catalog) error {
+	list, err := Updates(cat)
+	if err != nil {
+		return err
+	}
+	for _, u := range list {
+		if u.Serial == inv.Serial && u.Phase != UpdateRestoring && !u.whole(inv) {
+			return refusef("under-update", "`hsmbackup firmware-update` goes on with it, with --abort it puts everything back",
+				"a firmware update has emptied %s, or part of it: a snapshot of what is left would be taken for the newest, in place of %s", inv.Serial, u.Snapshot)
+		}
+	}
+	return nil
 }
 
 // open opens every key blob with the shares, and drills.
@@ -407,10 +482,18 @@ func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) e
 }
 
 // RecordSharesChecked notes that shares of a recovery key were checked on
-// another computer, as somebody typed. It must be one of the catalog's.
+// another computer, as somebody typed. It must be one of the token's, and not one
+// that the token made up: nobody has shares of that.
 func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
+	seen, err := cat.SharesSeen()
+	if err != nil {
+		return err
+	}
 	for _, d := range inv.token().Domains {
 		if d.KCV != "" && strings.EqualFold(d.KCV, kcv) {
+			if seen[d.KCV].Random || d.Shares == 0 {
+				return refusef("random-key", "`hsmbackup status` says what can be done", "the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
+			}
 			return cat.RecordShareSeen(store.ShareSeen{KCV: d.KCV, Software: true, Origin: "checked on another computer, as typed"})
 		}
 	}

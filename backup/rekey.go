@@ -18,9 +18,6 @@ type RekeyOptions struct {
 	// Shares is how many shares make up the new recovery key, for key domains
 	// that are to be made anew; 0 is 1.
 	Shares int
-	// OldSets and NewSets are the sets whose parts brought the two recovery keys
-	// together: parts of one of several shares may not say of which key they are.
-	OldSets, NewSets []string
 	// Why is kept with the sets of parts that are retired.
 	Why string
 	// Program is recorded with the snapshots.
@@ -430,16 +427,13 @@ func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	of := func(s store.PartSet, kcv store.KCV, used []string) bool {
-		return s.Retired.IsZero() && (s.KCV == kcv || s.KCV == "" && slices.Contains(used, s.Set))
-	}
 	for _, old := range sets {
-		if !of(old, j.oldKCV, j.o.OldSets) {
+		if old.KCV != j.oldKCV || !old.Retired.IsZero() {
 			continue
 		}
 		var by []string
 		for _, next := range sets {
-			if of(next, j.kcv, j.o.NewSets) && next.Share == old.Share {
+			if next.KCV == j.kcv && next.Retired.IsZero() && next.Share == old.Share {
 				by = append(by, next.Set)
 			}
 		}
@@ -461,11 +455,6 @@ func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
 // needs tells whether a recovery key opens something of a snapshot, or of what
 // it was made from, that nothing else does.
 func needs(all []*store.Snapshot, s *store.Snapshot, kcv store.KCV) bool {
-	// A sealed file does not tell which of a token's recovery keys opens it.
-	if slices.ContainsFunc(s.Files, func(f store.File) bool { return f.Sealed }) &&
-		slices.ContainsFunc(s.Token.Domains, func(d store.Domain) bool { return d.KCV == kcv }) {
-		return true
-	}
 	for from := s; from != nil; from = sourceOf(all, from) {
 		for i := range from.Keys {
 			if k := &from.Keys[i]; len(k.Blob) > 0 && k.KCV == kcv && (from == s || i >= len(s.Keys) || len(s.Keys[i].Blob) == 0) {

@@ -305,52 +305,6 @@ func TestRekeyLeaves(t *testing.T) {
 	}
 }
 
-// The sets of the old recovery key are retired once nothing needs it, those too
-// whose parts do not say which key they are of; not while another token's files
-// are sealed to it.
-func TestRekeyRetires(t *testing.T) {
-	ctx := context.Background()
-	cat, good, from := twoKeys(t)
-	to := keyOf(t, newShare(t, 50))
-	set := func(name string) string { return register(t, cat, newShare(t, 70), 2, name, "bob")[0].Set } // of no KCV
-	old, unused, next := set("alice"), set("carol"), set("dora")
-	o := RekeyOptions{OldSets: []string{old}, NewSets: []string{next}}
-	recipient, err := from.Recipient()
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := dkek.SealData(recipient, []byte("only with the PIN"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := cloneKeys(good)
-	other.Token.Serial, other.Keys, other.Files = "SOFT0200002", nil, []store.File{{FID: "cd01", Content: content, Sealed: true}}
-	if err := cat.AddSnapshot(ctx, other); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		snapshots []*store.Snapshot
-		retired   []string
-	}{
-		{[]*store.Snapshot{good}, nil},
-		{latest(t, cat), []string{old}},
-	} {
-		r, err := Rekey(ctx, cat, c.snapshots, from, to, o)
-		if err != nil || !slices.Equal(r.Retired, c.retired) {
-			t.Errorf("retired %q, want %q; %v", r.Retired, c.retired, err)
-		}
-	}
-	sets, err := cat.PartSets()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range sets {
-		if (s.Set == old) == s.Retired.IsZero() {
-			t.Errorf("set %s (used %s, not used %s): retired %v", s.Set, old, unused, s.Retired)
-		}
-	}
-}
-
 // withConditions gives a blob access conditions of its own, as no token seen
 // writes them, with a good authentication code.
 func withConditions(t testing.TB, key *dkek.Key, blob []byte) []byte {

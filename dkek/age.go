@@ -199,13 +199,6 @@ func OpenAge(file, identity, password []byte) ([]byte, error) {
 	return plain.Bytes(), nil
 }
 
-// CheckIdentity tells whether OpenAge can use an identity file. Errors are those
-// of OpenAge.
-func CheckIdentity(file []byte) error {
-	_, err := parseIdentities(file)
-	return err
-}
-
 // parseIdentities reads an identity file. age's own messages may hold its lines.
 func parseIdentities(file []byte) ([]age.Identity, error) {
 	if len(bytes.TrimSpace(file)) == 0 {

@@ -86,7 +86,6 @@ func TestPartShapes(t *testing.T) {
 			"text": text, "checked": checked, "compact": compact,
 			"upper": strings.ToUpper(text), "upper, checked": strings.ToUpper(checked), "QR code": strings.ToUpper(compact),
 			"checks in upper case":   strings.ReplaceAll(checked, "  =", "  =\t"),
-			"Notepad":                "\uFEFF# alice\r\n" + strings.ReplaceAll(checked, "\n", "\r\n"),
 			"Windows":                strings.ReplaceAll(checked, "\n", "\r\n"),
 			"old Mac":                strings.ReplaceAll(text, "\n", "\r"),
 			"no blanks before check": strings.ReplaceAll(checked, "  =", "="),
@@ -140,9 +139,6 @@ func TestPartOneWrongCharacter(t *testing.T) {
 			tried++
 			refusedAt(t, p, bad, partText.place(i))
 			refusedAt(t, p, bytes.ToUpper(bad), partText.place(i))
-			if !IsPart(bad) { // who asks this first is to hear of the place too
-				t.Errorf("not taken for a part: %s", bad)
-			}
 		}
 		for _, c := range []byte(" =#-_.\x00\xff\n") {
 			bad := bytes.Clone(compact)

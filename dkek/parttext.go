@@ -43,25 +43,20 @@ func (c coded) encode(payload []byte) []byte { return encodeBech32(c.prefix, pay
 // length is that of the text without blanks.
 func (c coded) length() int { return len(c.prefix) + 1 + (8*c.size+4)/5 + bech32Checksum }
 
-// is tells by its beginning whether a text, comments left out, is of this kind;
-// one wrong character there is for decode to name.
+// is tells by its beginning whether a text, comments left out, is of this kind.
 func (c coded) is(text []byte) bool {
 	compact, _ := joined(text)
 	defer clear(compact)
-	_ = c.oneCase(compact) // as above
-	wrong := differences(compact, c.prefix+"1")
-	return len(wrong) == 0 || len(wrong) == 1 && len(compact) == c.length()
+	prefix := []byte(c.prefix + "1")
+	return len(compact) >= len(prefix) && bytes.EqualFold(compact[:len(prefix)], prefix)
 }
-
-// byteOrderMark is what editors of Windows put before a text.
-const byteOrderMark = "\uFEFF"
 
 // joined gives the characters of a text that count: lines that begin with # are
 // for people, and so are blanks. The checks at the ends of lines come apart, by
 // the number of characters before them. The caller clears the first.
 func joined(text []byte) (compact []byte, checks map[int][]byte) {
 	compact, checks = make([]byte, 0, len(text)), map[int][]byte{}
-	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte(byteOrderMark))) {
+	for line := range bytes.Lines(text) {
 		line = bytes.TrimSpace(line)
 		if bytes.HasPrefix(line, []byte("#")) {
 			continue

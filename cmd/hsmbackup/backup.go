@@ -124,12 +124,23 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	}
 	a.changed = missing
 	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.steps, program()
+	inv, err := backup.Take(ctx, t.card)
+	if err != nil {
+		return err
+	}
+	before, gone, err := backup.Vanished(inv, cat)
+	if err != nil {
+		return err
+	}
 	r, err := backup.Run(ctx, t.card, cat, o)
 	a.progress.Close()
 	if err != nil {
 		return err
 	}
 	a.changed = true
+	for _, name := range gone {
+		a.note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.name(), before.ID, before.ID)
+	}
 	for _, c := range r.Cleaned {
 		a.note("removed what an interrupted proof had left behind: %s", c)
 	}

@@ -86,19 +86,18 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		return err
 	}
 	a.changed = true
-	// What one of several shares gives by itself is no recovery key's.
-	if sets := a.gathered.sets; of.IsZero() && (a.gathered.count() > 1 || len(sets) == 0 || sets[0].Shares == 1) {
+	if of.IsZero() {
 		of = kcv
 	}
 	if notRecorded != "" {
 		a.note("not recorded in the catalog: %s", notRecorded)
 	}
-	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: kcvText(of), Sets: a.gathered.setNames(), Outcome: "done"})
+	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: a.gathered.setNames(), Outcome: "done"})
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`
-		}{f.out, kcvText(of)})
+		}{f.out, kcv.String()})
 	}
 	a.printf("%s: share written, read back and opened", terminal.Printable(f.out))
 	switch m := a.gathered; {

@@ -103,7 +103,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	}
 	defer to.Wipe()
 	wipeShares(shares)
-	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), OldSets: sets, NewSets: a.gathered.setNames(), Why: o.why, Program: program(), Progress: a.steps})
+	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: program(), Progress: a.steps})
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -170,15 +170,10 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 	return why, nil
 }
 
-// recordRekey leaves the ceremony in the log, with each set once: the old ones
-// that were at hand, the new ones, and others that are retired.
+// recordRekey leaves the ceremony in the log.
 func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, sets, left []string) {
-	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Outcome: "done"}
-	for _, set := range sets {
-		if !slices.Contains(c.Sets, set) {
-			c.Sets = append(c.Sets, set)
-		}
-	}
+	slices.Sort(sets)
+	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: slices.Compact(sets), Outcome: "done"}
 	if len(left) > 0 {
 		c.Outcome = "left: " + strings.Join(left, "; ")
 	}

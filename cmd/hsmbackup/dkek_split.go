@@ -545,10 +545,7 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 		return usagef("", "%d shares are given: each is split by itself", m.count())
 	}
 	old := m.sets[0]
-	h.share, h.shares, h.kcv = old.Share, old.Shares, old.KCV
-	if old.known != nil {
-		h.retires = old.Set
-	}
+	h.share, h.shares, h.kcv, h.retires = old.Share, old.Shares, old.KCV, old.Set
 	shares, err := a.openShares(ctx, cat)
 	if err != nil {
 		return err

@@ -462,6 +462,15 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 	case len(list) == 0:
 		return "plug in the token; hsmbackup doctor says why one that is plugged in is not seen", nil
 	case keyless(list):
+		for _, s := range list {
+			_, gone, err := backup.Vanished(s.inv, cat)
+			if err != nil && !errors.Is(err, store.ErrDamaged) {
+				return "", err
+			}
+			if len(gone) > 0 {
+				return fmt.Sprintf("hsmbackup restore --token %s, which puts back what its newest snapshot holds", s.token.argument()), nil
+			}
+		}
 		return "make keys on it (pkcs11-tool --login --keypairgen), then hsmbackup backup", nil
 	case cat != nil:
 		return "hsmbackup check, now and then", nil
