@@ -300,6 +300,12 @@ func (a *app) handOver(ctx context.Context, cat *store.Catalog, n *handOutNote, 
 	if np.File != nil && (k.recipient == "" || !a.tty.Available()) {
 		return nil
 	}
+	if np.File == nil {
+		a.progress.Close()
+		if _, err := a.tty.ReadLine(ctx, fmt.Sprintf("%s is for %s, and nobody else should see the screen. Enter shows it:", p.Name(), k.name)); err != nil {
+			return err
+		}
+	}
 	np.Shown = true
 	err := cat.Journal().Put(n.key(), n)
 	if err != nil {
@@ -345,10 +351,6 @@ func readBackPart(f *noteFile, plain bool, p *dkek.Part) error {
 
 // showPart shows a part on the alternate screen and has it typed back.
 func (a *app) showPart(ctx context.Context, k keeper, p *dkek.Part) error {
-	a.progress.Close()
-	if _, err := a.tty.ReadLine(ctx, fmt.Sprintf("%s is for %s, and nobody else should see the screen. Enter shows it:", p.Name(), k.name)); err != nil {
-		return err
-	}
 	for {
 		text := partScreen(p, k.name)
 		typed, err := a.tty.Screen(ctx, text, "Press Enter when it is written down; then it is typed back.")

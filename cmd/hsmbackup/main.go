@@ -22,9 +22,14 @@ func run() int {
 	if len(os.Args) == 2 && os.Args[1] == childPKCS11 {
 		return pkcs11Child(os.Stdin, os.Stdout)
 	}
-	// The first SIGINT or SIGTERM ends the work at the next safe place, the
-	// second ends the program: stop gives the signals their usual meaning back.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first of these ends the work at the next safe place and takes a secret
+	// off the screen, the second ends the program: stop gives the signals their
+	// usual meaning back. Under nohup SIGHUP has none.
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT}
+	if !signal.Ignored(syscall.SIGHUP) {
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	return newApp().run(ctx, os.Args[1:])

@@ -22,7 +22,8 @@ const (
 
 // Screen shows a text with a secret in it on the terminal's alternate screen,
 // asks, reads one line, and wipes the screen before it gives the terminal back,
-// also when ctx ends. What is typed is shown while it is typed. The text and the
+// also when ctx ends; meanwhile Ctrl-Z does nothing, which would leave the secret
+// there. What is typed is shown while it is typed. The text and the
 // line are the caller's to wipe. Errors are those of ReadLine.
 //
 // A terminal that logs its output, such as one run under script(1) or a screen
@@ -32,6 +33,7 @@ func (Terminal) Screen(ctx context.Context, text []byte, prompt string) (*secret
 	if err != nil {
 		return nil, err
 	}
+	defer ignoreStop()()
 	for _, b := range [][]byte{[]byte(enterScreen), text, []byte("\n" + Printable(prompt) + " ")} {
 		if _, err := out.Write(b); err != nil {
 			closeBoth(in, out)
