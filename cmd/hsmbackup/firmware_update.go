@@ -365,6 +365,9 @@ func (j *updateJob) printReady(r *backup.Readiness, c store.Copy, copied store.E
 		disk = ", on the same disk as the catalog"
 	}
 	j.say("copy of the catalog: %s%s, read back and checked", terminal.Printable(c.Path), disk)
+	if store.InMemory(c.Path) {
+		j.note("that copy is in this computer's memory and gone when it is switched off: keep another one on a disk")
+	}
 	j.say("its head, to note down: %s", head(copied))
 }
 

@@ -13,6 +13,7 @@ import (
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -145,7 +146,7 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	if o.noDKEK {
 		a.note("without a recovery key no key of this token can ever be exported: there will be no backup of them")
 	}
-	if err := a.confirmInit(ctx, t, inv); err != nil {
+	if err := a.confirmInit(ctx, t, inv, cat); err != nil {
 		return err
 	}
 	s := backup.SetUp{
@@ -238,16 +239,28 @@ func (a *app) trust(t *token) backup.Trust {
 }
 
 // confirmInit has the serial typed of a token that is not new; a token that
-// was never initialised holds nothing, and a yes will do.
-func (a *app) confirmInit(ctx context.Context, t *token, inv *backup.Inventory) error {
+// was never initialised holds nothing, and a yes will do. cat covers what it
+// holds; it may be nil where it holds nothing.
+func (a *app) confirmInit(ctx context.Context, t *token, inv *backup.Inventory, cat *store.Catalog) error {
 	if a.flags.confirm == "" && !inv.Initialised {
 		return a.ask(ctx, fmt.Sprintf("Initialise %s?", t.name()))
 	}
 	what := fmt.Sprintf("Initialising %s wipes it.", t.name())
 	if n := len(inv.Keys); n > 0 {
 		what = fmt.Sprintf("Initialising %s wipes it, with %s.", t.name(), count(n, "key"))
+		a.warnNoCopy(cat)
 	}
 	return a.confirm(ctx, t, what)
+}
+
+// warnNoCopy says so before a wipe if the catalog is all that brings keys back.
+func (a *app) warnNoCopy(cat *store.Catalog) {
+	if cat == nil {
+		return
+	}
+	if copies, err := cat.Copies(); err == nil && len(copies) == 0 {
+		a.note("the catalog has no copy that it knows of: once the token is wiped, %s alone brings its keys back", terminal.Printable(cat.Path()))
+	}
 }
 
 // catalogToRecord opens the catalog for a verb that records something if it

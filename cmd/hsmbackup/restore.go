@@ -767,7 +767,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		a.printPlan(afterInit(p))
 	}
 	if !o.confirmed {
-		if err := a.confirmInit(ctx, t, inv); err != nil {
+		if err := a.confirmInit(ctx, t, inv, cat); err != nil {
 			return false, err
 		}
 	}

@@ -197,7 +197,7 @@ func (s *stage) run(c *command) string {
 		}
 	}
 	s.leaks(c.line, r.output())
-	text := fold(seen.text(), c.frames)
+	text := memoryNote.ReplaceAllString(fold(seen.text(), c.frames), "")
 	for _, name := range s.longestFirst() {
 		if s.secrets[name] {
 			text = strings.ReplaceAll(text, s.values[name], "«"+name+"»")
@@ -205,6 +205,9 @@ func (s *stage) run(c *command) string {
 	}
 	return text
 }
+
+// memoryNote is said of a copy in memory, which the stick of these sessions is.
+var memoryNote = regexp.MustCompile("(?m)^hsmbackup: that copy is in this computer's memory.*\n")
 
 var frame = regexp.MustCompile("(?m)^┌───\n(?:│.*\n)*└───\n")
 
