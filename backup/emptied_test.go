@@ -1,8 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -97,4 +100,153 @@ func TestUpdateWithClockSetBack(t *testing.T) {
 	before := time.Now().Add(-24 * time.Hour)
 	_, err := PrepareUpdate(context.Background(), card, cat, UpdateOptions{ShareAge: DefaultShareAge, Now: func() time.Time { return before }})
 	refusedWith(t, "a clock that stands a day back", "clock", err)
+}
+
+// Something changes the token while it is emptied: what the snapshot does not hold
+// stays, and so does the key that it belongs to.
+func TestChangedWhileEmptied(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		what    string
+		file    schsm.FID
+		deleted int // none of the key's own
+		code    string
+	}{
+		{"a description", schsm.DescriptionFile(1), 0, "token-changed"},
+		{"a request", schsm.CertificateFile(1), 0, "token-changed"},
+		{"a certificate", 0xCA01, -1, "token-changed"},
+		{"another data object", 0xCD02, -1, "not-empty"},
+	} {
+		_, card, cat, _ := readyForUpdate(t)
+		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge})
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied, _, err := CopyCatalog(cat, filepath.Join(filepath.Dir(cat.Path()), "copy.db"), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := BeginUpdate(cat, ready, copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := false
+		err = EmptyToken(ctx, card, cat, u, func(string, int, int) {
+			if done {
+				return
+			}
+			done = true
+			if err := card.DeleteFileIfThere(ctx, c.file); err != nil {
+				t.Fatal(err)
+			}
+			if err := card.WriteFile(ctx, c.file, []byte("something else")); err != nil {
+				t.Fatal(err)
+			}
+		})
+		var job *Error
+		if !errors.As(err, &job) || job.Code != c.code || c.deleted >= 0 && u.Deleted != c.deleted {
+			t.Errorf("%s: %v, %d deletions", c.what, err, u.Deleted)
+		}
+		if b, err := card.ReadFile(ctx, c.file); err != nil || string(b) != "something else" {
+			t.Errorf("%s: it holds %q, %v", c.what, b, err)
+		}
+	}
+}
+
+// A place that is taken is noticed before the token is proven and copied.
+func TestCopyPlaceTaken(t *testing.T) {
+	_, _, cat, _ := readyForUpdate(t)
+	taken := filepath.Join(t.TempDir(), "taken")
+	if err := os.WriteFile(taken, []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, "a file of somebody", "copy-exists", CheckCopyPlace(cat, taken, true))
+}
+
+// A wipe loses what the PIN protects, as nobody who is not logged in can compare
+// it, and a key that was accepted as one that cannot leave.
+func TestGuardWipeOfWhatIsNotSeen(t *testing.T) {
+	ctx := context.Background()
+	token, card, cat, _ := readyForUpdate(t)
+	if _, err := Run(ctx, card, cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	inv, err := Take(ctx, login0(t, token))
+	if err != nil || len(inv.Unread) != 1 {
+		t.Fatalf("%v, %v", inv.Unread, err)
+	}
+	if err := GuardWipe(inv, cat); err != nil {
+		t.Fatalf("all of it is in a snapshot: %v", err)
+	}
+	inv.Unread = append(inv.Unread, 0xCD09)
+	refusedWith(t, "protected data that is in no snapshot", "not-covered", GuardWipe(inv, cat))
+
+	card = login(t, token)
+	if err := card.GenerateAES(ctx, 9, 128, []byte{0x10, 0x11}); err != nil { // without 92
+		t.Fatal(err)
+	}
+	if _, err := Run(ctx, card, cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if inv, err = Take(ctx, card); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Accept(inv, cat, "9", "it is meant to stay"); err != nil {
+		t.Fatal(err)
+	}
+	err = GuardWipe(inv, cat)
+	refusedWith(t, "an accepted key", "not-covered", err)
+	if err == nil || !strings.Contains(err.Error(), "lost for good") {
+		t.Errorf("it does not say that it would be lost: %v", err)
+	}
+}
+
+// Without a journal a replacement that is cut off could not be gone on with.
+func TestNoReplacementWithoutJournal(t *testing.T) {
+	ctx := context.Background()
+	cat, s, _ := twoKeys(t)
+	_, card := inTheWay(t, cat, true)
+	old := coverageOf(t, card, cat)[0].Key
+	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Catalog: cat}
+	p, err := MakePlan(ctx, card, s, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Restore(ctx, card, cat, p, o); err != nil || r.Keys[0].OK {
+		t.Errorf("%+v, %v", r.Keys, err)
+	}
+	if k := coverageOf(t, card, cat)[0].Key; !k.Public.Equal(old.Public) {
+		t.Error("the key in the way is gone")
+	}
+}
+
+// What is in the way is looked at again right before it goes: by then it may be
+// something that no backup covers.
+func TestReplaceLooksAgain(t *testing.T) {
+	ctx := context.Background()
+	cat, s, _ := twoKeys(t)
+	_, card := inTheWay(t, cat, true)
+	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat}
+	p, err := MakePlan(ctx, card, s, o)
+	if err != nil || p.Items[0].Action != WouldReplace {
+		t.Fatalf("%+v, %v", p.Items, err)
+	}
+	old := coverageOf(t, card, cat)[0].Key
+	done := false
+	o.Progress = func(string, int, int) {
+		if done {
+			return
+		}
+		done = true
+		if err := card.WriteFile(ctx, schsm.CertificateFile(1), []byte("a certificate that came since")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := Restore(ctx, card, cat, p, o)
+	if err != nil || r.Keys[0].OK || !strings.Contains(r.Keys[0].Reason, "not replaced") {
+		t.Errorf("%+v, %v", r.Keys, err)
+	}
+	if b, err := card.ReadFile(ctx, schsm.DescriptionFile(1)); err != nil || !bytes.Equal(b, old.Description) {
+		t.Errorf("the key in the way is gone: %v", err)
+	}
 }
