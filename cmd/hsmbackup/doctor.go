@@ -310,6 +310,26 @@ func knownFaults(f *doctor.Facts) []doctor.Finding {
 
 // catalogFacts looks at the catalog's place, and at the catalog if there is one.
 func (a *app) catalogFacts() doctor.Catalog {
+	c := a.catalogPlace()
+	if c.Path == "" {
+		return c
+	}
+	cat, err := a.lookCatalog()
+	switch {
+	case err != nil && errors.Is(err, store.ErrLocked):
+		return c // another hsmbackup is at work
+	case err != nil:
+		f := describe(err, false)
+		c.Exists, c.Problem, c.Remedy = true, f.message, strings.Join(f.hints, "; ")
+	case cat != nil:
+		defer closeCatalog(cat)
+		c.Exists, c.Newest = true, newestTaken(cat)
+	}
+	return c
+}
+
+// catalogPlace looks at the catalog's place alone; without one it is empty.
+func (a *app) catalogPlace() doctor.Catalog {
 	path, err := a.catalogPath()
 	if err != nil {
 		return doctor.Catalog{}
@@ -326,25 +346,50 @@ func (a *app) catalogFacts() doctor.Catalog {
 		dir = real
 	}
 	c.Real, c.Writable = dir, canWrite(dir)
-	cat, err := a.lookCatalog()
-	switch {
-	case err != nil && errors.Is(err, store.ErrLocked):
-		return c // another hsmbackup is at work
-	case err != nil:
-		f := describe(err, false)
-		c.Exists, c.Problem, c.Remedy = true, f.message, strings.Join(f.hints, "; ")
-	case cat != nil:
-		defer closeCatalog(cat)
-		c.Exists = true
-		if snapshots, err := backup.Snapshots(cat); err == nil {
-			for _, s := range snapshots {
-				if s.Taken.After(c.Newest) {
-					c.Newest = s.Taken
-				}
-			}
+	return c
+}
+
+// newestTaken is when the newest snapshot was taken, as far as it can be read.
+func newestTaken(cat *store.Catalog) (newest time.Time) {
+	snapshots, err := backup.Snapshots(cat)
+	if err != nil {
+		return newest
+	}
+	for _, s := range snapshots {
+		if s.Taken.After(newest) {
+			newest = s.Taken
 		}
 	}
-	return c
+	return newest
+}
+
+// checkMachine looks for what doctor would find on this computer, but for the
+// readers and what is in memory. What stands in the way is an error, the rest
+// of what may go wrong is noted.
+func (a *app) checkMachine(ctx context.Context, cat *store.Catalog, reader string) error {
+	f := doctor.Gather(ctx, a.now(), built())
+	f.PCSC, f.Readers = doctor.PCSCNotAsked, []doctor.Reader{{Name: reader, State: doctor.HasToken}}
+	f.Catalog = a.catalogPlace()
+	if cat != nil {
+		f.Catalog.Exists, f.Catalog.Newest = true, newestTaken(cat)
+	}
+	notes, err := machineVerdict(doctor.Examine(f))
+	for _, n := range notes {
+		a.note("%s", n)
+	}
+	return err
+}
+
+func machineVerdict(findings []doctor.Finding) (notes []string, err error) {
+	for _, f := range findings {
+		switch {
+		case f.Severity == doctor.Blocks:
+			return nil, refusef("machine", f.Do, "this computer is not fit for it: %s; nothing was changed", f.What)
+		case f.Severity == doctor.Warning && f.Code != "swap" && f.Code != "disk-open": // those concern shares only
+			notes = append(notes, f.What+": "+f.Do)
+		}
+	}
+	return notes, nil
 }
 
 // canWrite tells, without writing anything, whether files can be made in a

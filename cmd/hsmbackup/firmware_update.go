@@ -207,6 +207,9 @@ func (j *updateJob) begin(ctx context.Context, stranger string) error {
 	if err := j.checkDiscards(); err != nil {
 		return err
 	}
+	if err := j.checkMachine(ctx, j.cat, j.t.reader); err != nil {
+		return err
+	}
 	for _, w := range j.warnings() {
 		j.note("%s", w)
 	}
