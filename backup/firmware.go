@@ -44,6 +44,7 @@ const (
 	stepEmptied  = "emptied"
 	stepPutBack  = "put-back" // everything is on the token again, and no update was made
 	stepFinished = "finished"
+	stepSettled  = "settled" // left as it is, as was typed
 )
 
 // UpdatePhase says how far a firmware update has got.
@@ -208,7 +209,7 @@ type Readiness struct {
 	// Discarded are keys that go for good, as was typed.
 	Discarded []KeyCoverage
 	// Seen is when shares of each recovery key were last at hand.
-	Seen map[store.KCV]time.Time
+	Seen map[store.KCV]store.ShareSeen
 	// Drilled is how long a restore took in memory; 0 without shares.
 	Drilled time.Duration
 
@@ -227,7 +228,7 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if err := clockStands(cat, began); err != nil {
 		return nil, err
 	}
-	r := &Readiness{Seen: map[store.KCV]time.Time{}}
+	r := &Readiness{Seen: map[store.KCV]store.ShareSeen{}}
 	var err error
 	if r.inv, err = Take(ctx, card); err != nil {
 		return nil, err
@@ -472,7 +473,7 @@ func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) e
 		if len(k.Blob) == 0 || r.discards(k.Reference) {
 			continue
 		}
-		r.Seen[k.KCV] = seen[k.KCV].Time
+		r.Seen[k.KCV] = seen[k.KCV]
 		if age := now.Sub(seen[k.KCV].Time); age > o.ShareAge {
 			return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+k.KCV+", the KCV that it shows",
 				"shares of the recovery key %s were last seen %d days ago: nothing is deleted before they are shown again", k.KCV, int(age.Hours()/24))
@@ -480,6 +481,9 @@ func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) e
 	}
 	return nil
 }
+
+// OriginTyped is the origin of shares that nobody has shown here.
+const OriginTyped = "checked on another computer, as typed"
 
 // RecordSharesChecked notes that shares of a recovery key were checked on
 // another computer, as somebody typed. It must be one of the token's, and not one
@@ -494,7 +498,7 @@ func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
 			if seen[d.KCV].Random || d.Shares == 0 {
 				return refusef("random-key", "`hsmbackup status` says what can be done", "the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
 			}
-			return cat.RecordShareSeen(store.ShareSeen{KCV: d.KCV, Software: true, Origin: "checked on another computer, as typed"})
+			return cat.RecordShareSeen(store.ShareSeen{KCV: d.KCV, Software: true, Origin: OriginTyped})
 		}
 	}
 	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())

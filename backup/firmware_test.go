@@ -372,7 +372,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if err := RecordSharesChecked(cat, inv, strings.ToLower(kcvOf(t, card))); err != nil {
 		t.Errorf("%v", err)
 	}
-	r := &Readiness{Report: &Report{Snapshot: mustSnapshot(t, cat, "SOFT0200001")}, Seen: map[store.KCV]time.Time{}}
+	r := &Readiness{Report: &Report{Snapshot: mustSnapshot(t, cat, "SOFT0200001")}, Seen: map[store.KCV]store.ShareSeen{}}
 	err = r.shares(cat, time.Now().Add(31*24*time.Hour), UpdateOptions{ShareAge: DefaultShareAge})
 	refused("shares seen a month ago", "shares-not-seen", n, err)
 

@@ -130,6 +130,30 @@ func PutBack(cat *store.Catalog, serial string) error {
 	return nil
 }
 
+// Settle ends the update of the token that had a serial as it is: its successor
+// cannot take everything, or is lost. Nothing is deleted; what has not come back
+// stays in the update's snapshot.
+func Settle(cat *store.Catalog, serial string) (*Update, error) {
+	list, err := Updates(cat)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range list {
+		if u.Serial != serial {
+			continue
+		}
+		if err := u.log(cat, stepSettled); err != nil {
+			return nil, err
+		}
+		return u, u.forget(cat)
+	}
+	return nil, noSuchUpdate(serial)
+}
+
+func noSuchUpdate(serial string) error {
+	return failf("no-such-update", "`hsmbackup status` says what is under way", "no firmware update of %s is under way", serial)
+}
+
 func (u *Update) forget(cat *store.Catalog) error {
 	if err := cat.Journal().Delete(updateNotes + u.Serial); err != nil {
 		return changed(err)

@@ -27,6 +27,7 @@ type updateFlags struct {
 	sharesChecked string
 	successorOf   string
 	abort         bool
+	settle        string
 	soFloor       int
 }
 
@@ -69,6 +70,9 @@ No update after all? --abort puts everything back onto the emptied token.`,
 			if o.abort && (o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "") {
 				return usagef("", "--abort puts everything back: it goes with none of --copy-to, --discard, --successor-of")
 			}
+			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || o.sharesChecked != "") {
+				return usagef("", "--settle ends an update as it is: it goes with none of --copy-to, --discard, --successor-of, --shares-checked, --abort")
+			}
 			return a.firmwareUpdate(cmd.Context(), o)
 		},
 	}
@@ -79,6 +83,7 @@ No update after all? --abort puts everything back onto the emptied token.`,
 	f.StringVar(&o.sharesChecked, "shares-checked", "", "the `KCV` that 'hsmbackup dkek check' showed of the shares, on another computer")
 	f.StringVar(&o.successorOf, "successor-of", "", "the old `SERIAL` of the attached token, when several are away for their update")
 	f.BoolVar(&o.abort, "abort", false, "put everything back onto the emptied token")
+	f.StringVar(&o.settle, "settle", "", "end the update of the token that had this `SERIAL` as it is, when its successor cannot take everything or is lost; what has not come back stays in the catalog")
 	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse to initialise if fewer than `N` tries of the SO-PIN are left")
 	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
 	return cmd
@@ -97,7 +102,7 @@ type updateJob struct {
 type jsonUpdate struct {
 	Token string `json:"token"`
 	// Phase is what has been reached: emptying, emptied, restoring, finished,
-	// put-back; empty if nothing was begun.
+	// put-back, settled; empty if nothing was begun.
 	Phase     string `json:"phase"`
 	Snapshot  string `json:"snapshot"`
 	Copy      string `json:"copy"`
@@ -122,6 +127,9 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 		return err
 	}
 	defer func() { closeCatalog(j.cat) }()
+	if o.settle != "" {
+		return j.settled(ctx)
+	}
 	if j.t, err = a.openToken(ctx); err != nil {
 		return j.noToken(err)
 	}
@@ -360,8 +368,12 @@ func (j *updateJob) printReady(r *backup.Readiness, c store.Copy, copied store.E
 	if r.Drilled > 0 {
 		j.say("opened with the shares, and restored in memory in %.1f s", r.Drilled.Seconds())
 	}
-	for kcv, t := range r.Seen {
-		j.say("shares of the recovery key %s were seen %s", kcv, j.age(t))
+	for kcv, seen := range r.Seen {
+		how := "were seen"
+		if seen.Origin == backup.OriginTyped {
+			how = "were not seen here; as typed, they were checked on another computer"
+		}
+		j.say("shares of the recovery key %s %s %s", kcv, how, j.age(seen.Time))
 	}
 	disk := ""
 	if c.SameDisk {
@@ -693,7 +705,7 @@ func (j *updateJob) printSuccessor(u *backup.Update, r *backup.RestoreReport, re
 	}
 	if j.doc.Phase != "finished" {
 		bad = append(bad, "the update is not finished")
-		j.next("settle what is named above, then run the same command again")
+		j.next("settle what is named above, then run the same command again; if it cannot be settled: `hsmbackup firmware-update --settle %s`", u.Serial)
 	}
 	return j.finish(exits, brief(bad))
 }
@@ -763,6 +775,36 @@ func (j *updateJob) restored(r *backup.RestoreReport) (exits exitSet, bad []stri
 		j.printf("%s on %s and used", countOf(good, len(r.Keys), "key"), r.Plan.Serial)
 	}
 	return exits, bad
+}
+
+// settled ends an update that cannot be finished. It needs no token.
+func (j *updateJob) settled(ctx context.Context) error {
+	if j.cat == nil {
+		return j.noCatalog()
+	}
+	list, err := backup.Updates(j.cat)
+	if err != nil {
+		return err
+	}
+	serial := j.settle
+	for _, u := range list {
+		if sameSerial(j.settle, u.Serial) {
+			serial = u.Serial
+			j.say("%s", u.Standing(nil))
+			if err := j.confirm(ctx, &token{serial: serial}, "The firmware update of "+serial+" ends as it is."); err != nil {
+				return err
+			}
+		}
+	}
+	u, err := backup.Settle(j.cat, serial)
+	if err != nil {
+		return err
+	}
+	j.changed = true
+	j.filled(u)
+	j.doc.Phase = "settled"
+	j.say("the firmware update of %s is over; what has not come back is in snapshot %s: `hsmbackup restore --from %s` brings it onto any token that takes it", serial, u.Snapshot, u.Snapshot)
+	return j.finish(exitSet{}, "")
 }
 
 // putBack restores everything onto the token that was emptied.
