@@ -25,7 +25,7 @@ deps:
 	@packaging/deps.sh test
 
 test: deps
-	$(GO) test -timeout 10m ./...
+	$(GO) test -timeout 30m ./...
 
 check: deps format vet staticcheck tidy cross race
 
@@ -49,7 +49,7 @@ tidy:
 # -short leaves out repetitions, not tests: the detector makes each share's key
 # derivation many times slower.
 race:
-	$(GO) test -race -short -timeout 15m ./...
+	$(GO) test -race -short -timeout 45m ./...
 
 cross:
 	@for target in $(CROSS); do \

@@ -100,7 +100,7 @@ func TestClonePulledAtEveryCommand(t *testing.T) {
 	points := 0
 	for _, which := range []string{"first", "second"} {
 		for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-			for n := 1; ; n++ {
+			for n := 1; ; n += toNextPoint() {
 				cat, first, second, a, b := pair(t)
 				o := CloneOptions{Restore: RestoreOptions{Journal: cat.Journal(), Catalog: cat}}
 				token := first

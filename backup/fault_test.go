@@ -139,7 +139,7 @@ func TestRestorePulledAtEveryCommand(t *testing.T) {
 	points := 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
 		for _, withJournal := range []bool{true, false} {
-			for n := 1; ; n++ {
+			for n := 1; ; n += toNextPoint() {
 				token, card := newToken(t, "3.6", "SOFT0400001")
 				initToken(t, card, nil, newShare(t, 1))
 				o := RestoreOptions{}

@@ -244,7 +244,7 @@ func TestFirmwareUpdatePulledAtEveryCommand(t *testing.T) {
 	points, deletions := 0, 0
 	for _, second := range []bool{false, true} {
 		for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-			for n := 1; ; n++ {
+			for n := 1; ; n += toNextPoint() {
 				token, _, cat, share := readyForUpdate(t)
 				token.Reset()
 				if second {
@@ -642,7 +642,7 @@ func TestFirmwareUpdatePutBack(t *testing.T) {
 	ctx := context.Background()
 	points := 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-		for n := 1; ; n++ {
+		for n := 1; ; n += toNextPoint() {
 			token, _, cat, share := readyForUpdate(t)
 			token.Reset()
 			if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil {

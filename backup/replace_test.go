@@ -114,7 +114,7 @@ func TestReplacePulledAtEveryCommand(t *testing.T) {
 	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat}
 	points, between := 0, 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-		for n := 1; ; n++ {
+		for n := 1; ; n += toNextPoint() {
 			token, card := inTheWay(t, cat, true)
 			old := coverageOf(t, card, cat)[0].Key
 			p, err := MakePlan(ctx, card, s, o)

@@ -63,7 +63,7 @@ func TestSetUpPulledAtEveryCommand(t *testing.T) {
 	for _, noChip := range []bool{false, true} {
 		for _, slots := range []int{0, 2} {
 			for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-				for n := 1; ; n++ {
+				for n := 1; ; n += toNextPoint() {
 					cat := newCatalog(t)
 					token, _ := newToken(t, "3.6", "SOFT0200001")
 					if noChip {

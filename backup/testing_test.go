@@ -151,3 +151,12 @@ func restoreAll(t testing.TB, card *schsm.Card, cat *store.Catalog, s *store.Sna
 	}
 	return r
 }
+
+// toNextPoint is how far it is to the next command at which a job is pulled:
+// every one; with -short, for the race detector, one in seven.
+func toNextPoint() int {
+	if testing.Short() {
+		return 7
+	}
+	return 1
+}

@@ -23,6 +23,8 @@ var stepConstants = [64]uint32{
 var initialState = md5State{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}
 
 // chain1 replaces each state by its MD5, n times.
+//
+//go:norace
 func chain1(s0 *md5State, n uint64) {
 	k, iv := &stepConstants, &initialState
 	x00 := s0[0]
@@ -101,6 +103,8 @@ func chain1(s0 *md5State, n uint64) {
 }
 
 // chain2 replaces each state by its MD5, n times.
+//
+//go:norace
 func chain2(s0, s1 *md5State, n uint64) {
 	k, iv := &stepConstants, &initialState
 	x00 := s0[0]
@@ -250,6 +254,8 @@ func chain2(s0, s1 *md5State, n uint64) {
 }
 
 // chain3 replaces each state by its MD5, n times.
+//
+//go:norace
 func chain3(s0, s1, s2 *md5State, n uint64) {
 	k, iv := &stepConstants, &initialState
 	x00 := s0[0]
