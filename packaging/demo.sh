@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job on software tokens, as a story: back up, prove, wipe by a firmware
-# update, restore, prove. Works in a temporary folder that it removes.
+# The main job on software tokens, as a story: back up, prove, take the token
+# through a firmware update, lose it, restore, prove. Works in a temporary folder that it removes.
 set -eu
 umask 077
 cd "$(dirname "$0")/.."
@@ -47,7 +47,7 @@ digits 16 >SO
 od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >PW
 SECRETS='--pin file:PIN --so-pin file:SO --password file:PW'
 
-echo "hsmbackup demo: the day the token with the SSH CA must be wiped."
+echo "hsmbackup demo: the token with the SSH CA must be wiped, and then it is lost."
 echo "Software tokens play the hardware; everything else is the real thing."
 
 say "A recovery key (DKEK): one share, in a password-protected file that sc-hsm-tool could read too."
@@ -69,27 +69,32 @@ run hsmbackup check
 say "A firmware update is due. The vendor refuses it while the token holds keys:"
 refused hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
 
-say "So the token is wiped. hsmbackup allows that only because everything on it is proven to come back."
-run hsmbackup init --token soft:stick.tok --share share1.pbe $SECRETS --confirm SOFT0200001
-run hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
+say "So one command proves every key once more, copies the catalog elsewhere, and only then empties the token."
+run hsmbackup firmware-update --token soft:stick.tok --copy-to copies/ --same-disk-anyway --pin file:PIN --confirm SOFT0200001 --yes
 
-say "The update left a token without keys, without PIN, with a new serial number and certificate."
+say "The vendor's part: the token comes back without PIN, with a new serial number and certificate."
+run hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
 run hsmbackup status --token soft:stick.tok
 
-say "What a restore would do, and then the restore: initialise, load the share, every key under its reference, each one used."
-run hsmbackup plan --from SOFT0200001 --token soft:stick.tok
-run hsmbackup restore --from SOFT0200001 --token soft:stick.tok --init --share share1.pbe $SECRETS --confirm SOFT0400001
+say "The same command goes on: initialise, load the share, every key under its reference, each one used, and a new backup."
+run hsmbackup firmware-update --token soft:stick.tok --share share1.pbe $SECRETS --confirm SOFT0400001 --yes
 
-say "A first backup of the token under its new serial number, proven like the others."
-run hsmbackup backup --token soft:stick.tok --pin file:PIN
-hsmbackup show SOFT0400001 --ssh >after
+say "Then that token is lost. Another one, and what a restore would do; then the restore."
+rm stick.tok
+run hsmbackup soft new spare.tok --firmware 4.1 --serial SOFT0400002
+run hsmbackup plan --from SOFT0400001 --token soft:spare.tok
+run hsmbackup restore --from SOFT0400001 --token soft:spare.tok --init --share share1.pbe $SECRETS --confirm SOFT0400002
+
+say "A first backup of the token that took its place, proven like the others."
+run hsmbackup backup --token soft:spare.tok --pin file:PIN
+hsmbackup show SOFT0400002 --ssh >after
 
 say "The SSH public keys, whole. Servers and users that trusted them go on trusting them."
 echo
-echo "before the update:"
+echo "at first:"
 cat before
 echo
-echo "after the restore:"
+echo "on the spare token:"
 cat after
 echo
 cmp before after
