@@ -314,6 +314,7 @@ func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *s
 		return fail(err)
 	}
 	a.changed = true
+	a.forgetRefused(t)
 	if notRecorded != "" {
 		a.note("not recorded that these shares were seen: %s", notRecorded)
 		return kcvs, cat, nil

@@ -332,6 +332,7 @@ func (j *setupJob) prepare(ctx context.Context, s backup.SetUp) error {
 		return err
 	}
 	j.changed = true
+	j.forgetRefused(j.t)
 	for _, c := range setUpCeremonies(s, j.t.serial, []dkek.KCV{j.kcv}) {
 		j.ceremony(j.cat, c)
 	}

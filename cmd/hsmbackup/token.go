@@ -301,6 +301,9 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 		}
 		insist = true
 	}
+	if err := a.checkRefused(t, from); err != nil {
+		return err
+	}
 	what := "PIN of " + t.name()
 	if status.Tries > 0 {
 		what += fmt.Sprintf(" (tries left: %d)", status.Tries)
@@ -310,7 +313,9 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 		return err
 	}
 	defer pin.Wipe()
-	return t.card.Login(ctx, pin, insist)
+	err = t.card.Login(ctx, pin, insist)
+	a.noteRefused(t, from, err)
+	return err
 }
 
 // lastTry has somebody insist on spending the last try of a PIN. A --confirm that
