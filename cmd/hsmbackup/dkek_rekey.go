@@ -170,10 +170,15 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 	return why, nil
 }
 
-// recordRekey leaves the ceremony in the log.
+// recordRekey leaves the ceremony in the log, each set once, those that were
+// given first.
 func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string, sets, left []string) {
-	slices.Sort(sets)
-	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Sets: slices.Compact(sets), Outcome: "done"}
+	c := store.Ceremony{Job: "rekey", Why: why, KCV: r.KCV, OldKCV: r.OldKCV, Outcome: "done"}
+	for _, s := range sets {
+		if !slices.Contains(c.Sets, s) {
+			c.Sets = append(c.Sets, s)
+		}
+	}
 	if len(left) > 0 {
 		c.Outcome = "left: " + strings.Join(left, "; ")
 	}
