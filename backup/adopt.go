@@ -109,10 +109,11 @@ func (r *AdoptReport) Damaged() bool {
 // without, a file whose parts contradict each other is left out. An error of
 // class Failed left the catalog as it was.
 func Adopt(ctx context.Context, cat *store.Catalog, files []AdoptFile, o AdoptOptions) (*AdoptReport, error) {
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	h := newHistory(state)
 	a := &adoption{h: h, o: o, devices: map[string]*pubkey.Key{}}
 	a.knowDevices()
 	r := &AdoptReport{Files: make([]AdoptedFile, len(files))}
@@ -176,7 +177,7 @@ func (a *adoption) knowDevices() {
 			a.devices[chain.Device.CHR] = key
 		}
 	}
-	for _, s := range a.h.snapshots {
+	for _, s := range a.h.Snapshots {
 		if chain, err := cvc.ParseChain(s.Token.Certificate); err == nil {
 			learn(chain)
 		}
@@ -224,8 +225,8 @@ func (a *adoption) read(f AdoptFile, report *AdoptedFile) *adoptee {
 	}
 	found.name()
 	a.origin(found)
-	_, report.ShareSeen = a.h.shares[report.KCV]
-	report.ShareSeen = report.ShareSeen && !a.h.shares[report.KCV].Random || found.opened
+	_, report.ShareSeen = a.h.Shares[report.KCV]
+	report.ShareSeen = report.ShareSeen && !a.h.Shares[report.KCV].Random || found.opened
 	return found
 }
 
@@ -314,7 +315,7 @@ func (a *adoption) remember(k *adoptee) error {
 	if k.opened || !a.h.proofs[store.HashOf(k.key.Blob)].OK {
 		return nil
 	}
-	for _, s := range slices.Backward(a.h.snapshots) {
+	for _, s := range slices.Backward(a.h.Snapshots) {
 		for i := range s.Keys {
 			known := &s.Keys[i]
 			if !bytes.Equal(known.Blob, k.key.Blob) {
@@ -374,7 +375,7 @@ func (a *adoption) origin(k *adoptee) {
 		takes(a.o.Inventory.token())
 	}
 	newest := map[string]bool{}
-	for _, s := range slices.Backward(a.h.snapshots) {
+	for _, s := range slices.Backward(a.h.Snapshots) {
 		attached := a.o.Inventory != nil && a.o.Inventory.Serial == s.Token.Serial
 		if !newest[s.Token.Serial] && !attached {
 			takes(s.Token)
@@ -581,7 +582,7 @@ func (a *adoption) record(ctx context.Context, cat *store.Catalog, r *AdoptRepor
 	for _, k := range a.list {
 		s.Keys = append(s.Keys, k.key)
 	}
-	for _, old := range slices.Backward(a.h.snapshots) {
+	for _, old := range slices.Backward(a.h.Snapshots) {
 		if old.Adopted && slices.EqualFunc(old.Keys, s.Keys, sameRecord) {
 			r.Snapshot, r.Existing = old, true
 			break

@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -39,65 +38,21 @@ type Ages struct {
 
 // TakeAges gives the ages of each token in the catalog, in the order of their
 // newest snapshots. Tokens that go on under another serial are left out.
-func TakeAges(cat *store.Catalog) ([]Ages, error) {
-	h, err := readHistory(cat)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := cat.Log()
-	if err != nil {
-		return nil, err
-	}
-	proofs, err := cat.Proofs()
-	if err != nil {
-		return nil, err
-	}
-	sets, err := Keepers(cat, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	copies, err := cat.Copies()
-	if err != nil {
-		return nil, err
-	}
-	newest, err := Latest(cat)
-	if err != nil {
-		return nil, err
-	}
-	var check time.Time
-	gone := map[string]bool{}
-	added := map[string]uint64{} // where a snapshot is in the log
-	for _, e := range entries {
-		switch e.Kind {
-		case store.KindCheck:
-			var c checkRecord
-			if err := json.Unmarshal(e.Body, &c); err == nil && c.OK && c.Proof == store.ProofIntact {
-				check = e.Time
-			}
-		case store.KindSuccessor:
-			var s store.Successor
-			if err := json.Unmarshal(e.Body, &s); err == nil {
-				gone[s.SuccessorOf] = true
-			}
-		case store.KindSnapshot:
-			var s store.SnapshotAdded
-			if err := json.Unmarshal(e.Body, &s); err == nil {
-				added[s.ID] = e.Seq
-			}
-		}
-	}
+func TakeAges(state *store.State, now time.Time) []Ages {
+	h := newHistory(state)
+	sets := Keepers(state, now)
 	var list []Ages
-	for _, s := range newest {
-		if s.Adopted || gone[s.Token.Serial] {
+	for _, s := range state.Latest() {
+		if s.Adopted || state.Succeeded(s.Token.Serial) != "" {
 			continue
 		}
-		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: check, Keys: map[Coverage]int{}}
-		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
-		a.Drill = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
-		a.ShareSeen = sharesSeen(s, h.shares)
+		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: state.Checked, Keys: map[Coverage]int{}}
+		a.Proof = leastRecent(s, state.Proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
+		a.Drill = leastRecent(s, state.Proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
+		a.ShareSeen = sharesSeen(s, h.Shares)
 		a.RollCall, a.HasParts = rollCall(s, sets)
-		for _, c := range copies {
-			if c.Seq >= added[s.ID] {
+		for _, c := range state.Copies {
+			if c.Seq >= state.SeqOf(s) {
 				a.Copies++
 			}
 		}
@@ -106,7 +61,7 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 		}
 		list = append(list, a)
 	}
-	return list, nil
+	return list
 }
 
 // coverSnapshot judges a stored key without a token to compare it with.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -111,15 +110,11 @@ func isPrivateDER(content []byte) bool {
 // attachments are those of the next snapshot: what the newest one of this token
 // has, or of the token that it was before or was restored from, with what is
 // added and without what is dropped. What is damaged cannot be kept.
-func (h *history) attachments(cat *store.Catalog, serial string, o Options) ([]store.Attachment, []store.Gap, error) {
-	before, err := h.attachedBefore(cat, serial, o.SuccessorOf)
-	if err != nil {
-		return nil, nil, err
-	}
+func (h *history) attachments(serial string, o Options) ([]store.Attachment, []store.Gap, error) {
 	same := func(name string) func(store.Attachment) bool {
 		return func(a store.Attachment) bool { return strings.EqualFold(a.Name, name) }
 	}
-	list := slices.Clone(before)
+	list := slices.Clone(h.attachedBefore(serial, o.SuccessorOf))
 	for _, name := range o.Detach {
 		if !slices.ContainsFunc(list, same(name)) {
 			return nil, nil, failf("no-such-attachment", "`hsmbackup show` lists them", "there is no attachment %q", name)
@@ -158,43 +153,24 @@ func whole(list []store.Attachment) (kept []store.Attachment, gaps []store.Gap) 
 
 // attachedBefore finds the attachments that a token's next snapshot goes on
 // with.
-func (h *history) attachedBefore(cat *store.Catalog, serial, successorOf string) ([]store.Attachment, error) {
-	newest := func(fits func(*store.Snapshot) bool) *store.Snapshot {
-		for _, s := range slices.Backward(h.snapshots) {
-			if !s.Adopted && fits(s) {
-				return s
-			}
-		}
-		return nil
-	}
-	of := func(serial string) *store.Snapshot {
-		return newest(func(s *store.Snapshot) bool { return s.Token.Serial == serial })
-	}
-	if s := of(serial); s != nil {
-		return s.Attachments, nil
+func (h *history) attachedBefore(serial, successorOf string) []store.Attachment {
+	if s := h.Newest(serial); s != nil {
+		return s.Attachments
 	}
 	if successorOf == "" {
-		var err error
-		if successorOf, err = PredecessorOf(cat, serial); err != nil {
-			return nil, err
-		}
+		successorOf = h.Predecessor(serial)
 	}
-	if s := of(successorOf); successorOf != "" && s != nil {
-		return s.Attachments, nil
+	if s := h.Newest(successorOf); s != nil {
+		return s.Attachments
 	}
-	entries, err := cat.Log()
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range slices.Backward(entries) {
-		var r RestoreRecord
-		if e.Kind != store.KindRestore || json.Unmarshal(e.Body, &r) != nil || r.Token != serial {
+	for _, r := range slices.Backward(h.Restores) {
+		if r.Token != serial {
 			continue
 		}
 		// What was attached to the lost token since goes on here as well.
-		if s := newest(func(s *store.Snapshot) bool { return s.ID == r.Snapshot }); s != nil {
-			return of(s.Token.Serial).Attachments, nil
+		if s := h.Newest(r.From); s != nil && slices.ContainsFunc(h.Snapshots, func(s *store.Snapshot) bool { return s.ID == r.Snapshot }) {
+			return s.Attachments
 		}
 	}
-	return nil, nil
+	return nil
 }

@@ -79,11 +79,12 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if err := underUpdate(inv, cat); err != nil {
 		return nil, err
 	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	attached, lost, err := h.attachments(cat, inv.Serial, o)
+	h := newHistory(state)
+	attached, lost, err := h.attachments(inv.Serial, o)
 	if err != nil {
 		return nil, err
 	}
@@ -115,16 +116,10 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 			return nil, changed(err)
 		}
 	}
-	if r.Keys, err = Cover(inv, cat); err != nil {
+	if state, err = cat.Read(); err != nil {
 		return nil, changed(err)
 	}
-	if r.Behind, err = BehindRekey(inv, cat); err != nil {
-		return nil, changed(err)
-	}
-	r.Head, err = cat.Head()
-	if err != nil {
-		return nil, changed(err)
-	}
+	r.Keys, r.Behind, r.Head = Cover(inv, state), BehindRekey(inv, state), state.Head
 	return r, nil
 }
 

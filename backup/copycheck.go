@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"hsmbackup/store"
@@ -23,23 +24,15 @@ type CopyState struct {
 
 // CheckCopies looks at each copy that the log knows: a copy that is there must
 // be whole, and of this catalog. Nothing is written.
-func CheckCopies(cat *store.Catalog) ([]CopyState, error) {
-	copies, err := cat.Copies()
-	if err != nil {
-		return nil, err
-	}
-	entries, err := cat.Log()
-	if err != nil {
-		return nil, err
-	}
+func CheckCopies(s *store.State) []CopyState {
 	var list []CopyState
-	for _, c := range copies {
-		list = append(list, checkCopy(c, entries))
+	for _, c := range s.Copies {
+		list = append(list, checkCopy(c, s))
 	}
-	return list, nil
+	return list
 }
 
-func checkCopy(c store.Copy, entries []store.Entry) CopyState {
+func checkCopy(c store.Copy, s *store.State) CopyState {
 	state := CopyState{Copy: c}
 	damage := func(format string, args ...any) CopyState {
 		state.Reached, state.Damage = true, fmt.Sprintf(format, args...)
@@ -60,14 +53,14 @@ func checkCopy(c store.Copy, entries []store.Entry) CopyState {
 	if len(findings) > 0 {
 		return damage("%s", findings[0])
 	}
-	head, err := other.Head()
+	is, err := other.Read()
 	if err != nil {
 		return damage("%v", err)
 	}
 	// Entries are chained: one that both have stands for all before it.
-	if head.Seq == 0 || head.Seq > uint64(len(entries)) || entries[head.Seq-1].Hash != head.Hash {
+	if !slices.ContainsFunc(s.Entries, func(e store.Entry) bool { return e.Hash == is.Head.Hash }) {
 		return damage("it is a copy of another catalog, or one of the two has changed since")
 	}
-	state.Reached, state.Behind = true, len(entries)-int(head.Seq)
+	state.Reached, state.Behind = true, int(s.Head.Seq-is.Head.Seq)
 	return state
 }

@@ -52,34 +52,29 @@ func Complete(keys []KeyCoverage) bool {
 	return true
 }
 
-// Cover compares what a token holds with a catalog; nil is an empty one. It
-// needs no PIN. A key is recognised by its public key wherever it was backed
-// up; one whose public key is not known, by its place and its descriptions. It
-// goes by what the token shows: whether a key is the one that its certificate
-// says, only its use tells, and Run uses it.
-func Cover(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
-	h, err := readHistory(cat)
-	if err != nil {
-		return nil, err
-	}
+// Cover compares what a token holds with what a catalog says. It needs no PIN. A
+// key is recognised by its public key wherever it was backed up; one whose public
+// key is not known, by its place and its descriptions. It goes by what the token
+// shows: whether a key is the one that its certificate says, only its use tells,
+// and Run uses it.
+func Cover(inv *Inventory, s *store.State) []KeyCoverage {
+	h := newHistory(s)
 	list := make([]KeyCoverage, 0, len(inv.Keys))
 	for _, k := range inv.Keys {
 		kc := KeyCoverage{Key: k, Notes: h.notes(inv, k)}
 		kc.Coverage, kc.Reason = h.cover(inv, k)
 		list = append(list, kc)
 	}
-	return list, nil
+	return list
 }
 
-// history is what a catalog knows, read once.
+// history is what a catalog says, by blobs.
 type history struct {
-	snapshots []*store.Snapshot // oldest first
-	proofs    map[store.Hash]store.Proof
-	failed    map[store.Hash]store.Proof
+	*store.State
+	proofs map[store.Hash]store.Proof
+	failed map[store.Hash]store.Proof
 	// restored are the places that blobs were restored to, and used there.
 	restored map[restoredTo]bool
-	shares   map[store.KCV]store.ShareSeen
-	accepted []store.Accepted
 }
 
 // restoredTo is a key blob, and a token with the reference on it.
@@ -89,20 +84,9 @@ type restoredTo struct {
 	at     int
 }
 
-func readHistory(cat *store.Catalog) (*history, error) {
-	h := &history{proofs: map[store.Hash]store.Proof{}, failed: map[store.Hash]store.Proof{}, restored: map[restoredTo]bool{}}
-	if cat == nil {
-		return h, nil
-	}
-	var err error
-	if h.snapshots, err = Snapshots(cat); err != nil {
-		return nil, err
-	}
-	proofs, err := cat.Proofs()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range proofs {
+func newHistory(s *store.State) *history {
+	h := &history{s, map[store.Hash]store.Proof{}, map[store.Hash]store.Proof{}, map[restoredTo]bool{}}
+	for _, p := range s.Proofs {
 		switch {
 		case !store.ShowsReturn(p.Kind):
 		case p.OK:
@@ -119,11 +103,7 @@ func readHistory(cat *store.Catalog) (*history, error) {
 			h.failed[p.Blob] = p
 		}
 	}
-	if h.shares, err = cat.SharesSeen(); err != nil {
-		return nil, err
-	}
-	h.accepted, err = cat.AcceptedKeys()
-	return h, err
+	return h
 }
 
 // find gives the newest stored key that is this one, and the newest key that
@@ -136,8 +116,8 @@ func readHistory(cat *store.Catalog) (*history, error) {
 func (h *history) find(inv *Inventory, k Key) (same, there *store.Key) {
 	var elsewhere *store.Key
 	best := 0
-	for i := len(h.snapshots) - 1; i >= 0; i-- {
-		s := h.snapshots[i]
+	for i := len(h.Snapshots) - 1; i >= 0; i-- {
+		s := h.Snapshots[i]
 		own := inv.holds(s)
 		var found *store.Key
 		rank := 0
@@ -262,7 +242,7 @@ func (h *history) coverStored(stored *store.Key) (Coverage, string) {
 	if !provable(stored) {
 		return Unproven, "a restore could not show that it is this key: " + errNothingKnown.Error() + ", or its list of allowed algorithms leaves no way to use it"
 	}
-	seen, ok := h.shares[stored.KCV]
+	seen, ok := h.Shares[stored.KCV]
 	switch {
 	case !ok:
 		return NoShare, fmt.Sprintf("nobody has shown shares that give the recovery key %s", stored.KCV)
@@ -274,7 +254,7 @@ func (h *history) coverStored(stored *store.Key) (Coverage, string) {
 
 // damaged tells whether a copy of the key is in the catalog but damaged.
 func (h *history) damaged(inv *Inventory, k Key) bool {
-	for _, s := range h.snapshots {
+	for _, s := range h.Snapshots {
 		for i := range s.Keys {
 			stored := &s.Keys[i]
 			if stored.Damage != "" && isSame(k, stored, inv.holds(s) && stored.Reference == int(k.Reference)) {
@@ -295,7 +275,7 @@ func (h *history) notExportable(serial string, k Key, reason string) (Coverage, 
 // acceptance finds what was said of a key that cannot be exported. Without a
 // public key its label must be the one it had.
 func (h *history) acceptance(serial string, reference int, public store.Hash, label string) (store.Accepted, bool) {
-	for _, a := range h.accepted {
+	for _, a := range h.Accepted {
 		if a.Serial == serial && a.Reference == reference && a.PublicKey == public && (public != store.Hash{} || a.Label == label) {
 			return a, true
 		}
@@ -348,12 +328,12 @@ func Accept(inv *Inventory, cat *store.Catalog, which, reason string) (Key, erro
 	if err != nil {
 		return k, err
 	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return k, err
 	}
-	if c, _ := h.cover(inv, k); c != NotExportable && c != Accepted {
+	if c, _ := newHistory(state).cover(inv, k); c != NotExportable && c != Accepted {
 		return k, refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported (coverage: %s), so there is nothing to accept", k.Name(), c)
 	}
-	return k, cat.RecordAccepted(store.Accepted{Serial: inv.Serial, Reference: int(k.Reference), PublicKey: publicHash(k.Public), Label: k.Label, Reason: reason})
+	return k, cat.Append(store.Accepted{Serial: inv.Serial, Reference: int(k.Reference), PublicKey: publicHash(k.Public), Label: k.Label, Reason: reason})
 }

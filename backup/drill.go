@@ -29,15 +29,6 @@ type DrillOptions struct {
 	Started time.Time
 }
 
-// drillRecord is the body of a KindDrill entry.
-type drillRecord struct {
-	Snapshots []string `json:"snapshots"`
-	KCVs      []string `json:"kcvs"`
-	OK        bool     `json:"ok"`
-	// Seconds from the first share to the last key used.
-	Seconds float64 `json:"seconds"`
-}
-
 // Drill rehearses the disaster: each snapshot is restored onto a fresh software
 // token in memory with the shares at hand, every key is used there against what
 // is known of it, and the token is thrown away. Private keys are in this
@@ -49,11 +40,12 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	record := drillRecord{}
+	h := newHistory(state)
+	record := store.Drilled{}
 	var proofs []store.Proof
 	keys := map[dkek.KCV]*dkek.Key{} // that the shares gave
 	defer func() {
@@ -90,7 +82,7 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 	}
 	v.Took = time.Since(o.Started)
 	for _, key := range keys {
-		if err := v.checkAnchor(cat, key); err != nil {
+		if err := v.checkAnchor(state, key); err != nil {
 			return nil, err
 		}
 	}
@@ -102,7 +94,7 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 		if err := cat.RecordProofs(proofs); err != nil {
 			return err
 		}
-		if _, err := cat.Append(store.KindDrill, record); err != nil {
+		if err := cat.Append(record); err != nil {
 			return err
 		}
 		if v.Damaged() {

@@ -24,29 +24,6 @@ import (
 // token, let the vendor update it, restore onto what comes back. A note in the
 // journal stands from before the first deletion until the successor is proven.
 
-// KindFirmwareUpdate is the kind of log entry that says how far a firmware
-// update has got; its body is an updateRecord.
-const KindFirmwareUpdate = "firmware-update"
-
-// updateRecord is the body of a KindFirmwareUpdate entry.
-type updateRecord struct {
-	Serial    string `json:"serial"`
-	Firmware  string `json:"firmware"`
-	Snapshot  string `json:"snapshot"`
-	Step      string `json:"step"` // stepEmptied, …
-	Successor string `json:"successor,omitempty"`
-	// Discarded are references of keys that went for good, as was typed.
-	Discarded []int `json:"discarded,omitempty"`
-}
-
-// Steps of a firmware update, as the log has them.
-const (
-	stepEmptied  = "emptied"
-	stepPutBack  = "put-back" // everything is on the token again, and no update was made
-	stepFinished = "finished"
-	stepSettled  = "settled" // left as it is, as was typed
-)
-
 // UpdatePhase says how far a firmware update has got.
 type UpdatePhase string
 
@@ -233,7 +210,11 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if r.inv, err = Take(ctx, card); err != nil {
 		return nil, err
 	}
-	if err := noneVanished(r.inv, cat); err != nil {
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
+	if err := noneVanished(r.inv, state); err != nil {
 		return nil, err
 	}
 	if r.Report, err = Run(ctx, card, cat, o.options()); err != nil {
@@ -259,12 +240,10 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if err := r.shares(cat, now(), o); err != nil {
 		return fail(err)
 	}
-	if r.Report.Keys, err = Cover(r.inv, cat); err != nil {
+	if state, err = cat.Read(); err != nil {
 		return fail(err)
 	}
-	if r.Report.Head, err = cat.Head(); err != nil {
-		return fail(err)
-	}
+	r.Report.Keys, r.Report.Head = Cover(r.inv, state), state.Head
 	if strange := foreign(r.inv, s); len(strange) > 0 {
 		return nil, refusef("token-changed", "let the other program finish and run again", "the token changed while it was proven: %s", strings.Join(strange, "; "))
 	}
@@ -274,11 +253,11 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 // clockStands refuses a clock that was set back behind the last entry of the log:
 // by such a one every proof is of today, and shares were seen of late.
 func clockStands(cat *store.Catalog, now time.Time) error {
-	head, err := cat.Head()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	if last := head.Time.Truncate(time.Second); last.After(now) {
+	if last := state.Head.Time.Truncate(time.Second); last.After(now) {
 		return refusef("clock", "set the clock, then run the same command again", "the clock says %s, and the last entry of the catalog is of %s: what was proven and seen of late cannot be told",
 			now.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339))
 	}
@@ -288,10 +267,10 @@ func clockStands(cat *store.Catalog, now time.Time) error {
 // noneVanished refuses a token that lacks keys which its newest snapshot brings
 // back, as one that was emptied by an update of which this catalog, a copy of
 // before, knows nothing: its successor would lack them too.
-func noneVanished(inv *Inventory, cat *store.Catalog) error {
-	s, gone, err := Vanished(inv, cat)
-	if err != nil || len(gone) == 0 {
-		return err
+func noneVanished(inv *Inventory, state *store.State) error {
+	s, gone := Vanished(inv, state)
+	if len(gone) == 0 {
+		return nil
 	}
 	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good, `hsmbackup backup` takes note of that",
 		"snapshot %s brings back what is not on the token any more, and so would not be on its successor: %s", s.ID, strings.Join(gone, ", "))
@@ -299,16 +278,10 @@ func noneVanished(inv *Inventory, cat *store.Catalog) error {
 
 // Vanished names the keys that the newest snapshot of a token brings back and
 // that are not on the token any more, wherever.
-func Vanished(inv *Inventory, cat *store.Catalog) (*store.Snapshot, []string, error) {
-	if cat == nil || inv.Serial == "" {
-		return nil, nil, nil
-	}
-	s, err := FindSnapshot(cat, inv.Serial)
-	if errors.Is(err, store.ErrNoSnapshot) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, err
+func Vanished(inv *Inventory, state *store.State) (*store.Snapshot, []string) {
+	s := state.Newest(inv.Serial)
+	if s == nil {
+		return nil, nil
 	}
 	var gone []string
 	for i := range s.Keys {
@@ -318,7 +291,7 @@ func Vanished(inv *Inventory, cat *store.Catalog) (*store.Snapshot, []string, er
 			gone = append(gone, keyName(stored.Label, stored.Reference))
 		}
 	}
-	return s, gone, nil
+	return s, gone
 }
 
 // underUpdate refuses a snapshot of a token that a firmware update is emptying:
@@ -391,7 +364,11 @@ func (v *Verification) first() string {
 // covered refuses a token that holds something which would not come back, but
 // for the keys that are discarded.
 func (r *Readiness) covered(cat *store.Catalog, o UpdateOptions) error {
-	lost, gone, err := wouldLose(r.inv, cat, o.Discard)
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
+	lost, gone, err := wouldLose(r.inv, state, o.Discard)
 	if err != nil {
 		return err
 	}
@@ -419,11 +396,11 @@ func (r *Readiness) prove(ctx context.Context, trip *roundTrip, cat *store.Catal
 			continue
 		}
 		o.options().progress("proving "+keyName(k.Label, k.Reference), i, len(s.Keys))
-		proofs, err := cat.Proofs()
+		state, err := cat.Read()
 		if err != nil {
 			return err
 		}
-		if provenSince(proofs, store.HashOf(k.Blob), s.Token.Serial, began) {
+		if provenSince(state.Proofs, store.HashOf(k.Blob), s.Token.Serial, began) {
 			continue
 		}
 		p, err := trip.proveStored(ctx, r.inv, s, k)
@@ -433,7 +410,7 @@ func (r *Readiness) prove(ctx context.Context, trip *roundTrip, cat *store.Catal
 		if err := cat.RecordProofs([]store.Proof{p}); err != nil {
 			return err
 		}
-		if !p.OK && !provenSince(proofs, store.HashOf(k.Blob), "", began) {
+		if !p.OK && !provenSince(state.Proofs, store.HashOf(k.Blob), "", began) {
 			unproven = append(unproven, keyName(k.Label, k.Reference)+": "+p.Reason)
 		}
 	}
@@ -465,10 +442,11 @@ func (r *Readiness) discards(reference int) bool {
 // shares makes sure that somebody has shown the shares of each recovery key of
 // late.
 func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) error {
-	seen, err := cat.SharesSeen()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
+	seen := state.Shares
 	for _, k := range r.Report.Snapshot.Keys {
 		if len(k.Blob) == 0 || r.discards(k.Reference) {
 			continue
@@ -489,16 +467,16 @@ const OriginTyped = "checked on another computer, as typed"
 // another computer, as somebody typed. It must be one of the token's, and not one
 // that the token made up: nobody has shares of that.
 func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
-	seen, err := cat.SharesSeen()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
 	for _, d := range inv.token().Domains {
 		if d.KCV != "" && strings.EqualFold(d.KCV, kcv) {
-			if seen[d.KCV].Random || d.Shares == 0 {
+			if state.Shares[d.KCV].Random || d.Shares == 0 {
 				return refusef("random-key", "`hsmbackup status` says what can be done", "the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
 			}
-			return cat.RecordShareSeen(store.ShareSeen{KCV: d.KCV, Software: true, Origin: OriginTyped})
+			return cat.Append(store.ShareSeen{KCV: d.KCV, Software: true, Origin: OriginTyped})
 		}
 	}
 	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
@@ -514,9 +492,11 @@ func CopyName(head store.Entry) string {
 // of its own in the folder named. A place on the catalog's own file system is
 // refused unless sameDisk; same tells that it is one.
 func copyPlace(cat *store.Catalog, to string, sameDisk bool) (path string, same bool, head store.Entry, err error) {
-	if head, err = cat.Head(); err != nil {
+	state, err := cat.Read()
+	if err != nil {
 		return "", false, head, err
 	}
+	head = state.Head
 	if path, err = filepath.Abs(to); err != nil {
 		return "", false, head, err
 	}
@@ -570,20 +550,20 @@ func CopyCatalog(cat *store.Catalog, to string, sameDisk bool) (store.Copy, stor
 		return store.Copy{}, head, err
 	}
 	c := store.Copy{Path: path, Seq: copied.Seq, Head: copied.Hash, SameDisk: same}
-	return c, copied, cat.RecordCopy(c)
+	return c, copied, cat.Append(c)
 }
 
 // BeginUpdate notes in the journal that the token is about to be emptied. From
 // here on EmptyToken goes on.
 func BeginUpdate(cat *store.Catalog, r *Readiness, c store.Copy) (*Update, error) {
-	head, err := cat.Head()
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
 	s := r.Report.Snapshot
 	u := &Update{
 		Serial: r.inv.Serial, Firmware: r.inv.Firmware, Snapshot: s.ID, Hash: s.Hash, Phase: UpdateEmptying,
-		Files: r.inv.files(), Copy: c.Path, Seq: head.Seq, Began: time.Now().UTC().Truncate(time.Second),
+		Files: r.inv.files(), Copy: c.Path, Seq: state.Head.Seq, Began: time.Now().UTC().Truncate(time.Second),
 	}
 	for _, k := range r.Discarded {
 		u.Discarded = append(u.Discarded, int(k.Key.Reference))
@@ -651,11 +631,11 @@ func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Up
 	if err := u.put(cat); err != nil {
 		return changed(err)
 	}
-	return u.log(cat, stepEmptied)
+	return u.log(cat, store.UpdateEmptied)
 }
 
 func (u *Update) log(cat *store.Catalog, step string) error {
-	_, err := cat.Append(KindFirmwareUpdate, updateRecord{u.Serial, u.Firmware, u.Snapshot, step, u.Successor, u.Discarded})
+	err := cat.Append(store.UpdateStep{Serial: u.Serial, Firmware: u.Firmware, Snapshot: u.Snapshot, Step: step, Successor: u.Successor, Discarded: u.Discarded})
 	if err != nil {
 		return changed(err)
 	}
@@ -666,7 +646,11 @@ func (u *Update) log(cat *store.Catalog, step string) error {
 func (u *Update) OldSnapshot(cat *store.Catalog) (*store.Snapshot, error) { return u.snapshot(cat) }
 
 func (u *Update) snapshot(cat *store.Catalog) (*store.Snapshot, error) {
-	s, err := FindSnapshot(cat, u.Snapshot)
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
+	s, err := state.Find(u.Snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -678,11 +662,11 @@ func (u *Update) snapshot(cat *store.Catalog) (*store.Snapshot, error) {
 
 // checkCopy compares the copy with the catalog's log.
 func (u *Update) checkCopy(cat *store.Catalog) error {
-	states, err := CheckCopies(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	for _, c := range states {
+	for _, c := range CheckCopies(state) {
 		if c.Path == u.Copy && c.Reached && c.Damage != "" {
 			return refusef("copy-damaged", "mend the copy's place and run with --copy-to again", "the copy of the catalog at %s does not check out any more (%s); nothing more is deleted", u.Copy, c.Damage)
 		}
@@ -714,11 +698,11 @@ func (u *Update) mayGo(ctx context.Context, card *schsm.Card, cat *store.Catalog
 	}
 	k := &s.Keys[i]
 	if !slices.Contains(u.Discarded, n) {
-		proofs, err := cat.Proofs()
+		state, err := cat.Read()
 		if err != nil {
 			return err
 		}
-		if k.Damage != "" || len(k.Blob) == 0 || !provenSince(proofs, store.HashOf(k.Blob), "", time.Time{}) {
+		if k.Damage != "" || len(k.Blob) == 0 || !provenSince(state.Proofs, store.HashOf(k.Blob), "", time.Time{}) {
 			return refusef("not-proven", "`hsmbackup check` says what does not check out", "%s is not proven to come back any more (%s); it was left alone", keyName(k.Label, n), orNone(k.Damage))
 		}
 	}
@@ -794,11 +778,11 @@ func disowned(k Key, stored *store.Key) bool {
 // seenBefore tells whether the catalog knew a token by its serial when a log
 // entry was the last.
 func seenBefore(cat *store.Catalog, serial string, seq uint64) (bool, error) {
-	entries, err := cat.Log()
+	state, err := cat.Read()
 	if err != nil {
 		return false, err
 	}
-	for _, e := range entries {
+	for _, e := range state.Entries {
 		if e.Seq > seq {
 			break
 		}

@@ -42,7 +42,7 @@ func counterNote(uses *uint32) []string {
 // token that the catalog has seen the key on.
 func (h *history) notes(inv *Inventory, k Key) []string {
 	list := Notes(k.Kind, inv.Firmware)
-	for _, s := range h.snapshots {
+	for _, s := range h.Snapshots {
 		for i := range s.Keys {
 			stored := &s.Keys[i]
 			if len(list) == 0 && isSame(k, stored, h.place(inv, inv.holds(s), stored, k)) {

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -71,18 +70,9 @@ func (o Origin) String() string {
 }
 
 // Origins gives the origin of each key of a snapshot, in the order of its keys.
-func Origins(cat *store.Catalog, s *store.Snapshot) ([]Origin, error) {
-	// Of a damaged catalog, what is whole tells what it can.
-	snapshots, err := Snapshots(cat)
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
-		return nil, err
-	}
-	proofs, err := cat.Proofs()
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
-		return nil, err
-	}
+func Origins(state *store.State, s *store.Snapshot) []Origin {
 	chains := map[string][]*cvc.Chain{}
-	for _, other := range snapshots {
+	for _, other := range state.Snapshots {
 		if c, err := cvc.ParseChain(other.Token.Certificate); err == nil {
 			chains[c.Serial()] = append(chains[c.Serial()], c)
 		}
@@ -90,14 +80,14 @@ func Origins(cat *store.Catalog, s *store.Snapshot) ([]Origin, error) {
 	list := make([]Origin, len(s.Keys))
 	for i := range s.Keys {
 		k := &s.Keys[i]
-		o := made(s, k, snapshots, chains)
+		o := made(s, k, state.Snapshots, chains)
 		if len(k.Blob) > 0 {
 			o.KCV = k.KCV
 		}
-		o.Opened = opened(k, snapshots, proofs)
+		o.Opened = opened(k, state.Snapshots, state.Proofs)
 		list[i] = o
 	}
-	return list, nil
+	return list
 }
 
 // made finds out where a key was made.

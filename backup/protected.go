@@ -20,7 +20,7 @@ import (
 // has been seen.
 func (h *history) recipient(inv *Inventory) string {
 	for _, d := range inv.token().Domains {
-		if r := h.shares[d.KCV].Recipient; d.KCV != "" && r != "" {
+		if r := h.Shares[d.KCV].Recipient; d.KCV != "" && r != "" {
 			return r
 		}
 	}
@@ -113,7 +113,7 @@ func (v *Verification) checkRecipient(h *history, key *dkek.Key) error {
 	if err != nil {
 		return err
 	}
-	if named := h.shares[kcv].Recipient; named != "" && named != own {
+	if named := h.Shares[kcv].Recipient; named != "" && named != own {
 		v.Findings = append(v.Findings, store.Finding{Where: "recipient of " + kcv,
 			What: "data that the PIN protects would be sealed to somebody else than the recovery key: the catalog was changed, and what was backed up since may be in other hands"})
 	}

@@ -232,10 +232,11 @@ func (x *exportReader) hex(text string) []byte {
 // knows more than the export. What is damaged of a key is left out, and said in
 // its stead.
 func ImportSnapshot(ctx context.Context, cat *store.Catalog, s *store.Snapshot) (*store.Snapshot, error) {
-	all, err := Snapshots(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	all := state.Snapshots
 	in := *s
 	in.ID, in.Hash, in.Previous = "", store.Hash{}, store.Hash{}
 	in.Keys = append([]store.Key(nil), s.Keys...)

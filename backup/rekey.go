@@ -96,15 +96,16 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 	if !cat.Writable() {
 		return nil, failf("catalog-read-only", "", "the catalog cannot be written, and the new snapshots belong in it")
 	}
-	for _, key := range []*dkek.Key{from, to} {
-		if err := anchorHolds(cat, key); err != nil {
-			return nil, err
-		}
-	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	for _, key := range []*dkek.Key{from, to} {
+		if err := anchorHolds(state, key); err != nil {
+			return nil, err
+		}
+	}
+	h := newHistory(state)
 	j := rekeying{from: from, to: to, oldKCV: r.OldKCV, kcv: r.KCV, o: o}
 	for _, s := range snapshots {
 		done, err := j.snapshot(ctx, h, s)
@@ -117,8 +118,8 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 		}
 	}
 	if !r.Any() {
-		r.Head, err = cat.Head()
-		return r, err
+		r.Head = state.Head
+		return r, nil
 	}
 	if err := r.record(ctx, cat, h, j); err != nil {
 		return nil, err
@@ -128,10 +129,10 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 
 // anchorHolds refuses to build upon a catalog that was changed since a recovery
 // key anchored it.
-func anchorHolds(cat *store.Catalog, key *dkek.Key) error {
+func anchorHolds(s *store.State, key *dkek.Key) error {
 	secret, kcv := key.AnchorKey(), key.KCV().String()
 	defer clear(secret)
-	_, err := cat.CheckAnchor(kcv, secret)
+	_, err := s.CheckAnchor(kcv, secret)
 	if err == nil || errors.Is(err, store.ErrNoAnchor) {
 		return nil
 	}
@@ -153,7 +154,7 @@ type rekeying struct {
 // earlier run made.
 func (j *rekeying) snapshot(ctx context.Context, h *history, s *store.Snapshot) (RekeyedSnapshot, error) {
 	r := RekeyedSnapshot{From: s}
-	if made := j.made(h.snapshots, s); made != nil {
+	if made := j.made(h.Snapshots, s); made != nil {
 		r.New, r.Before = made, true
 		return r, j.again(ctx, h, &r)
 	}
@@ -401,32 +402,27 @@ func (r *RekeyReport) record(ctx context.Context, cat *store.Catalog, h *history
 	if r.Retired, err = retireSets(cat, j); err != nil {
 		return fail(err)
 	}
-	if r.Head, err = cat.Head(); err != nil {
+	state, err := cat.Read()
+	if err != nil {
 		return fail(err)
 	}
+	r.Head = state.Head
 	return nil
 }
 
 // retireSets retires the sets of the old recovery key, once all that the newest
 // snapshots had under it is under another.
 func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
-	all, err := Snapshots(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	newest, err := Latest(cat)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range newest {
-		if needs(all, s, j.oldKCV) {
+	for _, s := range state.Latest() {
+		if needs(state, s, j.oldKCV) {
 			return nil, nil
 		}
 	}
-	sets, err := cat.PartSets()
-	if err != nil {
-		return nil, err
-	}
+	sets := state.PartSets
 	for _, old := range sets {
 		if old.KCV != j.oldKCV || !old.Retired.IsZero() {
 			continue
@@ -444,7 +440,7 @@ func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
 		if j.o.Why != "" {
 			r.Reason += ": " + j.o.Why
 		}
-		if err := cat.RetirePartSet(r); err != nil {
+		if err := cat.Append(r); err != nil {
 			return retired, err
 		}
 		retired = append(retired, old.Set)
@@ -454,8 +450,8 @@ func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
 
 // needs tells whether a recovery key opens something of a snapshot, or of what
 // it was made from, that nothing else does.
-func needs(all []*store.Snapshot, s *store.Snapshot, kcv store.KCV) bool {
-	for from := s; from != nil; from = sourceOf(all, from) {
+func needs(state *store.State, s *store.Snapshot, kcv store.KCV) bool {
+	for from := s; from != nil; from = state.Source(from) {
 		for i := range from.Keys {
 			if k := &from.Keys[i]; len(k.Blob) > 0 && k.KCV == kcv && (from == s || i >= len(s.Keys) || len(s.Keys[i].Blob) == 0) {
 				return true
@@ -483,19 +479,15 @@ func (inv *Inventory) rekeyedSince(s *store.Snapshot, k *store.Key) string {
 
 // AsBackedUp gives, for a snapshot that was re-keyed while its token still has
 // the old recovery key, the one that it was made from; else the snapshot itself.
-func AsBackedUp(cat *store.Catalog, inv *Inventory, s *store.Snapshot) (*store.Snapshot, error) {
-	all, err := Snapshots(cat)
-	if err != nil {
-		return nil, err
-	}
+func AsBackedUp(state *store.State, inv *Inventory, s *store.Snapshot) *store.Snapshot {
 	for s.Rekeyed != nil && !inv.has(s.Rekeyed.KCV) {
-		from := sourceOf(all, s)
+		from := state.Source(s)
 		if from == nil {
 			break
 		}
 		s = from
 	}
-	return s, nil
+	return s
 }
 
 // Behind is a token whose backup was re-keyed and that has not got the new
@@ -518,43 +510,31 @@ func (b Behind) String() string {
 }
 
 // BehindRekey tells whether a token still has a recovery key that was taken out
-// of use by re-keying its backup; nil if not. Without a catalog it is nil.
-func BehindRekey(inv *Inventory, cat *store.Catalog) (*Behind, error) {
-	if cat == nil {
-		return nil, nil
-	}
-	all, err := Snapshots(cat)
-	if err != nil {
-		return nil, err
-	}
+// of use by re-keying its backup; nil if not.
+func BehindRekey(inv *Inventory, state *store.State) *Behind {
 	newest := true
-	for i := len(all) - 1; i >= 0; i-- {
-		s := all[i]
+	for _, s := range slices.Backward(state.Snapshots) {
 		if s.Adopted || s.Token.Serial != inv.Serial {
 			continue
 		}
 		switch r := s.Rekeyed; {
 		case r != nil && inv.has(r.KCV):
-			return nil, nil
+			return nil
 		case r != nil && inv.has(r.OldKCV):
-			return &Behind{*r, s, newest}, nil
+			return &Behind{*r, s, newest}
 		}
 		newest = false
 	}
-	return nil, nil
+	return nil
 }
 
 // Under finds the newest snapshot of a token that has keys under a recovery key;
 // nil if there is none.
-func Under(cat *store.Catalog, serial string, kcv store.KCV) (*store.Snapshot, error) {
-	all, err := Snapshots(cat)
-	if err != nil {
-		return nil, err
-	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if s := all[i]; s.Token.Serial == serial && slices.ContainsFunc(s.Keys, func(k store.Key) bool { return len(k.Blob) > 0 && k.KCV == kcv }) {
-			return s, nil
+func Under(state *store.State, serial string, kcv store.KCV) *store.Snapshot {
+	for _, s := range slices.Backward(state.Snapshots) {
+		if s.Token.Serial == serial && slices.ContainsFunc(s.Keys, func(k store.Key) bool { return len(k.Blob) > 0 && k.KCV == kcv }) {
+			return s
 		}
 	}
-	return nil, nil
+	return nil
 }

@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -87,23 +86,18 @@ func (p *Plan) replace(inv *Inventory, o RestoreOptions) error {
 // replaceable names what is at a reference, and says why it must not go.
 func replaceable(inv *Inventory, cat *store.Catalog, reference byte) (what, why string, err error) {
 	here := inv.at(reference)
+	state, err := cat.Read()
+	if err != nil {
+		return "", "", err
+	}
 	if here.key != nil {
-		h, err := readHistory(cat)
-		if err != nil {
-			return "", "", err
-		}
-		coverage, reason := h.cover(inv, *here.key)
+		coverage, reason := newHistory(state).cover(inv, *here.key)
 		if coverage != Covered {
 			why = fmt.Sprintf("it is %s (%s); `hsmbackup backup` first", coverage, orNone(reason))
 		}
 		return here.key.Name(), why, nil
 	}
-	var newest *store.Snapshot
-	if cat != nil {
-		if newest, err = FindSnapshot(cat, inv.Serial); err != nil && !errors.Is(err, store.ErrNoSnapshot) {
-			return "", "", err
-		}
-	}
+	newest := state.Newest(inv.Serial)
 	for _, f := range inv.Files {
 		if (f.FID == schsm.DescriptionFile(reference) || f.FID == schsm.CertificateFile(reference)) && !holdsFile(newest, f) {
 			why = fmt.Sprintf("file %s is in no snapshot; `hsmbackup backup` first", f.FID)

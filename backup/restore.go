@@ -432,55 +432,18 @@ func (r *restorer) compareSetUp(ctx context.Context, report *RestoreReport) erro
 	return nil
 }
 
-// RestoreRecord is the body of a KindRestore entry, and what a report on a
-// restore says.
-type RestoreRecord struct {
-	Snapshot string `json:"snapshot"`
-	// From is the serial of the token that the snapshot is of, empty if adopted.
-	From     string         `json:"from"`
-	Token    string         `json:"token"`
-	Complete bool           `json:"complete"`
-	Keys     []RestoredKey  `json:"keys"`
-	Files    []RestoredFile `json:"files"`
-	// Missing is what the snapshot itself could not keep.
-	Missing []store.Gap `json:"missing"`
-}
-
-// RestoredKey is what came of one key.
-type RestoredKey struct {
-	Reference int    `json:"reference"` // in the snapshot
-	At        int    `json:"at"`        // on the token
-	Label     string `json:"label"`
-	ID        string `json:"id"`
-	Type      string `json:"type"`
-	// PublicKey is the SHA-256 of the public key as SPKI, zero if there is none.
-	PublicKey store.Hash `json:"public_key,omitzero"`
-	Action    Action     `json:"action"`
-	// OK: it was used on the token and answered as this key.
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason,omitempty"`
-}
-
-// RestoredFile is what came of one file that is no key.
-type RestoredFile struct {
-	FID    string `json:"fid"`
-	Action Action `json:"action"`
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason,omitempty"`
-}
-
 // Record puts a report into the form of the log.
-func (r *RestoreReport) Record() RestoreRecord {
+func (r *RestoreReport) Record() store.Restored {
 	p := r.Plan
-	rec := RestoreRecord{
+	rec := store.Restored{
 		Snapshot: p.Snapshot.ID, From: p.Snapshot.Token.Serial, Token: p.Serial, Complete: r.Complete(),
-		Keys: []RestoredKey{}, Files: []RestoredFile{}, Missing: append([]store.Gap{}, p.Snapshot.Missing...),
+		Keys: []store.RestoredKey{}, Files: []store.RestoredFile{}, Missing: append([]store.Gap{}, p.Snapshot.Missing...),
 	}
 	for i, k := range r.Keys {
 		item := &p.Items[i]
-		out := RestoredKey{
+		out := store.RestoredKey{
 			Reference: item.Key.Reference, At: int(item.Reference), Label: k.Label, ID: hex.EncodeToString(k.ID), Type: k.Type,
-			Action: item.Action, OK: k.OK, Reason: k.Reason,
+			Action: string(item.Action), OK: k.OK, Reason: k.Reason,
 		}
 		if len(item.Key.PublicKey) > 0 {
 			out.PublicKey = store.HashOf(item.Key.PublicKey)
@@ -488,7 +451,7 @@ func (r *RestoreReport) Record() RestoreRecord {
 		rec.Keys = append(rec.Keys, out)
 	}
 	for _, f := range r.Files {
-		rec.Files = append(rec.Files, RestoredFile{f.FID.String(), f.Action, f.OK, f.Reason})
+		rec.Files = append(rec.Files, store.RestoredFile{FID: f.FID.String(), Action: string(f.Action), OK: f.OK, Reason: f.Reason})
 	}
 	return rec
 }
@@ -510,7 +473,7 @@ func (r *RestoreReport) record(cat *store.Catalog, p *Plan) {
 	}
 	err := cat.RecordProofs(proofs)
 	if err == nil {
-		_, err = cat.Append(store.KindRestore, r.Record())
+		err = cat.Append(r.Record())
 	}
 	if err != nil {
 		r.NotRecorded = err.Error()

@@ -75,25 +75,13 @@ func (k Keeper) Lately(now time.Time) bool {
 }
 
 // Keepers gives all sets of parts, the oldest first, those that are retired too.
-// A catalog that is nil has none.
-func Keepers(cat *store.Catalog, now time.Time) ([]KeptSet, error) {
-	if cat == nil {
-		return nil, nil
-	}
-	sets, err := cat.PartSets()
-	if err != nil {
-		return nil, err
-	}
-	calls, err := cat.RollCalls()
-	if err != nil {
-		return nil, err
-	}
-	list := make([]KeptSet, 0, len(sets))
-	for _, set := range sets {
+func Keepers(state *store.State, now time.Time) []KeptSet {
+	list := make([]KeptSet, 0, len(state.PartSets))
+	for _, set := range state.PartSets {
 		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: now.Sub(set.Time) <= handOutTime}
 		for _, c := range set.Custodians {
 			k := Keeper{Custodian: c}
-			for _, call := range calls {
+			for _, call := range state.RollCalls {
 				if call.Set == set.Set && call.Index == c.Index {
 					k.Answered, k.Origin = call.Time, call.Origin
 				}
@@ -105,7 +93,7 @@ func Keepers(cat *store.Catalog, now time.Time) ([]KeptSet, error) {
 		}
 		list = append(list, s)
 	}
-	return list, nil
+	return list
 }
 
 // OpenCall is a challenge that was given out and that answers are awaited to.
@@ -213,7 +201,7 @@ func RecordAnswer(cat *store.Catalog, answer *dkek.Answer, only []string, now ti
 			a.Before = true
 			return a, nil
 		}
-		if err := cat.RecordRollCall(store.RollCall{Set: answer.Set, Index: answer.Index, Origin: "roll-call"}); err != nil {
+		if err := cat.Append(store.RollCall{Set: answer.Set, Index: answer.Index, Origin: "roll-call"}); err != nil {
 			return a, err
 		}
 		c.Answered = append(c.Answered, part)
@@ -242,15 +230,16 @@ func AnswerWith(cat *store.Catalog, part *dkek.Part, only []string, now time.Tim
 		return a, failf("wrong-part", "look for the one that was handed out; `hsmbackup dkek check` tells what this is",
 			"it says that it is part %d of set %s, but it is not the one that %s was given", part.Index, part.Set, a.Keeper.Name)
 	}
-	return a, cat.RecordRollCall(store.RollCall{Set: part.Set, Index: part.Index, Origin: "roll-call"})
+	return a, cat.Append(store.RollCall{Set: part.Set, Index: part.Index, Origin: "roll-call"})
 }
 
 // whose finds the custodian of a part by what the part or its answer says.
 func whose(cat *store.Catalog, set string, index int, only []string, now time.Time) (Answered, error) {
-	sets, err := Keepers(cat, now)
+	state, err := cat.Read()
 	if err != nil {
 		return Answered{}, err
 	}
+	sets := Keepers(state, now)
 	i := slices.IndexFunc(sets, func(s KeptSet) bool { return s.Set == set })
 	if i < 0 {
 		return Answered{}, failf("unknown-set", "`hsmbackup dkek rollcall --list` shows the sets that are; --catalog names another catalog",

@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,26 +20,6 @@ import (
 // A key that cannot leave its token cannot be backed up. What can be done is a
 // successor: a new key of the same type, label, ID and usage on a token that
 // has a DKEK, and a time in which both are trusted.
-
-// KindRotation is the kind of log entry that says that a key has a successor;
-// its body is a Succession.
-const KindRotation = "rotation"
-
-// Succession is one key and its successor.
-type Succession struct {
-	// From and To are the serials of the tokens, Reference and At the key
-	// references on them.
-	From      string `json:"from"`
-	Reference int    `json:"reference"`
-	To        string `json:"to"`
-	At        int    `json:"at"`
-	Label     string `json:"label"`
-	Type      string `json:"type"`
-	// Old and New are the SHA-256 of the public keys as SPKI; zero where there
-	// is none.
-	Old store.Hash `json:"old,omitzero"`
-	New store.Hash `json:"new,omitzero"`
-}
 
 // RotationItem is the plan for one key that cannot leave its token.
 type RotationItem struct {
@@ -100,14 +79,11 @@ func PlanRotation(from, to *Inventory, cat *store.Catalog, o RotateOptions) (*Ro
 	if err := r.chooseDomain(to); err != nil {
 		return nil, err
 	}
-	keys, err := Cover(from, cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	done, err := successions(cat)
-	if err != nil {
-		return nil, err
-	}
+	keys := Cover(from, state)
 	for _, n := range o.Keys {
 		if !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return k.Key.Reference == n }) {
 			return nil, failf("no-such-key", "`hsmbackup status` lists the keys", "%s has no key %d", from.Serial, n)
@@ -120,7 +96,7 @@ func PlanRotation(from, to *Inventory, cat *store.Catalog, o RotateOptions) (*Ro
 			continue
 		}
 		item := RotationItem{Old: k.Key, Why: why}
-		if err := r.place(&item, to, cat, done, taken); err != nil {
+		if err := r.place(&item, to, cat, state.Successions, taken); err != nil {
 			return nil, err
 		}
 		r.Items = append(r.Items, item)
@@ -186,7 +162,7 @@ func (inv *Inventory) references() map[byte]bool {
 }
 
 // place decides about one key.
-func (r *Rotation) place(item *RotationItem, to *Inventory, cat *store.Catalog, done []Succession, taken map[byte]bool) error {
+func (r *Rotation) place(item *RotationItem, to *Inventory, cat *store.Catalog, done []store.Succession, taken map[byte]bool) error {
 	old := item.Old
 	want := successor(old, 0)
 	if s := successionOf(done, r, old); s != nil {
@@ -265,27 +241,8 @@ func successor(old Key, at byte) pkcs15.KeyDescription {
 	return d
 }
 
-// successions gives all that the log has.
-func successions(cat *store.Catalog) ([]Succession, error) {
-	if cat == nil {
-		return nil, nil
-	}
-	entries, err := cat.Log()
-	if err != nil {
-		return nil, err
-	}
-	var list []Succession
-	for _, e := range entries {
-		var s Succession
-		if e.Kind == KindRotation && json.Unmarshal(e.Body, &s) == nil {
-			list = append(list, s)
-		}
-	}
-	return list, nil
-}
-
 // successionOf finds the latest successor of a key on a token.
-func successionOf(done []Succession, r *Rotation, old Key) *Succession {
+func successionOf(done []store.Succession, r *Rotation, old Key) *store.Succession {
 	for i := len(done) - 1; i >= 0; i-- {
 		s := &done[i]
 		if s.From == r.From && s.To == r.To && s.Reference == int(old.Reference) && s.Old == publicHash(old.Public) {
@@ -385,8 +342,8 @@ func (r *Rotation) makeSuccessor(ctx context.Context, to *schsm.Card, cat *store
 		result.Reason = fmt.Sprintf("it was made, but does not work: %v", err)
 		return result, nil
 	}
-	s := Succession{From: r.From, Reference: int(item.Old.Reference), To: r.To, At: int(item.At), Label: item.Old.Label, Type: item.Old.Type, Old: publicHash(item.Old.Public), New: publicHash(result.New)}
-	if _, err := cat.Append(KindRotation, s); err != nil {
+	s := store.Succession{From: r.From, Reference: int(item.Old.Reference), To: r.To, At: int(item.At), Label: item.Old.Label, Type: item.Old.Type, Old: publicHash(item.Old.Public), New: publicHash(result.New)}
+	if err := cat.Append(s); err != nil {
 		return result, err
 	}
 	result.OK = true

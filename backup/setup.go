@@ -140,25 +140,18 @@ func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done strin
 
 // knownFromHardware tells whether the catalog has seen a DKEK on hardware.
 func knownFromHardware(cat *store.Catalog, kcv string) (bool, error) {
-	if cat == nil || kcv == "" {
-		return false, nil
-	}
-	snapshots, err := Snapshots(cat)
-	if err != nil {
+	state, err := cat.Read()
+	if err != nil || kcv == "" {
 		return false, err
 	}
-	for _, s := range snapshots {
+	for _, s := range state.Snapshots {
 		for _, d := range s.Token.Domains {
 			if d.KCV == kcv && !s.Token.Software {
 				return true, nil
 			}
 		}
 	}
-	seen, err := cat.SharesSeen()
-	if err != nil {
-		return false, err
-	}
-	s, ok := seen[kcv]
+	s, ok := state.Shares[kcv]
 	return ok && !s.Software, nil
 }
 
@@ -168,7 +161,11 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 	if !inv.holdsAnything() {
 		return nil
 	}
-	lost, _, err := wouldLose(inv, cat, nil)
+	s, err := cat.Read()
+	if err != nil {
+		return err
+	}
+	lost, _, err := wouldLose(inv, s, nil)
 	if err != nil {
 		return err
 	}
@@ -180,12 +177,8 @@ func GuardWipe(inv *Inventory, cat *store.Catalog) error {
 
 // wouldLose names what would not come back if a token were emptied. discard is
 // asked of each such key, nil is no; gone are those that it gives up.
-func wouldLose(inv *Inventory, cat *store.Catalog, discard func(KeyCoverage) (bool, error)) (lost []string, gone []KeyCoverage, err error) {
-	keys, err := Cover(inv, cat)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, k := range keys {
+func wouldLose(inv *Inventory, s *store.State, discard func(KeyCoverage) (bool, error)) (lost []string, gone []KeyCoverage, err error) {
+	for _, k := range Cover(inv, s) {
 		if isProofKey(k.Key) || k.Coverage == Covered { // of the first nobody has any use
 			continue
 		}
@@ -205,13 +198,7 @@ func wouldLose(inv *Inventory, cat *store.Catalog, discard func(KeyCoverage) (bo
 			lost = append(lost, fmt.Sprintf("%s: %s", k.Key.Name(), k.Coverage))
 		}
 	}
-	var newest *store.Snapshot
-	if cat != nil {
-		newest, err = FindSnapshot(cat, inv.Serial)
-		if err != nil && !errors.Is(err, store.ErrNoSnapshot) {
-			return nil, nil, err
-		}
-	}
+	newest := s.Newest(inv.Serial)
 	for _, f := range inv.Files {
 		if !holdsFile(newest, f) && !isProofFile(f) {
 			lost = append(lost, "file "+f.FID.String()+": in no snapshot")
@@ -453,7 +440,7 @@ func (s SetUp) Record(cat *store.Catalog, software bool, kcvs []dkek.KCV) error 
 		}
 		var err error
 		if len(set.Load) == 0 {
-			err = cat.RecordShareSeen(store.ShareSeen{KCV: kcvs[i].String(), Software: software, Origin: s.Origin, Random: true})
+			err = cat.Append(store.ShareSeen{KCV: kcvs[i].String(), Software: software, Origin: s.Origin, Random: true})
 		} else {
 			err = set.record(cat, software, s.Origin)
 		}

@@ -19,7 +19,7 @@ func RecordShares(cat *store.Catalog, key *dkek.Key, software bool, origin strin
 		return err
 	}
 	kcv := key.KCV().String()
-	if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcv, Software: software, Origin: origin, Recipient: recipient}); err != nil {
+	if err := cat.Append(store.ShareSeen{KCV: kcv, Software: software, Origin: origin, Recipient: recipient}); err != nil {
 		return err
 	}
 	anchor := key.AnchorKey()

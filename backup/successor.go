@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -120,7 +119,7 @@ func PutBack(cat *store.Catalog, serial string) error {
 		if u.Serial != serial || u.Phase == UpdateRestoring {
 			continue
 		}
-		if err := u.log(cat, stepPutBack); err != nil {
+		if err := u.log(cat, store.UpdatePutBack); err != nil {
 			return err
 		}
 		if err := u.forget(cat); err != nil {
@@ -142,7 +141,7 @@ func Settle(cat *store.Catalog, serial string) (*Update, error) {
 		if u.Serial != serial {
 			continue
 		}
-		if err := u.log(cat, stepSettled); err != nil {
+		if err := u.log(cat, store.UpdateSettled); err != nil {
 			return nil, err
 		}
 		return u, u.forget(cat)
@@ -166,24 +165,17 @@ func (u *Update) forget(cat *store.Catalog) error {
 // successor.
 func FinishUpdate(cat *store.Catalog, u *Update) error {
 	if u.Successor != u.Serial {
-		recorded := false
-		entries, err := cat.Log()
+		state, err := cat.Read()
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			var body store.Successor
-			if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil {
-				recorded = recorded || body == store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}
-			}
-		}
-		if !recorded {
-			if _, err := cat.Append(store.KindSuccessor, store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}); err != nil {
+		if state.Succeeded(u.Serial) != u.Successor {
+			if err := cat.Append(store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}); err != nil {
 				return changed(err)
 			}
 		}
 	}
-	if err := u.log(cat, stepFinished); err != nil {
+	if err := u.log(cat, store.UpdateFinished); err != nil {
 		return err
 	}
 	return u.forget(cat)
@@ -211,47 +203,6 @@ func FaultsFor(inv *Inventory, reader string) []Fault {
 // may meet.
 func AfterUpdate() []Fault {
 	return slices.DeleteFunc(UpdateFaults(), func(f Fault) bool { return f.Code != FaultFullToken && f.Code != "update-slow-init" })
-}
-
-// PredecessorOf gives the serial that a token had before its last firmware
-// update, and whether nothing has been updated since; empty if the catalog knows
-// of none.
-func PredecessorOf(cat *store.Catalog, serial string) (string, error) {
-	if cat == nil {
-		return "", nil
-	}
-	entries, err := cat.Log()
-	if err != nil {
-		return "", err
-	}
-	before := ""
-	for _, e := range entries {
-		var body store.Successor
-		if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil && body.Serial == serial {
-			before = body.SuccessorOf
-		}
-	}
-	return before, nil
-}
-
-// Gone tells which serials in a catalog were given up: tokens that go on under
-// another one.
-func Gone(cat *store.Catalog) (map[string]string, error) {
-	gone := map[string]string{}
-	if cat == nil {
-		return gone, nil
-	}
-	entries, err := cat.Log()
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		var body store.Successor
-		if e.Kind == store.KindSuccessor && json.Unmarshal(e.Body, &body) == nil {
-			gone[body.SuccessorOf] = body.Serial
-		}
-	}
-	return gone, nil
 }
 
 // Changes is what others must know of a token that was updated.
@@ -334,7 +285,7 @@ var abilities = []ability{
 
 // Holders says where a key is besides: the serials of the tokens, attached or
 // known from their newest snapshots, that hold the same public key.
-func Holders(cat *store.Catalog, attached []*Inventory) (func(serial string, k Key) []string, error) {
+func Holders(state *store.State, attached []*Inventory) func(serial string, k Key) []string {
 	held := map[store.Hash][]string{}
 	add := func(public []byte, serial string) {
 		if h := store.HashOf(public); len(public) > 0 && serial != "" && !slices.Contains(held[h], serial) {
@@ -348,23 +299,13 @@ func Holders(cat *store.Catalog, attached []*Inventory) (func(serial string, k K
 			}
 		}
 	}
-	if cat != nil {
-		newest, err := Latest(cat)
-		if err != nil {
-			return nil, err
+	for _, s := range state.Latest() {
+		here := slices.ContainsFunc(attached, func(inv *Inventory) bool { return inv.Serial == s.Token.Serial })
+		if s.Adopted || state.Succeeded(s.Token.Serial) != "" || here { // the token itself knows better
+			continue
 		}
-		gone, err := Gone(cat)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range newest {
-			here := slices.ContainsFunc(attached, func(inv *Inventory) bool { return inv.Serial == s.Token.Serial })
-			if s.Adopted || gone[s.Token.Serial] != "" || here { // the token itself knows better
-				continue
-			}
-			for i := range s.Keys {
-				add(s.Keys[i].PublicKey, s.Token.Serial)
-			}
+		for i := range s.Keys {
+			add(s.Keys[i].PublicKey, s.Token.Serial)
 		}
 	}
 	return func(serial string, k Key) []string {
@@ -378,7 +319,7 @@ func Holders(cat *store.Catalog, attached []*Inventory) (func(serial string, k K
 			}
 		}
 		return others
-	}, nil
+	}
 }
 
 // RestoreUpdate plays the snapshot of an update back onto the token that is

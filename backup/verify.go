@@ -215,15 +215,12 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	// Damage is in the findings; what can be read goes on.
-	h, err := readHistory(cat)
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
+	state, err := cat.Read()
+	if err != nil {
 		return nil, err
 	}
-	if h == nil {
-		h = &history{}
-	}
-	for _, s := range h.snapshots {
+	h := newHistory(state)
+	for _, s := range h.Snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		for i := range s.Keys {
 			p := proofOf(&s.Keys[i], store.ProofIntact)
@@ -238,29 +235,19 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 		v.Snapshots = append(v.Snapshots, sp)
 	}
 	if headBits > 0 {
-		if err := v.checkHead(cat, head, headBits); err != nil {
+		if err := v.checkHead(state, head, headBits); err != nil {
 			return nil, err
 		}
 	}
-	if v.Copies, err = CheckCopies(cat); err != nil && !errors.Is(err, store.ErrDamaged) {
-		return nil, err
-	}
+	v.Copies = CheckCopies(state)
 	v.record(func() error {
-		_, err := cat.Append(store.KindCheck, checkRecord{v.Proof, v.OK(), v.Anchored})
-		return err
+		return cat.Append(store.Checked{Proof: v.Proof, OK: v.OK(), Anchored: v.Anchored})
 	})
 	return v, nil
 }
 
-// checkRecord is the body of a KindCheck entry.
-type checkRecord struct {
-	Proof    string `json:"proof"`
-	OK       bool   `json:"ok"`
-	Anchored string `json:"anchored"`
-}
-
-func (v *Verification) checkHead(cat *store.Catalog, head []byte, bits int) error {
-	e, found, err := cat.EntryByHashPrefix(head, bits)
+func (v *Verification) checkHead(s *store.State, head []byte, bits int) error {
+	e, found, err := s.EntryByHashPrefix(head, bits)
 	if err != nil {
 		return err
 	}
@@ -268,11 +255,7 @@ func (v *Verification) checkHead(cat *store.Catalog, head []byte, bits int) erro
 		v.Findings = append(v.Findings, store.Finding{Where: "head", What: "the words are of no entry in this catalog: it is an older copy, another catalog, or it was changed"})
 		return nil
 	}
-	last, err := cat.Head()
-	if err != nil {
-		return err
-	}
-	v.Anchored, v.Since = AnchoredWords, int(last.Seq-e.Seq)
+	v.Anchored, v.Since = AnchoredWords, int(s.Head.Seq-e.Seq)
 	return nil
 }
 
@@ -287,13 +270,14 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		return nil, err
 	}
 	kcv := key.KCV().String()
-	if err := v.checkAnchor(cat, key); err != nil {
-		return nil, err
-	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	if err := v.checkAnchor(state, key); err != nil {
+		return nil, err
+	}
+	h := newHistory(state)
 	if err := v.checkRecipient(h, key); err != nil {
 		return nil, err
 	}
@@ -333,10 +317,10 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 }
 
 // checkAnchor compares the catalog with the anchor under a DKEK, if it has one.
-func (v *Verification) checkAnchor(cat *store.Catalog, key *dkek.Key) error {
+func (v *Verification) checkAnchor(s *store.State, key *dkek.Key) error {
 	secret, kcv := key.AnchorKey(), key.KCV().String()
 	defer clear(secret)
-	a, err := cat.CheckAnchor(kcv, secret)
+	a, err := s.CheckAnchor(kcv, secret)
 	switch {
 	case errors.Is(err, store.ErrNoAnchor):
 		return nil
@@ -346,11 +330,7 @@ func (v *Verification) checkAnchor(cat *store.Catalog, key *dkek.Key) error {
 	case err != nil:
 		return err
 	}
-	last, err := cat.Head()
-	if err != nil {
-		return err
-	}
-	v.Anchored, v.Since = AnchoredDKEK, int(last.Seq-a.Seq)
+	v.Anchored, v.Since = AnchoredDKEK, int(s.Head.Seq-a.Seq)
 	return nil
 }
 
@@ -371,12 +351,12 @@ func RecordOpened(cat *store.Catalog, key *dkek.Key, blobs map[store.Hash]bool) 
 	if cat == nil || !cat.Writable() || len(blobs) == 0 {
 		return nil
 	}
-	snapshots, err := Snapshots(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
 	var proofs []store.Proof
-	for _, s := range snapshots {
+	for _, s := range state.Snapshots {
 		for i := range s.Keys {
 			if k := &s.Keys[i]; k.Damage == "" && blobs[store.HashOf(k.Blob)] {
 				proofs = openStored(k, key).appendOpened(proofs, s, k)
@@ -468,10 +448,11 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	default:
 		trip.journal = cat.Journal()
 	}
-	h, err := readHistory(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	h := newHistory(state)
 	inv, err := Take(ctx, card)
 	if err != nil {
 		return nil, err

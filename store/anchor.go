@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +30,8 @@ type anchorRecord struct {
 	Hash Hash      `json:"hash"`
 	Time time.Time `json:"time"`
 	MAC  hexBytes  `json:"mac"`
+
+	damage error // what does not check out of it
 }
 
 // anchorMAC is HMAC-SHA256(key, prefix ‖ seq, 8 bytes big-endian ‖ hash).
@@ -41,25 +44,25 @@ func anchorMAC(key []byte, seq uint64, h Hash) []byte {
 }
 
 // SetAnchor anchors the present head under a key that the caller derived from
-// the DKEK with this KCV, in place of the one before. The log must be whole:
+// the DKEK with this KCV, in place of the one before. The catalog must be whole:
 // an anchor upon damage would hide it.
 func (c *Catalog) SetAnchor(kcv KCV, key []byte) error {
 	kcv, err := anchorName(kcv, key)
 	if err != nil {
 		return err
 	}
+	defer c.forget()
 	return c.update(func(tx *bolt.Tx) error {
-		entries, found := readLog(tx)
+		log, found := readLog(tx)
 		if err := found.err(); err != nil {
 			return err
 		}
-		head := entries[len(entries)-1]
 		b, err := bucket(tx, bucketAnchors)
 		if err != nil {
 			return err
 		}
 		return putChecked(b, bucketAnchors, kcv, anchorRecord{
-			Seq: head.Seq, Hash: head.Hash, Time: seconds(c.now()), MAC: anchorMAC(key, head.Seq, head.Hash),
+			Seq: log.head.Seq, Hash: log.head.Hash, Time: seconds(c.now()), MAC: anchorMAC(key, log.head.Seq, log.head.Hash),
 		})
 	})
 }
@@ -67,38 +70,43 @@ func (c *Catalog) SetAnchor(kcv KCV, key []byte) error {
 // CheckAnchor checks the anchor of a KCV: its MAC, and that the log still has
 // the entry it was made upon. Entries after it are chained to it, not covered.
 // Errors: ErrNoAnchor, ErrDamaged.
-func (c *Catalog) CheckAnchor(kcv KCV, key []byte) (Anchor, error) {
+func (s *State) CheckAnchor(kcv KCV, key []byte) (Anchor, error) {
 	kcv, err := anchorName(kcv, key)
 	if err != nil {
 		return Anchor{}, err
 	}
-	var a Anchor
-	err = c.view(func(tx *bolt.Tx) error {
-		b, err := bucket(tx, bucketAnchors)
-		if err != nil {
-			return err
-		}
+	r, found := s.anchors[kcv]
+	switch {
+	case !found:
+		return Anchor{}, fmt.Errorf("%w under KCV %s", ErrNoAnchor, kcv)
+	case r.damage != nil:
+		return Anchor{}, fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, r.damage)
+	case !hmac.Equal(r.MAC, anchorMAC(key, r.Seq, r.Hash)):
+		return Anchor{}, fmt.Errorf("%w: anchor %s: it was not made with this recovery key", ErrDamaged, kcv)
+	}
+	return Anchor{KCV: kcv, Seq: r.Seq, Hash: r.Hash, Time: r.Time.UTC()}, nil
+}
+
+// readAnchors reads all anchors and looks for the entries that they were made
+// upon.
+func (s *State) readAnchors(tx *bolt.Tx) findings {
+	var found findings
+	b, err := bucket(tx, bucketAnchors)
+	if err != nil {
+		found.add("anchors", "their bucket is missing")
+		return found
+	}
+	for k, v := range all(b) {
 		var r anchorRecord
-		found, err := getChecked(b, bucketAnchors, kcv, &r)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, err)
-		case !found:
-			return fmt.Errorf("%w under KCV %s", ErrNoAnchor, kcv)
-		case !hmac.Equal(r.MAC, anchorMAC(key, r.Seq, r.Hash)):
-			return fmt.Errorf("%w: anchor %s: it was not made with this recovery key", ErrDamaged, kcv)
+		if r.damage = openChecked(bucketAnchors, string(k), v, &r); r.damage == nil {
+			r.damage = r.fits(s.Entries)
 		}
-		entries, damage := readLog(tx)
-		if err := damage.err(); err != nil {
-			return err
+		if r.damage != nil {
+			found.add("anchor "+strconv.QuoteToASCII(string(k)), "%v", r.damage)
 		}
-		if err := r.fits(entries); err != nil {
-			return fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, err)
-		}
-		a = Anchor{KCV: kcv, Seq: r.Seq, Hash: r.Hash, Time: r.Time.UTC()}
-		return nil
-	})
-	return a, err
+		s.anchors[string(k)] = r
+	}
+	return found
 }
 
 // fits looks for the anchored entry; this needs no key.

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"crypto/rand"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -24,6 +26,9 @@ type Catalog struct {
 	*file
 	now     func() time.Time
 	program string // as log entries name it
+
+	mu    sync.Mutex
+	state *State // as read last, with what was appended since
 }
 
 // Create makes a new catalog and opens it for writing. The file is for its
@@ -44,7 +49,11 @@ func create(path, program string, now func() time.Time, before step) error {
 				return err
 			}
 		}
-		_, err := appendEntry(tx, KindCreated, program, now(), Created{Format: formatVersion})
+		random := make([]byte, 16)
+		if _, err := rand.Read(random); err != nil {
+			return err
+		}
+		_, err := appendEntry(tx, program, now(), Created{Format: formatVersion, Random: random})
 		return err
 	}, before)
 }

@@ -1,11 +1,11 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -24,34 +24,19 @@ type Copy struct {
 	SameDisk bool `json:"same_disk,omitempty"`
 }
 
-// RecordCopy logs a copy that was verified.
-func (c *Catalog) RecordCopy(p Copy) error {
+func (Copy) kind() string { return KindCopy }
+func (p Copy) check() error {
 	if p.Path == "" || p.Head.IsZero() {
 		return errors.New("copy: no path or head")
 	}
-	_, err := c.Append(KindCopy, p)
-	return err
+	return nil
 }
 
-// Copies gives the latest record of each path, oldest first.
-func (c *Catalog) Copies() ([]Copy, error) {
-	var list []Copy
-	err := c.each(KindCopy, func(e Entry) error {
-		var p Copy
-		if err := json.Unmarshal(e.Body, &p); err != nil {
-			return err
-		}
-		p.Time = e.Time
-		for i := range list {
-			if list[i].Path == p.Path {
-				list = append(list[:i], list[i+1:]...)
-				break
-			}
-		}
-		list = append(list, p)
-		return nil
-	})
-	return list, err
+// tell keeps the latest record of each path, oldest first.
+func (p Copy) tell(s *State, e *Entry) {
+	p.Time = e.Time
+	same := func(o Copy) bool { return o.Path == p.Path }
+	s.Copies = append(slices.DeleteFunc(slices.Clone(s.Copies), same), p)
 }
 
 // CopyTo writes the catalog as it is now into a new file (0600) and reads that
@@ -98,11 +83,11 @@ func CheckCopy(path string, head Entry) error {
 	if len(found) > 0 {
 		return fmt.Errorf("copy %s: %w", path, findings(found).err())
 	}
-	is, err := copied.Head()
+	state, err := copied.Read()
 	if err != nil {
 		return err
 	}
-	if is.Hash != head.Hash {
+	if is := state.Head; is.Hash != head.Hash {
 		return fmt.Errorf("copy %s: %w: it ends with entry %d, not with the %d that the catalog had", path, ErrDamaged, is.Seq, head.Seq)
 	}
 	return nil

@@ -1,10 +1,8 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -64,8 +62,8 @@ type Ceremony struct {
 	Outcome string    `json:"outcome"`           // "done", or what was left
 }
 
-// RecordPartSet logs a set that was made.
-func (c *Catalog) RecordPartSet(s PartSet) error {
+func (PartSet) kind() string { return KindPartSet }
+func (s PartSet) check() error {
 	n := len(s.Custodians)
 	switch {
 	case len(s.Set) != 8:
@@ -85,80 +83,35 @@ func (c *Catalog) RecordPartSet(s PartSet) error {
 			return fmt.Errorf("part set %s: custodian %d has no name or commitment", s.Set, i+1)
 		}
 	}
-	_, err := c.Append(KindPartSet, s)
-	return err
+	return nil
+}
+func (s PartSet) tell(st *State, e *Entry) {
+	s.Time = e.Time
+	st.PartSets = append(st.PartSets, s)
 }
 
-// PartSets gives all sets, oldest first, those that are retired too.
-func (c *Catalog) PartSets() ([]PartSet, error) {
-	var list []PartSet
-	err := c.each(KindPartSet, func(e Entry) error {
-		var s PartSet
-		if err := json.Unmarshal(e.Body, &s); err != nil {
-			return err
+func (RetiredSet) kind() string { return KindPartSetRetired }
+func (RetiredSet) check() error { return nil }
+func (r RetiredSet) tell(s *State, e *Entry) {
+	for i := range s.PartSets {
+		if p := &s.PartSets[i]; p.Set == r.Set && p.Retired.IsZero() {
+			p.Retired = e.Time
 		}
-		s.Time = e.Time
-		list = append(list, s)
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	err = c.each(KindPartSetRetired, func(e Entry) error {
-		var r RetiredSet
-		if err := json.Unmarshal(e.Body, &r); err != nil {
-			return err
-		}
-		for i := range list {
-			if list[i].Set == r.Set && list[i].Retired.IsZero() {
-				list[i].Retired = e.Time
-			}
-		}
-		return nil
-	})
-	return list, err
 }
 
-// RetirePartSet logs that a set is no longer meant to be used.
-func (c *Catalog) RetirePartSet(r RetiredSet) error {
-	sets, err := c.PartSets()
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(sets, func(s PartSet) bool { return s.Set == r.Set }) {
-		return fmt.Errorf("part set %s is not in the catalog", r.Set)
-	}
-	_, err = c.Append(KindPartSetRetired, r)
-	return err
-}
-
-// RecordRollCall logs an answer that the caller has checked against the
-// commitment of that custodian.
-func (c *Catalog) RecordRollCall(r RollCall) error {
+func (RollCall) kind() string { return KindRollCall }
+func (r RollCall) check() error {
 	if r.Set == "" || r.Index < 1 {
 		return errors.New("roll-call: no part named")
 	}
-	_, err := c.Append(KindRollCall, r)
-	return err
+	return nil
+}
+func (r RollCall) tell(s *State, e *Entry) {
+	r.Time = e.Time
+	s.RollCalls = append(s.RollCalls, r)
 }
 
-// RollCalls gives all answers, oldest first.
-func (c *Catalog) RollCalls() ([]RollCall, error) {
-	var list []RollCall
-	err := c.each(KindRollCall, func(e Entry) error {
-		var r RollCall
-		if err := json.Unmarshal(e.Body, &r); err != nil {
-			return err
-		}
-		r.Time = e.Time
-		list = append(list, r)
-		return nil
-	})
-	return list, err
-}
-
-// RecordCeremony logs what was done to a recovery key.
-func (c *Catalog) RecordCeremony(r Ceremony) error {
-	_, err := c.Append(KindCeremony, r)
-	return err
-}
+func (Ceremony) kind() string        { return KindCeremony }
+func (Ceremony) check() error        { return nil }
+func (Ceremony) tell(*State, *Entry) {}

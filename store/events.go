@@ -1,41 +1,48 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
-// Kinds of log entries. The body is the type of that name, where there is
-// one; of the others the caller decides.
+// Kinds of log entries, with the types of their bodies.
 const (
 	KindCreated   = "created"    // Created; the first entry and no other
 	KindSnapshot  = "snapshot"   // SnapshotAdded, by AddSnapshot
 	KindProof     = "proof"      // by RecordProofs
 	KindShareSeen = "share-seen" // ShareSeen
 	KindAccepted  = "accepted"   // Accepted
-	KindCheck     = "check"
-	KindRestore   = "restore"
-	KindExport    = "export"
-	KindSuccessor = "successor" // Successor
+	KindCheck     = "check"      // Checked
+	KindRestore   = "restore"    // Restored
+	KindExport    = "export"     // Exported
+	KindSuccessor = "successor"  // Successor
 
 	KindPartSet        = "part-set"         // PartSet
 	KindPartSetRetired = "part-set-retired" // RetiredSet
 	KindRollCall       = "roll-call"        // RollCall
 	KindCeremony       = "ceremony"         // Ceremony
 	KindCopy           = "copy"             // Copy
-	KindDrill          = "drill"
-	KindUse            = "use" // Use
+	KindDrill          = "drill"            // Drilled
+	KindUse            = "use"              // Use
+	KindOldToken       = "old-token"        // OldToken
+	KindRotation       = "rotation"         // Succession
+	KindUpdate         = "firmware-update"  // UpdateStep
+	KindMended         = "head-mended"      // Mended, by Append
 )
 
 // Created is the body of the first entry.
 type Created struct {
 	Format int `json:"format"`
+	// Random is 16 bytes, so that no two catalogs begin alike; older ones have
+	// none.
+	Random hexBytes `json:"random,omitempty"`
 }
+
+func (Created) kind() string        { return KindCreated }
+func (Created) check() error        { return nil }
+func (Created) tell(*State, *Entry) {}
 
 // SnapshotAdded is the body of an entry that records a snapshot.
 type SnapshotAdded struct {
@@ -44,11 +51,15 @@ type SnapshotAdded struct {
 	Serial string `json:"serial"`
 }
 
-// Successor says that a token goes on under another serial, as after a
-// firmware update.
-type Successor struct {
-	Serial      string `json:"serial"`
-	SuccessorOf string `json:"successor_of"`
+func (SnapshotAdded) kind() string { return KindSnapshot }
+func (a SnapshotAdded) check() error {
+	if a.Hash.IsZero() || a.ID != snapshotID(a.Hash) {
+		return fmt.Errorf("id %q is not the beginning of hash %s", a.ID, a.Hash)
+	}
+	return nil
+}
+func (a SnapshotAdded) tell(s *State, e *Entry) {
+	s.added = append(s.added, addedAt{a, e.Seq})
 }
 
 // Kinds of proofs, weakest first.
@@ -74,6 +85,7 @@ func ShowsReturn(kind string) bool {
 // Proof is one attempt to show that a stored key comes back.
 type Proof struct {
 	Time      time.Time `json:"-"`        // of the entry
+	Seq       uint64    `json:"-"`        // of the entry
 	Snapshot  string    `json:"snapshot"` // ID
 	Reference int       `json:"reference"`
 	Blob      Hash      `json:"blob"` // SHA-256 of the key blob that was proven
@@ -89,30 +101,28 @@ type proofs struct {
 	Proofs []Proof `json:"proofs"`
 }
 
+func (proofs) kind() string { return KindProof }
+func (l proofs) check() error {
+	for _, p := range l.Proofs {
+		if p.Blob.IsZero() || p.Reference < 0 || p.Reference > 255 {
+			return fmt.Errorf("a proof of key reference %d names no key blob", p.Reference)
+		}
+	}
+	return nil
+}
+func (l proofs) tell(s *State, e *Entry) {
+	for _, p := range l.Proofs {
+		p.Time, p.Seq = e.Time, e.Seq
+		s.Proofs = append(s.Proofs, p)
+	}
+}
+
 // RecordProofs logs proofs as one entry; without any it does nothing.
 func (c *Catalog) RecordProofs(p []Proof) error {
 	if len(p) == 0 {
 		return nil
 	}
-	_, err := c.Append(KindProof, proofs{Proofs: p})
-	return err
-}
-
-// Proofs gives all proofs, oldest first.
-func (c *Catalog) Proofs() ([]Proof, error) {
-	var list []Proof
-	err := c.each(KindProof, func(e Entry) error {
-		var body proofs
-		if err := json.Unmarshal(e.Body, &body); err != nil {
-			return err
-		}
-		for _, p := range body.Proofs {
-			p.Time = e.Time
-			list = append(list, p)
-		}
-		return nil
-	})
-	return list, err
+	return c.Append(proofs{Proofs: p})
 }
 
 // Use says that keys on a token were used through a PKCS#11 module, as other
@@ -134,14 +144,14 @@ type UsedKey struct {
 	Reason    string `json:"reason,omitempty"` // why not
 }
 
-// RecordUse logs u; without any key it does nothing.
-func (c *Catalog) RecordUse(u Use) error {
+func (Use) kind() string { return KindUse }
+func (u Use) check() error {
 	if len(u.Keys) == 0 {
-		return nil
+		return errors.New("it names no key")
 	}
-	_, err := c.Append(KindUse, u)
-	return err
+	return nil
 }
+func (Use) tell(*State, *Entry) {}
 
 // ShareSeen says that shares which give a KCV were at hand.
 type ShareSeen struct {
@@ -157,43 +167,26 @@ type ShareSeen struct {
 	Recipient string `json:"recipient,omitempty"`
 }
 
-// RecordShareSeen logs s under its KCV.
-func (c *Catalog) RecordShareSeen(s ShareSeen) error {
-	if s.KCV == "" {
-		return errors.New("share seen: no KCV")
+func (ShareSeen) kind() string { return KindShareSeen }
+func (r ShareSeen) check() error {
+	if !isHex(r.KCV, 16) {
+		return fmt.Errorf("share seen: KCV %q is not 16 hex digits", r.KCV)
 	}
-	if err := checkKCV(s.KCV); err != nil {
-		return fmt.Errorf("share seen: %v", err)
-	}
-	s.KCV = strings.ToUpper(s.KCV)
-	_, err := c.Append(KindShareSeen, s)
-	return err
+	return nil
 }
 
-// SharesSeen gives the latest record of each KCV, but for two things: Software
-// is false once a KCV was loaded to hardware, whatever happened later, since it
-// is what keeps these shares off software tokens; and a Recipient stays known.
-func (c *Catalog) SharesSeen() (map[KCV]ShareSeen, error) {
-	seen := map[KCV]ShareSeen{}
-	err := c.each(KindShareSeen, func(e Entry) error {
-		var s ShareSeen
-		if err := json.Unmarshal(e.Body, &s); err != nil {
-			return err
+// tell keeps the latest record of each KCV, but for two things: Software is
+// false once a KCV was loaded to hardware, whatever happened later, since it is
+// what keeps these shares off software tokens; and a Recipient stays known.
+func (r ShareSeen) tell(s *State, e *Entry) {
+	r.Time, r.KCV = e.Time, strings.ToUpper(r.KCV)
+	if before, ok := s.Shares[r.KCV]; ok {
+		r.Software = r.Software && before.Software
+		if r.Recipient == "" {
+			r.Recipient = before.Recipient
 		}
-		s.Time = e.Time
-		if before, ok := seen[s.KCV]; ok {
-			s.Software = s.Software && before.Software
-			if s.Recipient == "" {
-				s.Recipient = before.Recipient
-			}
-		}
-		seen[s.KCV] = s
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	return seen, nil
+	s.Shares[r.KCV] = r
 }
 
 // Accepted says that someone knows that a key cannot be exported.
@@ -206,43 +199,14 @@ type Accepted struct {
 	Reason    string    `json:"reason"`
 }
 
-// RecordAccepted logs a.
-func (c *Catalog) RecordAccepted(a Accepted) error {
-	_, err := c.Append(KindAccepted, a)
-	return err
+func (Accepted) kind() string { return KindAccepted }
+func (a Accepted) check() error {
+	if a.Reference < 1 || a.Reference > 255 {
+		return fmt.Errorf("key reference %d is not within 1 to 255", a.Reference)
+	}
+	return nil
 }
-
-// AcceptedKeys gives all acceptances, oldest first.
-func (c *Catalog) AcceptedKeys() ([]Accepted, error) {
-	var list []Accepted
-	err := c.each(KindAccepted, func(e Entry) error {
-		var a Accepted
-		if err := json.Unmarshal(e.Body, &a); err != nil {
-			return err
-		}
-		a.Time = e.Time
-		list = append(list, a)
-		return nil
-	})
-	return list, err
-}
-
-// each calls fn for the entries of a kind. A damaged log or a body that fn
-// cannot read is ErrDamaged.
-func (c *Catalog) each(kind string, fn func(e Entry) error) error {
-	return c.view(func(tx *bolt.Tx) error {
-		entries, found := readLog(tx)
-		if err := found.err(); err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if e.Kind != kind {
-				continue
-			}
-			if err := fn(e); err != nil {
-				return fmt.Errorf("%w: log entry %d: %v", ErrDamaged, e.Seq, err)
-			}
-		}
-		return nil
-	})
+func (a Accepted) tell(s *State, e *Entry) {
+	a.Time = e.Time
+	s.Accepted = append(s.Accepted, a)
 }

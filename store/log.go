@@ -21,7 +21,12 @@ type Entry struct {
 	Previous Hash            `json:"previous"` // zero in the first
 	Body     json.RawMessage `json:"body"`     // by Kind
 	Hash     Hash            `json:"-"`
+	says     Body            // nil for a kind that is not known here
 }
+
+// Says is the body of an entry whose kind this program knows, as the type that
+// stands beside that kind; nil for any other.
+func (e *Entry) Says() Body { return e.says }
 
 // headRecord repeats the last entry, so that a log that lost its end shows.
 type headRecord struct {
@@ -31,77 +36,36 @@ type headRecord struct {
 
 const keyHead = "head"
 
-// Append adds an entry whose body is the JSON of body (nil is an empty
-// object). The kinds that Create and AddSnapshot write are refused: they
-// stand for things those have done.
-func (c *Catalog) Append(kind string, body any) (Entry, error) {
-	switch kind {
-	case "", KindCreated, KindSnapshot:
-		return Entry{}, fmt.Errorf("%s: a log entry of kind %q cannot be added by itself", c.what(), kind)
+// Append adds an entry. The kinds that Create and AddSnapshot write are refused:
+// they stand for things those have done. Whatever is damaged before stays as it
+// is: the entry follows the one that the head names, and the next Read says again
+// what is damaged. A head whose own record is damaged is made anew from the last
+// entry, and an entry of kind "head-mended" says so.
+func (c *Catalog) Append(b Body) error {
+	switch b.kind() {
+	case KindCreated, KindSnapshot:
+		return fmt.Errorf("%s: a log entry of kind %q cannot be added by itself", c.what(), b.kind())
 	}
 	var e Entry
 	err := c.update(func(tx *bolt.Tx) (err error) {
-		e, err = appendEntry(tx, kind, c.program, c.now(), body)
+		e, err = appendEntry(tx, c.program, c.now(), b)
 		return err
 	})
 	if err != nil {
-		return Entry{}, err
+		return err
 	}
 	// What the log says is read back like everything else.
-	head, err := c.Head()
-	if err != nil {
-		return Entry{}, err
-	}
-	if head.Hash != e.Hash {
-		return Entry{}, fmt.Errorf("%s: %w: log entry %d reads back different from what was written", c.what(), ErrDamaged, e.Seq)
-	}
-	return e, nil
-}
-
-// Log gives all entries, oldest first. With ErrDamaged come those that can be
-// read.
-func (c *Catalog) Log() ([]Entry, error) {
-	var entries []Entry
-	err := c.view(func(tx *bolt.Tx) error {
-		var found findings
-		entries, found = readLog(tx)
-		return found.err()
-	})
-	return entries, err
-}
-
-// Head gives the last entry.
-func (c *Catalog) Head() (Entry, error) {
-	var e Entry
-	err := c.view(func(tx *bolt.Tx) (err error) {
-		e, err = readHead(tx)
+	err = c.view(func(tx *bolt.Tx) error {
+		head, err := readHead(tx)
+		if err == nil && head.Hash != e.Hash {
+			err = fmt.Errorf("%w: log entry %d reads back different from what was written", ErrDamaged, e.Seq)
+		}
 		return err
 	})
-	return e, err
-}
-
-// EntryByHashPrefix finds the entry whose hash begins with the first bits of
-// prefix: the head words of an earlier day, 11 bits each. found is false when
-// there is none: the catalog is another one, older than the words, or changed.
-// Several that fit are ErrAmbiguous.
-func (c *Catalog) EntryByHashPrefix(prefix []byte, bits int) (e Entry, found bool, err error) {
-	if bits < 1 || bits > 8*len(Hash{}) || len(prefix)*8 < bits {
-		return e, false, fmt.Errorf("hash prefix of %d bits in %d bytes", bits, len(prefix))
+	if err == nil {
+		c.extend(&e)
 	}
-	entries, err := c.Log()
-	if err != nil {
-		return e, false, err
-	}
-	for _, candidate := range entries {
-		if !samePrefix(candidate.Hash[:], prefix, bits) {
-			continue
-		}
-		if found {
-			return Entry{}, false, fmt.Errorf("%s: %w: log entries %d and %d both begin with these %d bits", c.what(), ErrAmbiguous, e.Seq, candidate.Seq, bits)
-		}
-		e, found = candidate, true
-	}
-	return e, found, nil
+	return err
 }
 
 func samePrefix(a, b []byte, bits int) bool {
@@ -115,38 +79,67 @@ func samePrefix(a, b []byte, bits int) bool {
 
 func logKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
-// appendEntry continues the chain. It refuses to build upon a damaged end.
-func appendEntry(tx *bolt.Tx, kind, program string, now time.Time, body any) (Entry, error) {
+// appendEntry continues the chain behind the entry that the head names, whether
+// that one is whole or not: nothing is ever rewritten.
+func appendEntry(tx *bolt.Tx, program string, now time.Time, body Body) (Entry, error) {
+	if err := body.check(); err != nil {
+		return Entry{}, fmt.Errorf("log entry of kind %q: %v", body.kind(), err)
+	}
 	b, err := bucket(tx, bucketLog)
 	if err != nil {
 		return Entry{}, err
 	}
-	e := Entry{Seq: 1, Time: seconds(now), Kind: kind, Program: program, Body: json.RawMessage("{}")}
-	if kind != KindCreated {
-		head, err := readHead(tx)
+	e := Entry{Seq: 1, Time: seconds(now), Kind: body.kind(), Program: program, says: body}
+	if e.Kind != KindCreated {
+		head, err := readHeadRecord(tx)
 		if err != nil {
-			return Entry{}, err
+			if head, err = mendHead(tx, program, now, err); err != nil {
+				return Entry{}, err
+			}
+		}
+		if k, _ := b.Cursor().Last(); !bytes.Equal(k, logKey(head.Seq)) {
+			return Entry{}, fmt.Errorf("%w: the log does not end with entry %d, which its head names: nothing can be added", ErrDamaged, head.Seq)
 		}
 		e.Seq, e.Previous = head.Seq+1, head.Hash
 	}
-	if body != nil {
-		if e.Body, err = encode(body); err != nil {
-			return Entry{}, fmt.Errorf("log entry of kind %q: %v", kind, err)
-		}
+	if e.Body, err = encode(body); err != nil {
+		return Entry{}, fmt.Errorf("log entry of kind %q: %v", e.Kind, err)
 	}
 	value, err := encode(e)
 	if err != nil {
-		return Entry{}, fmt.Errorf("log entry of kind %q: %v", kind, err)
+		return Entry{}, fmt.Errorf("log entry of kind %q: %v", e.Kind, err)
 	}
 	e.Hash = HashOf(value)
 	if err := b.Put(logKey(e.Seq), value); err != nil {
 		return Entry{}, err
 	}
+	return e, putHead(tx, &e)
+}
+
+func putHead(tx *bolt.Tx, e *Entry) error {
 	heads, err := bucket(tx, bucketHead)
 	if err != nil {
-		return Entry{}, err
+		return err
 	}
-	return e, putChecked(heads, bucketHead, keyHead, headRecord{Seq: e.Seq, Hash: e.Hash})
+	return putChecked(heads, bucketHead, keyHead, headRecord{Seq: e.Seq, Hash: e.Hash})
+}
+
+// mendHead makes the head's record anew from the last entry, if that is whole,
+// and logs that.
+func mendHead(tx *bolt.Tx, program string, now time.Time, why error) (headRecord, error) {
+	b, err := bucket(tx, bucketLog)
+	if err != nil {
+		return headRecord{}, err
+	}
+	last, err := parseEntry(b.Cursor().Last())
+	if err != nil {
+		return headRecord{}, fmt.Errorf("%w: %v, and the last log entry is damaged too: nothing can be added", ErrDamaged, why)
+	}
+	if err := putHead(tx, &last); err != nil {
+		return headRecord{}, err
+	}
+	e, err := appendEntry(tx, program, now, Mended{What: why.Error()})
+	return headRecord{Seq: e.Seq, Hash: e.Hash}, err
 }
 
 // readHead reads the last entry and checks it against the head record.
@@ -202,58 +195,93 @@ func parseEntry(key, value []byte) (Entry, error) {
 	if seq := binary.BigEndian.Uint64(key); e.Seq != seq {
 		return e, fmt.Errorf("it calls itself entry %d", e.Seq)
 	}
-	return e, nil
+	if (e.Kind == KindCreated) != (e.Seq == 1) {
+		return e, fmt.Errorf("kind %q at this place", e.Kind)
+	}
+	var err error
+	e.says, err = parseBody(&e)
+	return e, err
 }
 
-// readLog reads the whole chain and goes on after what is wrong.
-func readLog(tx *bolt.Tx) ([]Entry, findings) {
-	var (
-		entries  []Entry
-		found    findings
-		previous Hash
-		next     uint64 = 1
-		last     uint64
-	)
+// chain is the log as it was read.
+type chain struct {
+	entries []Entry // that are whole, oldest first
+	lost    int     // entries that are damaged or missing
+	head    Entry   // what the next entry follows; Seq and Hash alone where it is damaged
+}
+
+// link is one stored entry.
+type link struct {
+	seq  uint64
+	hash Hash
+	e    Entry
+	err  error // what does not check out of it
+}
+
+// readLog reads the whole log and judges each entry by the hash that its
+// successor, or the head, has of it: what does not fit is named and left out,
+// and the rest goes on. Only a whole successor tells; an entry whose successor
+// is damaged is taken as it is.
+func readLog(tx *bolt.Tx) (chain, findings) {
+	var c chain
+	var found findings
 	b, err := bucket(tx, bucketLog)
 	if err != nil {
 		found.add("log", "its bucket is missing")
-		return nil, found
+		return c, found
 	}
+	var links []link
+	next := uint64(1)
 	for k, v := range all(b) {
-		where := fmt.Sprintf("log entry %d", next)
-		if len(k) == 8 {
-			last = binary.BigEndian.Uint64(k)
-			where = fmt.Sprintf("log entry %d", last)
-			if last != next {
-				found.add(where, "entries are missing: it follows entry %d", next-1)
-			}
-			next = last + 1
+		l := link{seq: next, hash: HashOf(v)}
+		if l.e, l.err = parseEntry(k, v); len(k) == 8 {
+			l.seq = binary.BigEndian.Uint64(k)
 		}
-		e, err := parseEntry(k, v)
-		if err != nil {
-			found.add(where, "%v", err)
-			previous = HashOf(v)
+		if l.seq > next {
+			found.add(logEntry(l.seq), "entries are missing: it follows entry %d", next-1)
+			c.lost += int(l.seq - next)
+		}
+		links, next = append(links, l), l.seq+1
+	}
+	head, headErr := readHeadRecord(tx)
+	if headErr != nil {
+		found.add("log", "%v", headErr)
+	}
+	c.head = Entry{Seq: head.Seq, Hash: head.Hash}
+	ends := len(links) // those behind the head do not count
+	for ends > 0 && headErr == nil && links[ends-1].seq > head.Seq {
+		ends--
+		found.add(logEntry(links[ends].seq), "the head names entry %d as the last", head.Seq)
+	}
+	if headErr == nil && (ends == 0 || links[ends-1].seq < head.Seq) {
+		found.add("log", "it ends with entry %d, the head names entry %d", next-1, head.Seq)
+		c.lost += int(min(head.Seq-next+1, 1<<20))
+	}
+	// From the end, where the head tells, to the beginning.
+	sure := headErr == nil // the hash of what comes before is known
+	follows, before := head.Hash, head.Seq
+	for i := ends - 1; i >= 0; i-- {
+		l := &links[i]
+		if l.err == nil && sure && before == l.seq && l.hash != follows {
+			l.err = errors.New("it was changed: its hash is not the one that what follows has of it")
+		}
+		sure, follows, before = l.err == nil, l.e.Previous, l.seq-1
+	}
+	for _, l := range links[:ends] {
+		if l.err != nil {
+			found.add(logEntry(l.seq), "%v", l.err)
+			c.lost++
 			continue
 		}
-		if e.Previous != previous {
-			found.add(where, "it does not follow from the entry before it: one of the two was changed")
-		}
-		if (e.Kind == KindCreated) != (e.Seq == 1) {
-			found.add(where, "kind %q at this place", e.Kind)
-		}
-		previous = e.Hash
-		entries = append(entries, e)
+		c.entries = append(c.entries, l.e)
 	}
-	switch head, err := readHeadRecord(tx); {
-	case err != nil:
-		found.add("log", "%v", err)
-	case head.Seq != last:
-		found.add("log", "it ends with entry %d, the head names entry %d", last, head.Seq)
-	case head.Hash != previous:
-		found.add(fmt.Sprintf("log entry %d", last), "its hash is not the one that the head names")
+	if n := len(c.entries); n > 0 && (headErr != nil || c.entries[n-1].Hash == head.Hash) {
+		c.head = c.entries[n-1]
 	}
-	return entries, found
+	return c, found
 }
+
+func logEntry(seq uint64) string { return fmt.Sprintf("log entry %d", seq) }
 
 func bucket(tx *bolt.Tx, name string) (*bolt.Bucket, error) {
 	b := tx.Bucket([]byte(name))

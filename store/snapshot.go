@@ -33,6 +33,9 @@ type Snapshot struct {
 	// Rekeyed is set where the snapshot was made from another one of the
 	// catalog; Taken is still when the token was read.
 	Rekeyed *Rekeyed
+	// Unlogged: no log entry names it, and none that could have is lost. It is
+	// shown, and never the newest. Not stored.
+	Unlogged bool
 }
 
 // Rekeyed says that the blobs of a snapshot were sealed anew on a computer: the

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -27,22 +26,24 @@ func (c *Catalog) Verify() ([]Finding, error) {
 		verifyContent(tx, &found)
 		return nil
 	})
-	return found, err
+	if err != nil {
+		return found, err
+	}
+	s, err := c.Reread()
+	if err != nil {
+		return found, err
+	}
+	return append(found, s.Damage...), nil
 }
 
-// verifyContent checks everything above the pages.
+// verifyContent looks at what a State does not: the format, the buckets, records
+// that no snapshot uses, the journal.
 func verifyContent(tx *bolt.Tx, found *findings) {
 	if err := readFormat(tx, kindCatalog); err != nil {
 		found.add("file", "%v", err)
 	}
 	verifyBuckets(tx, found)
-	entries, damage := readLog(tx)
-	*found = append(*found, damage...)
-	_, damage = readSnapshots(tx, entries)
-	*found = append(*found, damage...)
 	verifyRecords(tx, found)
-	verifyBodies(entries, found)
-	verifyAnchors(tx, entries, found)
 	verifyJournal(tx, found)
 }
 
@@ -139,48 +140,6 @@ func usedRecords(tx *bolt.Tx) map[Hash]bool {
 		}
 	}
 	return used
-}
-
-// verifyBodies checks that entries of the kinds this package reads can be
-// read.
-func verifyBodies(entries []Entry, found *findings) {
-	for _, e := range entries {
-		var body any
-		switch e.Kind {
-		case KindCreated:
-			body = new(Created)
-		case KindProof:
-			body = new(proofs)
-		case KindShareSeen:
-			body = new(ShareSeen)
-		case KindAccepted:
-			body = new(Accepted)
-		case KindSuccessor:
-			body = new(Successor)
-		default:
-			continue
-		}
-		if err := json.Unmarshal(e.Body, body); err != nil {
-			found.add(fmt.Sprintf("log entry %d", e.Seq), "not readable: %v", err)
-		}
-	}
-}
-
-func verifyAnchors(tx *bolt.Tx, entries []Entry, found *findings) {
-	b := tx.Bucket([]byte(bucketAnchors))
-	if b == nil {
-		return
-	}
-	for k, v := range all(b) {
-		var r anchorRecord
-		err := openChecked(bucketAnchors, string(k), v, &r)
-		if err == nil {
-			err = r.fits(entries)
-		}
-		if err != nil {
-			found.add("anchor "+strconv.QuoteToASCII(string(k)), "%v", err)
-		}
-	}
 }
 
 func verifyJournal(tx *bolt.Tx, found *findings) {

@@ -177,18 +177,16 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 			return err
 		}
 	}
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
 	if t != nil {
 		done.serial = t.serial
-		if done.keys, err = backup.Cover(options.Inventory, cat); err != nil {
-			return err
-		}
+		done.keys = backup.Cover(options.Inventory, state)
 	}
 	if cat != nil {
-		e, err := cat.Head()
-		if err != nil {
-			return err
-		}
-		done.head = head(e)
+		done.head = head(state.Head)
 	}
 	if a.flags.json {
 		if err := a.document(done.document()); err != nil {
@@ -228,8 +226,8 @@ func firstBackup(cat *store.Catalog, inv *backup.Inventory) (bool, error) {
 	if cat == nil {
 		return true, nil
 	}
-	all, err := cat.Snapshots()
-	return !slices.ContainsFunc(all, func(s *store.Snapshot) bool { return s.Token.Serial == inv.Serial }), err
+	state, err := cat.Read()
+	return err == nil && state.Newest(inv.Serial) == nil, err
 }
 
 // unreadFile is a file that could not be read at all.

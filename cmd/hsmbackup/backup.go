@@ -128,10 +128,11 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	if err != nil {
 		return err
 	}
-	before, gone, err := backup.Vanished(inv, cat)
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
+	before, gone := backup.Vanished(inv, state)
 	r, err := backup.Run(ctx, t.card, cat, o)
 	a.progress.Close()
 	if err != nil {

@@ -76,7 +76,25 @@ func (a *app) lookCatalog() (*store.Catalog, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return cat, named(path, err)
+	return a.opened(cat, named(path, err))
+}
+
+// opened names what is damaged of a catalog that was opened. The job goes on with
+// what is whole, and ends with 5.
+func (a *app) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
+	if err != nil {
+		return nil, err
+	}
+	state, err := cat.Read()
+	if err != nil {
+		closeCatalog(cat)
+		return nil, err
+	}
+	for _, d := range state.Damage {
+		a.note("DAMAGED: %s", d)
+	}
+	a.damaged = a.damaged || len(state.Damage) > 0
+	return cat, nil
 }
 
 // needCatalog is lookCatalog for verbs that are nothing without one.
@@ -107,13 +125,15 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 	cat, err = store.Open(path, true)
 	switch {
 	case err == nil:
-		return cat, "", nil
+		cat, err = a.opened(cat, nil)
+		return cat, "", err
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, "", a.noCatalog()
 	case errors.Is(err, store.ErrReadOnly):
 		why := err.Error()
 		cat, err = store.Open(path, false)
-		return cat, why, named(path, err)
+		cat, err = a.opened(cat, named(path, err))
+		return cat, why, err
 	}
 	return nil, "", named(path, err)
 }
@@ -128,7 +148,7 @@ func (a *app) existingCatalog() (*store.Catalog, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return cat, named(path, err)
+	return a.opened(cat, named(path, err))
 }
 
 // makeCatalog makes the catalog and says so.

@@ -16,7 +16,7 @@ func (a *app) ceremony(cat *store.Catalog, c store.Ceremony) {
 		return
 	}
 	c.Who = a.flags.who
-	if err := cat.RecordCeremony(c); err != nil {
+	if err := cat.Append(c); err != nil {
 		a.note("not recorded in the log: %s", describe(err, false).message)
 	}
 }

@@ -176,13 +176,13 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedTh
 		exits.add(exitIncomplete)
 		bad = append(bad, wrong...)
 	}
-	last, err := cat.Head()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
 	from, to := r.From.Snapshot.Token.Serial, r.To.Snapshot.Token.Serial
 	if a.flags.json {
-		doc := jsonClone{from, to, r.To.Snapshot.ID, r.Complete(), append([]jsonKeyProof{}, keyProofs(r.Restored.Keys)...), head(last), used.document()}
+		doc := jsonClone{from, to, r.To.Snapshot.ID, r.Complete(), append([]jsonKeyProof{}, keyProofs(r.Restored.Keys)...), head(state.Head), used.document()}
 		if err := a.document(doc); err != nil {
 			return err
 		}
@@ -192,6 +192,6 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedTh
 	a.table(rows)
 	a.printf("%s on %s and on %s", countOf(good, len(r.Restored.Keys), "key"), from, to)
 	a.printUsed(used)
-	a.printf("snapshot %s of %s; head: %s", r.To.Snapshot.ID, to, head(last))
+	a.printf("snapshot %s of %s; head: %s", r.To.Snapshot.ID, to, head(state.Head))
 	return exits.outcome(brief(bad))
 }

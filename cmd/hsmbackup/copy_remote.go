@@ -68,7 +68,7 @@ func (a *app) copyCatalog(ctx context.Context, cat *store.Catalog, to string, sa
 		return fail(&failure{exit: exitDamaged, code: "copy-damaged", message: fmt.Sprintf("%s came back different from what was sent: %v", remote, err), err: err})
 	}
 	c := store.Copy{Path: remote, Seq: head.Seq, Head: head.Hash}
-	return c, head, cat.RecordCopy(c)
+	return c, head, cat.Append(c)
 }
 
 // scp copies a file from or to another host. It asks at the terminal itself, and

@@ -123,7 +123,7 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 		if whole {
 			err = backup.RecordShares(cat, key, inv.Software, "dkek load")
 		} else {
-			err = cat.RecordShareSeen(store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"})
+			err = cat.Append(store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"})
 		}
 		if err != nil {
 			notRecorded = describe(err, false).message

@@ -112,9 +112,11 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	if r.Any() {
 		a.changed = true
 		a.recordRekey(cat, r, o.why, slices.Concat(sets, a.gathered.setNames(), r.Retired), left)
-		if r.Head, err = cat.Head(); err != nil {
+		state, err := cat.Read()
+		if err != nil {
 			return err
 		}
+		r.Head = state.Head
 	}
 	return a.printRekey(r, o.why, left)
 }
@@ -287,8 +289,12 @@ func otherSnapshot(cat *store.Catalog, s *store.Snapshot, err error) error {
 	if !errors.As(err, &mismatch) || s.Adopted {
 		return err
 	}
-	other, findErr := backup.Under(cat, s.Token.Serial, mismatch.Got.String())
-	if findErr != nil || other == nil {
+	state, readErr := cat.Read()
+	if readErr != nil {
+		return err
+	}
+	other := backup.Under(state, s.Token.Serial, mismatch.Got.String())
+	if other == nil {
 		return err
 	}
 	f := describe(err, false)

@@ -135,11 +135,11 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 
 // called gives the sets that --custodian is about.
 func (a *app) called(cat *store.Catalog, names []string) ([]backup.KeptSet, error) {
-	sets, err := backup.Keepers(cat, a.now())
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	return backup.Called(sets, names)
+	return backup.Called(backup.Keepers(state, a.now()), names)
 }
 
 // openParts reads the parts of --share.
@@ -517,10 +517,11 @@ func (a *app) listKeepers(o rollCall) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	sets, err := backup.Keepers(cat, a.now())
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
+	sets := backup.Keepers(state, a.now())
 	if len(o.custodians) > 0 {
 		if sets, err = backup.Called(sets, o.custodians); err != nil {
 			return err

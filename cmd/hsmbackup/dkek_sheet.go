@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/sheet"
 	"hsmbackup/internal/terminal"
@@ -217,11 +216,11 @@ func headOf(cat *store.Catalog) []string {
 	if cat == nil {
 		return nil
 	}
-	e, err := cat.Head()
+	state, err := cat.Read()
 	if err != nil {
 		return nil
 	}
-	return strings.Fields(head(e))
+	return strings.Fields(head(state.Head))
 }
 
 // tokensUnder gives the serials of the tokens whose newest snapshot is under a
@@ -239,12 +238,13 @@ func tokensUnder(cat *store.Catalog, kcv store.KCV) []string {
 // tokensNow gives the newest snapshot of each token that there still is, as far
 // as the catalog can be read.
 func tokensNow(cat *store.Catalog) []*store.Snapshot {
-	if cat == nil {
+	state, err := cat.Read()
+	if err != nil {
 		return nil
 	}
-	newest, _ := backup.Latest(cat)
-	gone, _ := backup.Gone(cat)
-	return slices.DeleteFunc(newest, func(s *store.Snapshot) bool { return s.Token.Serial == "" || gone[s.Token.Serial] != "" })
+	return slices.DeleteFunc(state.Latest(), func(s *store.Snapshot) bool {
+		return s.Token.Serial == "" || state.Succeeded(s.Token.Serial) != ""
+	})
 }
 
 func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, paper sheet.Paper) error {
@@ -272,11 +272,11 @@ func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, p
 	}
 	if cat != nil {
 		s.Catalog = absolute(cat.Path())
-		copies, err := cat.Copies()
+		state, err := cat.Read()
 		if err != nil {
-			a.note("the sheet does not say where copies of the catalog are: %s", describe(err, false).message)
+			return err
 		}
-		for _, c := range copies {
+		for _, c := range state.Copies {
 			s.Copies = append(s.Copies, c.Path)
 		}
 	}

@@ -351,11 +351,11 @@ func (a *app) catalogPlace() doctor.Catalog {
 
 // newestTaken is when the newest snapshot was taken, as far as it can be read.
 func newestTaken(cat *store.Catalog) (newest time.Time) {
-	snapshots, err := backup.Snapshots(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return newest
 	}
-	for _, s := range snapshots {
+	for _, s := range state.Snapshots {
 		if s.Taken.After(newest) {
 			newest = s.Taken
 		}

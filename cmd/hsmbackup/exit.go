@@ -92,6 +92,20 @@ type outcome struct {
 
 func (o *outcome) Error() string { return o.message }
 
+// amidDamage is how a job ends that went on with what is whole of a damaged
+// catalog: damage goes before what is incomplete, and after everything else.
+func amidDamage(err error) error {
+	const hint = "`hsmbackup check` lists all that does not check out; keep the file, and go on with a copy of it"
+	var done *outcome
+	switch {
+	case err == nil:
+		return &outcome{exit: exitDamaged, message: "the catalog is damaged", hints: []string{hint}}
+	case errors.As(err, &done) && done.exit == exitIncomplete:
+		return &outcome{exit: exitDamaged, message: done.message, hints: append(done.hints, hint)}
+	}
+	return err
+}
+
 func isOutcome(err error) bool {
 	var o *outcome
 	return errors.As(err, &o)

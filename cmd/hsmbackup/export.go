@@ -32,12 +32,6 @@ under the recovery key. This is the form for archives.`,
 	return cmd
 }
 
-// exported is the body of an entry that records an export.
-type exported struct {
-	Snapshot string     `json:"snapshot"`
-	Hash     store.Hash `json:"hash"`
-}
-
 func (a *app) export(dir, name string) error {
 	cat, why, err := a.recordingCatalog()
 	if err != nil {
@@ -48,17 +42,17 @@ func (a *app) export(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	proofs, err := cat.Proofs()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	r, err := backup.Export(dir, s, backup.ExportOptions{Program: program(), Proofs: proofs})
+	r, err := backup.Export(dir, s, backup.ExportOptions{Program: program(), Proofs: state.Proofs})
 	if err != nil {
 		return err
 	}
 	a.changed = true
 	if why == "" {
-		if _, err := cat.Append(store.KindExport, exported{s.ID, s.Hash}); err != nil {
+		if err := cat.Append(store.Exported{Snapshot: s.ID, Hash: s.Hash}); err != nil {
 			why = describe(err, false).message
 		}
 	}

@@ -259,10 +259,11 @@ func (j *updateJob) begin(ctx context.Context, stranger string) error {
 // needsCopy is about a run that begins something without saying where the copy
 // of the catalog goes.
 func (j *updateJob) needsCopy(stranger string) error {
-	before, err := backup.PredecessorOf(j.cat, j.inv.Serial)
+	state, err := j.cat.Read()
 	if err != nil {
 		return err
 	}
+	before := state.Predecessor(j.inv.Serial)
 	switch {
 	case stranger != "":
 		return refusef("stranger", "plug in the token that came back from the vendor; to begin an update of this one, give --copy-to PLACE", "%s", stranger)
@@ -527,11 +528,11 @@ func (j *updateJob) succeed(ctx context.Context, u *backup.Update) error {
 		j.doc.Phase = "finished"
 	}
 	used := j.usedAfter(ctx, j.t, j.cat, report.Snapshot, report.Snapshot.Keys)
-	last, err := j.cat.Head()
+	state, err := j.cat.Read()
 	if err != nil {
 		return err
 	}
-	j.doc.Head = head(last)
+	j.doc.Head = head(state.Head)
 	return j.printSuccessor(u, r, report, backup.CompareSuccessor(old, report.Snapshot), used)
 }
 

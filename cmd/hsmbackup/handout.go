@@ -428,25 +428,22 @@ func (a *app) askForAnswer(ctx context.Context, n *handOutNote, k keeper, p *dke
 // finishHandOut records a set of which every part was handed out. It may be
 // called again where it was interrupted.
 func finishHandOut(cat *store.Catalog, n *handOutNote) error {
-	sets, err := cat.PartSets()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
+	sets := state.PartSets
 	if findSet(sets, n.Set.Set) == nil {
-		if err := cat.RecordPartSet(n.Set); err != nil {
+		if err := cat.Append(n.Set); err != nil {
 			return err
 		}
 	}
-	calls, err := cat.RollCalls()
-	if err != nil {
-		return err
-	}
 	for i, p := range n.Parts {
 		call := store.RollCall{Set: n.Set.Set, Index: i + 1, Origin: "hand-out"}
-		if !p.Confirmed || slices.ContainsFunc(calls, func(c store.RollCall) bool { return c.Set == call.Set && c.Index == call.Index }) {
+		if !p.Confirmed || slices.ContainsFunc(state.RollCalls, func(c store.RollCall) bool { return c.Set == call.Set && c.Index == call.Index }) {
 			continue
 		}
-		if err := cat.RecordRollCall(call); err != nil {
+		if err := cat.Append(call); err != nil {
 			return err
 		}
 	}
@@ -454,12 +451,12 @@ func finishHandOut(cat *store.Catalog, n *handOutNote) error {
 	if old := findSet(sets, n.Retires); old != nil {
 		record.Sets = append(record.Sets, n.Retires)
 		if old.Retired.IsZero() {
-			if err := cat.RetirePartSet(store.RetiredSet{Set: n.Retires, By: n.Set.Set, Reason: n.Job}); err != nil {
+			if err := cat.Append(store.RetiredSet{Set: n.Retires, By: n.Set.Set, Reason: n.Job}); err != nil {
 				return err
 			}
 		}
 	}
-	if err := cat.RecordCeremony(record); err != nil {
+	if err := cat.Append(record); err != nil {
 		return err
 	}
 	return cat.Journal().Delete(n.key())
@@ -586,7 +583,7 @@ func (a *app) undoHandOut(cat *store.Catalog, n *handOutNote) error {
 	}
 	if len(seen) > 0 {
 		outcome := fmt.Sprintf("interrupted: set %s does not exist; parts of it were seen by %s", n.Set.Set, strings.Join(seen, ", "))
-		if err := cat.RecordCeremony(store.Ceremony{Job: n.Job, Who: n.Who, KCV: n.Set.KCV, Sets: []string{n.Set.Set}, Outcome: outcome}); err != nil {
+		if err := cat.Append(store.Ceremony{Job: n.Job, Who: n.Who, KCV: n.Set.KCV, Sets: []string{n.Set.Set}, Outcome: outcome}); err != nil {
 			return err
 		}
 		a.note("the hand-out of set %s was interrupted, and there is no such set: whatever %s wrote down of it is to be destroyed", n.Set.Set, strings.Join(seen, ", "))

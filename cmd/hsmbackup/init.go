@@ -205,8 +205,8 @@ func guardWipe(inv *backup.Inventory, cat *store.Catalog) error {
 	if !errors.As(err, &job) || job.Code != "not-covered" {
 		return err
 	}
-	keys, coverErr := backup.Cover(inv, cat)
-	if coverErr != nil || !slices.ContainsFunc(keys, func(k backup.KeyCoverage) bool { return !k.Coverage.Done() && backupCannotTake(k) }) {
+	state, readErr := cat.Read()
+	if readErr != nil || !slices.ContainsFunc(backup.Cover(inv, state), func(k backup.KeyCoverage) bool { return !k.Coverage.Done() && backupCannotTake(k) }) {
 		return err
 	}
 	return &failure{exit: exitRefused, code: job.Code, message: job.Message, err: err, hints: []string{job.Hint,
@@ -258,7 +258,7 @@ func (a *app) warnNoCopy(cat *store.Catalog) {
 	if cat == nil {
 		return
 	}
-	if copies, err := cat.Copies(); err == nil && len(copies) == 0 {
+	if state, err := cat.Read(); err == nil && len(state.Copies) == 0 {
 		a.note("the catalog has no copy that it knows of: once the token is wiped, %s alone brings its keys back", terminal.Printable(cat.Path()))
 	}
 }

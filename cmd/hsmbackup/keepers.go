@@ -61,8 +61,11 @@ func (a *app) partSets(sets []backup.KeptSet) []jsonPartSet {
 
 // setsInUse gives the sets of parts that are meant to be used.
 func (a *app) setsInUse(cat *store.Catalog) ([]backup.KeptSet, error) {
-	sets, err := backup.Keepers(cat, a.now())
-	return slices.DeleteFunc(sets, func(s backup.KeptSet) bool { return !s.InUse() }), err
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(backup.Keepers(state, a.now()), func(s backup.KeptSet) bool { return !s.InUse() }), nil
 }
 
 // printKeepers shows a set and who of its custodians answered when.

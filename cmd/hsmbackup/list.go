@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -36,15 +35,11 @@ func (a *app) list() error {
 		return err
 	}
 	defer closeCatalog(cat)
-	all, err := cat.Snapshots()
-	exits, message := exitSet{}, ""
-	if errors.Is(err, store.ErrDamaged) { // the others are listed all the same
-		message = describe(err, false).message
-		exits.add(exitDamaged)
-	} else if err != nil {
+	state, err := cat.Read()
+	if err != nil {
 		return err
 	}
-	const hint = "`hsmbackup check` lists all that does not check out"
+	all := state.Snapshots
 	if a.flags.json {
 		doc := struct {
 			Snapshots []jsonSnapshot `json:"snapshots"`
@@ -52,20 +47,17 @@ func (a *app) list() error {
 		for _, s := range all {
 			doc.Snapshots = append(doc.Snapshots, snapshotDocument(s))
 		}
-		if err := a.document(doc); err != nil {
-			return err
-		}
-		return exits.outcome(message, hint)
+		return a.document(doc)
 	}
 	var rows [][]string
 	for _, s := range all {
 		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s), rekeyedFrom(s)})
 	}
 	a.table(rows)
-	if len(all) == 0 && message == "" {
+	if len(all) == 0 && len(state.Damage) == 0 {
 		a.printf("no snapshots yet")
 	}
-	return exits.outcome(message, hint)
+	return nil
 }
 
 // rekeyedFrom names the snapshot that a re-keyed one was made from.
@@ -235,6 +227,10 @@ func (a *app) show(names []string, o showOptions) error {
 	if len(list) == 0 {
 		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
 	}
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
 	doc := struct {
 		Snapshots []jsonShown `json:"snapshots"`
 	}{[]jsonShown{}}
@@ -244,10 +240,7 @@ func (a *app) show(names []string, o showOptions) error {
 			Contents: []jsonShownKey{}, Files: []string{}, Missing: append([]store.Gap{}, s.Missing...),
 			Attachments: attachmentDocuments(s.Attachments), attachments: s.Attachments,
 		}
-		origins, err := backup.Origins(cat, s)
-		if err != nil {
-			return err
-		}
+		origins := backup.Origins(state, s)
 		for i, k := range s.Keys {
 			key := shownKey(k)
 			key.Origin, key.Notes = originDocument(origins[i]), backup.StoredNotes(s, &k)

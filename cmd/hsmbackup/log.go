@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/backup"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -57,10 +56,11 @@ func (a *app) log(out string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	all, err := cat.Log()
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
+	all := state.Entries
 	list := []jsonEntry{}
 	for _, e := range all {
 		list = append(list, entryDocument(e))
@@ -284,7 +284,7 @@ func entryText(e store.Entry) string {
 		return fmt.Sprintf("%s, %s, in %.1f s", strings.Join(b.Snapshots, ", "), verdict(b.OK, "good", "NOT GOOD"), b.Seconds)
 	case store.KindExport:
 		return b.Snapshot
-	case backup.KindRotation:
+	case store.KindRotation:
 		return fmt.Sprintf("key %d of %s has the successor key %d of %s", b.Reference, b.From, b.At, b.To)
 	case store.KindUse:
 		var u store.Use
@@ -298,9 +298,9 @@ func entryText(e store.Entry) string {
 			}
 		}
 		return fmt.Sprintf("keys of %s on %s, through PKCS#11: %d of %d used", u.Snapshot, u.Token, good, len(u.Keys))
-	case backup.KindFirmwareUpdate:
+	case store.KindUpdate:
 		return fmt.Sprintf("of %s (firmware %s): %s%s", b.Serial, b.Firmware, b.Step, verdict(b.Successor != "", ", it is "+b.Successor+" now", ""))
-	case backup.KindOldToken:
+	case store.KindOldToken:
 		return fmt.Sprintf("%s is %s, %s has its keys", b.Serial, b.Fate, b.Token)
 	case store.KindSuccessor:
 		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)

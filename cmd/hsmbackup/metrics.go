@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -63,10 +62,11 @@ func metrics(ages []backup.Ages, findings int, now time.Time) []byte {
 // where the catalog's log cannot be written. Of a catalog that is too damaged to
 // tell ages there is the number of findings.
 func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verification) error {
-	ages, err := backup.TakeAges(cat)
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
+	state, err := cat.Read()
+	if err != nil {
 		return err
 	}
+	ages := backup.TakeAges(state, a.now())
 	findings := len(v.Findings)
 	for _, s := range v.Snapshots {
 		for _, k := range s.Keys {

@@ -27,14 +27,12 @@ func (s *partSet) wipe() {
 // registeredSets are those of the catalog, which may be nil. Parts come together
 // without it, so that a log which cannot be read is no reason to stop here.
 func (a *app) registeredSets(cat *store.Catalog) []store.PartSet {
-	if cat == nil {
-		return nil
-	}
-	sets, err := cat.PartSets()
+	state, err := cat.Read()
 	if err != nil {
 		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).message)
+		return nil
 	}
-	return sets
+	return state.PartSets
 }
 
 func findSet(sets []store.PartSet, set string) *store.PartSet {
@@ -282,7 +280,7 @@ func (a *app) recordUse(cat *store.Catalog, m *material) {
 			continue
 		}
 		for _, p := range s.Parts {
-			if err := cat.RecordRollCall(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
+			if err := cat.Append(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
 				a.note("not recorded that %s was here: %s", partName(p, s.known), describe(err, false).message)
 				return
 			}

@@ -304,10 +304,10 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 			Reference: k.Reference, PublicKey: store.HashOf(job.Keys[n].Public), OK: k.OK, Mechanism: k.Mechanism, Reason: k.Reason,
 		})
 	}
-	if cat == nil {
+	if cat == nil || len(record.Keys) == 0 {
 		return u, nil
 	}
-	if err := cat.RecordUse(record); err != nil {
+	if err := cat.Append(record); err != nil {
 		u.NotRecorded = describe(err, false).message
 	}
 	return u, nil

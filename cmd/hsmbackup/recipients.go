@@ -42,11 +42,11 @@ func isKey(spki []byte, ssh []byte) bool {
 // inCatalog tells whether a recipient is a stored key, or what data is sealed to
 // that only a recovery key opens.
 func inCatalog(cat *store.Catalog, recipient string) (bool, error) {
-	seen, err := cat.SharesSeen()
+	state, err := cat.Read()
 	if err != nil {
 		return false, err
 	}
-	for _, s := range seen {
+	for _, s := range state.Shares {
 		if s.Recipient != "" && strings.EqualFold(s.Recipient, strings.TrimSpace(recipient)) {
 			return true, nil
 		}
@@ -55,11 +55,7 @@ func inCatalog(cat *store.Catalog, recipient string) (bool, error) {
 	if ssh == nil {
 		return false, nil
 	}
-	list, err := backup.Snapshots(cat)
-	if err != nil {
-		return false, err
-	}
-	for _, s := range list {
+	for _, s := range state.Snapshots {
 		for _, k := range s.Keys {
 			if len(k.PublicKey) > 0 && isKey(k.PublicKey, ssh) {
 				return true, nil

@@ -165,13 +165,14 @@ func (a *app) imported(ctx context.Context, s *store.Snapshot) (*store.Catalog, 
 // chooseSnapshot gives the snapshot to restore: the one named, else the newest
 // of this very token, else the newest of the only token in the catalog.
 func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, error) {
-	if from != "" {
-		return backup.FindSnapshot(cat, trimSerial(cat, from))
-	}
-	newest, err := backup.Latest(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
+	if from != "" {
+		return state.Find(trimSerial(state, from))
+	}
+	newest := state.Latest()
 	// Adopted snapshots are of no token: they are asked for by name, unless
 	// there is nothing else.
 	adopted := func(s *store.Snapshot) bool { return s.Adopted }
@@ -179,11 +180,7 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 		newest = real
 	}
 	// So is a token that goes on under another serial.
-	gone, err := backup.Gone(cat)
-	if err != nil {
-		return nil, err
-	}
-	old := func(s *store.Snapshot) bool { return gone[s.Token.Serial] != "" && s.Token.Serial != serial }
+	old := func(s *store.Snapshot) bool { return state.Succeeded(s.Token.Serial) != "" && s.Token.Serial != serial }
 	if current := slices.DeleteFunc(slices.Clone(newest), old); len(current) > 0 {
 		newest = current
 	}
@@ -555,7 +552,7 @@ type ending struct {
 	// damaged: the export that it came from does not check out.
 	damaged bool
 	// fate is what became of the old token, follow what has to be done about it.
-	fate   backup.Fate
+	fate   store.Fate
 	follow []string
 	// used is what came of the keys through PKCS#11.
 	used *usedThrough
@@ -584,7 +581,7 @@ func (a *app) settleUpdate(ctx context.Context, t *token, cat *store.Catalog) er
 // oldToken finds out what became of the token whose keys were restored onto
 // another one: by --old-token, else at a terminal, unless somebody has said so
 // before. Nothing is asked without a terminal, or with --yes.
-func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *backup.RestoreReport, said string) ([]string, backup.Fate, error) {
+func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *backup.RestoreReport, said string) ([]string, store.Fate, error) {
 	old := r.Plan.Snapshot.Token.Serial
 	if old == "" || old == r.Plan.Serial || !slices.ContainsFunc(r.Keys, func(k backup.KeyProof) bool { return k.OK }) {
 		if said != "" {
@@ -593,18 +590,11 @@ func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *bac
 		return nil, "", nil
 	}
 	if said == "" {
-		known := map[string]backup.Fate{}
-		gone := map[string]string{}
-		if cat != nil {
-			var err error
-			if known, err = backup.Fates(cat); err != nil {
-				return nil, "", err
-			}
-			if gone, err = backup.Gone(cat); err != nil {
-				return nil, "", err
-			}
+		state, err := cat.Read()
+		if err != nil {
+			return nil, "", err
 		}
-		if known[old] != "" || gone[old] != "" || a.flags.yes || a.flags.json || !a.tty.Available() {
+		if state.Fates[old].Fate != "" || state.Succeeded(old) != "" || a.flags.yes || a.flags.json || !a.tty.Available() {
 			return nil, "", nil
 		}
 		a.progress.Close()
@@ -622,9 +612,9 @@ func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *bac
 		a.note("%v: `hsmbackup restore --old-token WHAT`, run once more, takes broken, lost, stolen or wiped", err)
 		return nil, "", nil
 	}
-	o := backup.OldToken{Serial: old, Fate: fate, Token: r.Plan.Serial}
+	o := store.OldToken{Serial: old, Fate: fate, Token: r.Plan.Serial}
 	if cat != nil {
-		if err := backup.RecordOldToken(cat, o); err != nil {
+		if err := cat.Append(o); err != nil {
 			return nil, "", err
 		}
 	}
@@ -648,10 +638,10 @@ func sshLines(r *backup.RestoreReport) []string {
 type jsonReport struct {
 	Program string `json:"program"`
 	Time    string `json:"time"`
-	backup.RestoreRecord
-	OldToken backup.Fate `json:"old_token,omitempty"`
-	SSH      []string    `json:"ssh"`
-	FollowUp []string    `json:"follow_up"`
+	store.Restored
+	OldToken store.Fate `json:"old_token,omitempty"`
+	SSH      []string   `json:"ssh"`
+	FollowUp []string   `json:"follow_up"`
 }
 
 func (a *app) writeReport(r *backup.RestoreReport, end ending) error {
@@ -834,8 +824,8 @@ type jsonRestore struct {
 	// SetUp is what of the token's set-up is not as the old one's.
 	SetUp []string `json:"set_up,omitempty"`
 
-	OldToken backup.Fate `json:"old_token,omitempty"`
-	FollowUp []string    `json:"follow_up,omitempty"`
+	OldToken store.Fate `json:"old_token,omitempty"`
+	FollowUp []string   `json:"follow_up,omitempty"`
 }
 
 type jsonRestored struct {

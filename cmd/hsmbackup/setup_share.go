@@ -165,13 +165,13 @@ func (j *setupJob) handOut(ctx context.Context) error {
 
 // handedOut gives the set of parts that an earlier run handed out.
 func (j *setupJob) handedOut() (*store.PartSet, error) {
-	sets, err := j.cat.PartSets()
+	state, err := j.cat.Read()
 	if err != nil || j.note.KCV == "" {
 		return nil, err
 	}
-	for i, s := range sets {
+	for i, s := range state.PartSets {
 		if s.KCV == j.note.KCV && s.Retired.IsZero() {
-			return &sets[i], nil
+			return &state.PartSets[i], nil
 		}
 	}
 	return nil, nil

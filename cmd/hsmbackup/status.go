@@ -66,6 +66,10 @@ func (a *app) status(ctx context.Context) error {
 			t.close()
 		}
 	}()
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
 	var list []seen
 	for _, t := range tokens {
 		s := seen{token: t}
@@ -73,12 +77,7 @@ func (a *app) status(ctx context.Context) error {
 			return err
 		}
 		s.notes = backup.TokenNotes(s.inv.Certificate, a.now())
-		if s.coverage, err = backup.Cover(s.inv, cat); err != nil {
-			return err
-		}
-		if s.behind, err = backup.BehindRekey(s.inv, cat); err != nil {
-			return err
-		}
+		s.coverage, s.behind = backup.Cover(s.inv, state), backup.BehindRekey(s.inv, state)
 		list = append(list, s)
 	}
 	sets, err := a.setsInUse(cat)
@@ -93,10 +92,7 @@ func (a *app) status(ctx context.Context) error {
 	for _, s := range list {
 		attached = append(attached, s.inv)
 	}
-	holders, err := backup.Holders(cat, attached)
-	if err != nil {
-		return err
-	}
+	holders := backup.Holders(state, attached)
 	if a.flags.json {
 		if unreached != nil {
 			return unreached
@@ -372,16 +368,13 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 		return nil
 	}
 	a.printf("catalog: %s", terminal.Printable(path))
-	newest, err := backup.Latest(cat)
+	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	list, err := backup.TakeAges(cat)
-	if err != nil {
-		return err
-	}
+	list := backup.TakeAges(state, a.now())
 	var rows [][]string
-	for _, s := range newest {
+	for _, s := range state.Latest() {
 		row := []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken)}
 		for _, g := range list {
 			if g.Snapshot.ID == s.ID {
@@ -463,11 +456,11 @@ func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
 		return "plug in the token; hsmbackup doctor says why one that is plugged in is not seen", nil
 	case keyless(list):
 		for _, s := range list {
-			_, gone, err := backup.Vanished(s.inv, cat)
-			if err != nil && !errors.Is(err, store.ErrDamaged) {
+			state, err := cat.Read()
+			if err != nil {
 				return "", err
 			}
-			if len(gone) > 0 {
+			if _, gone := backup.Vanished(s.inv, state); len(gone) > 0 {
 				return fmt.Sprintf("hsmbackup restore --token %s, which puts back what its newest snapshot holds", s.token.argument()), nil
 			}
 		}
@@ -542,23 +535,16 @@ func shellQuoted(s string) string {
 // replace: its own serial, or the only one; the ID of an adopted snapshot where
 // there is no other.
 func restorable(serial string, cat *store.Catalog) (string, error) {
-	if cat == nil {
-		return "", nil
-	}
-	newest, err := backup.Latest(cat)
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
-		return "", err
-	}
-	gone, err := backup.Gone(cat)
-	if err != nil && !errors.Is(err, store.ErrDamaged) {
+	state, err := cat.Read()
+	if err != nil {
 		return "", err
 	}
 	name := ""
-	for _, s := range newest {
+	for _, s := range state.Latest() {
 		switch {
 		case s.Adopted && name == "":
 			name = s.ID
-		case s.Adopted, gone[s.Token.Serial] != "" && s.Token.Serial != serial:
+		case s.Adopted, state.Succeeded(s.Token.Serial) != "" && s.Token.Serial != serial:
 		case s.Token.Serial == serial:
 			return serial, nil
 		default:

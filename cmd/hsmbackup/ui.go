@@ -67,6 +67,8 @@ type app struct {
 	gathered *material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
+	// damaged: something in the catalog does not check out, and was named.
+	damaged bool
 	// confirmed: --confirm has answered a question.
 	confirmed bool
 	// testOnlyStep is called before each step of a set-up.
@@ -96,6 +98,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	if a.stdout.nowhere && a.stdout.used {
 		a.note("standard output is closed or leads nowhere: the result was not shown")
+	}
+	if a.damaged {
+		err = amidDamage(err)
 	}
 	if err = a.lostOutput(err); err == nil {
 		return exitOK

@@ -74,12 +74,16 @@ they come back: a round trip does.`,
 
 // snapshots gives the named ones, or else the newest of each token.
 func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
 	if len(names) == 0 {
-		return backup.Latest(cat)
+		return state.Latest(), nil
 	}
 	var list []*store.Snapshot
 	for _, name := range names {
-		s, err := backup.FindSnapshot(cat, trimSerial(cat, name))
+		s, err := state.Find(trimSerial(state, name))
 		if err != nil {
 			return nil, err
 		}
@@ -102,12 +106,8 @@ func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*stor
 }
 
 // trimSerial takes the zeros off a serial that readers print behind it.
-func trimSerial(cat *store.Catalog, name string) string {
-	all, err := backup.Snapshots(cat)
-	if err != nil {
-		return name // whoever uses the name will see the error
-	}
-	for _, s := range all {
+func trimSerial(state *store.State, name string) string {
+	for _, s := range state.Snapshots {
 		if sameSerial(name, s.Token.Serial) {
 			return s.Token.Serial
 		}
@@ -165,9 +165,11 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		if list[0], err = backup.AsBackedUp(cat, inv, list[0]); err != nil {
+		state, err := cat.Read()
+		if err != nil {
 			return err
 		}
+		list[0] = backup.AsBackedUp(state, inv, list[0])
 	}
 	if err := a.login(ctx, t); err != nil {
 		return err
@@ -260,14 +262,11 @@ func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.Ke
 		if err != nil {
 			return nil, err
 		}
-		keys, err := backup.Cover(inv, cat)
-		if errors.Is(err, store.ErrDamaged) {
-			continue // it is among the findings
-		}
+		state, err := cat.Read()
 		if err != nil {
 			return nil, err
 		}
-		for _, k := range keys {
+		for _, k := range backup.Cover(inv, state) {
 			if k.Coverage == backup.Missing || k.Coverage == backup.Stale {
 				list = append(list, k)
 			}

@@ -1,0 +1,64 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Body is what a log entry of one kind says. All kinds are declared in this
+// package: what is written, what is taken for damage when it is read, and what
+// it adds to a State stand in one place for each.
+type Body interface {
+	kind() string
+	// check refuses what must not be written, and is damage where it is read.
+	check() error
+	// tell adds to the state what the entry says.
+	tell(s *State, e *Entry)
+}
+
+// kinds reads the bodies of the kinds that this program knows. Entries of any
+// other kind are a later program's: they are kept in the chain and say nothing.
+var kinds = map[string]func(json.RawMessage) (Body, error){
+	KindCreated:        read[Created],
+	KindSnapshot:       read[SnapshotAdded],
+	KindProof:          read[proofs],
+	KindShareSeen:      read[ShareSeen],
+	KindAccepted:       read[Accepted],
+	KindCheck:          read[Checked],
+	KindRestore:        read[Restored],
+	KindExport:         read[Exported],
+	KindSuccessor:      read[Successor],
+	KindPartSet:        read[PartSet],
+	KindPartSetRetired: read[RetiredSet],
+	KindRollCall:       read[RollCall],
+	KindCeremony:       read[Ceremony],
+	KindCopy:           read[Copy],
+	KindDrill:          read[Drilled],
+	KindUse:            read[Use],
+	KindOldToken:       read[OldToken],
+	KindRotation:       read[Succession],
+	KindUpdate:         read[UpdateStep],
+	KindMended:         read[Mended],
+}
+
+// read parses a body of a kind.
+func read[T Body](raw json.RawMessage) (Body, error) {
+	var b T
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return nil, err
+	}
+	return b, b.check()
+}
+
+// parseBody reads what an entry says; nil for a kind that is not known here.
+func parseBody(e *Entry) (Body, error) {
+	parse, known := kinds[e.Kind]
+	if !known {
+		return nil, nil
+	}
+	b, err := parse(e.Body)
+	if err != nil {
+		return nil, fmt.Errorf("not readable as %q: %v", e.Kind, err)
+	}
+	return b, nil
+}
