@@ -96,7 +96,7 @@ func adopt(t testing.TB, cat *store.Catalog, files []AdoptFile, o AdoptOptions) 
 	if r.Snapshot == nil {
 		return r
 	}
-	s, err := cat.Snapshot(r.Snapshot.ID)
+	s, err := read(t, cat).Find(r.Snapshot.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +188,8 @@ func TestAdoptGolden(t *testing.T) {
 		}
 	}
 	f := adopt(t, cat, golden(t, "a-rsa2048.bin"), AdoptOptions{}).Files[0]
-	if list, err := Latest(cat); err != nil || len(list) != 2 {
-		t.Errorf("of adopted snapshots none takes the place of another, but %d are newest: %v", len(list), err)
+	if list := read(t, cat).Latest(); len(list) != 2 {
+		t.Errorf("of adopted snapshots none takes the place of another, but %d are newest", len(list))
 	}
 	if f.MadeOn != "ESPICOHSM01" || f.Vouched {
 		t.Errorf("made on %q, vouched %v", f.MadeOn, f.Vouched)
@@ -534,10 +534,7 @@ func TestAdoptWithToken(t *testing.T) {
 	if len(r.WithoutFile) != 1 || r.WithoutFile[0].Label != "three" {
 		t.Errorf("without a file: %+v", r.WithoutFile)
 	}
-	h, err := readHistory(cat)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := newHistory(read(t, cat))
 	coverage := func(label string) Coverage {
 		for _, k := range inv.Keys {
 			if k.Label == label {
@@ -558,11 +555,11 @@ func TestAdoptWithToken(t *testing.T) {
 	if again := adopt(t, cat, files[1:2], AdoptOptions{}); again.Existing || !slices.Contains(again.Files[0].InSnapshots, "SOFT0200001") || !again.Files[0].OK || !again.Files[0].Vouched {
 		t.Errorf("%+v", again.Files[0])
 	}
-	covered, err := Cover(inv, cat)
-	if err != nil || !Complete(covered) {
+	covered := Cover(inv, read(t, cat))
+	if !Complete(covered) {
 		t.Errorf("old files hide a backup: %+v, %v", covered, err)
 	}
-	if s, err := cat.Snapshot("SOFT0200001"); err != nil || s.Adopted {
+	if s, err := read(t, cat).Find("SOFT0200001"); err != nil || s.Adopted {
 		t.Errorf("the newest snapshot of the token is %+v, %v", s, err)
 	}
 }

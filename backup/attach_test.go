@@ -106,12 +106,12 @@ func TestAttachmentsGoOn(t *testing.T) {
 	use("SOFT0200002")
 	backedUp("", Options{NoProof: true})
 	use("SOFT0200003")
-	if _, err := cat.Append(store.KindRestore, RestoreRecord{Snapshot: first.ID, Token: "SOFT0200003", Complete: true}); err != nil {
+	if err := cat.Append(store.Restored{Snapshot: first.ID, Token: "SOFT0200003", Complete: true}); err != nil {
 		t.Fatal(err)
 	}
 	backedUp("crl=two", Options{NoProof: true})
 	use("SOFT0200004")
-	if _, err := cat.Append(store.KindSuccessor, store.Successor{Serial: "SOFT0200004", SuccessorOf: "SOFT0200003"}); err != nil {
+	if err := cat.Append(store.Successor{Serial: "SOFT0200004", SuccessorOf: "SOFT0200003"}); err != nil {
 		t.Fatal(err)
 	}
 	backedUp("crl=two", Options{NoProof: true})
@@ -123,7 +123,7 @@ func TestAttachmentsGoOn(t *testing.T) {
 // An export writes them out, with their sums.
 func TestAttachmentsExport(t *testing.T) {
 	cat, _, _ := twoKeys(t)
-	s, err := cat.Snapshot("latest")
+	s, err := read(t, cat).Find("latest")
 	if err != nil {
 		t.Fatal(err)
 	}

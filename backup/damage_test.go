@@ -75,7 +75,7 @@ func damagedCatalog(t testing.TB, which func(k store.Key) []byte) (*store.Catalo
 func TestDamagedBlob(t *testing.T) {
 	ctx := context.Background()
 	cat, _, share, card := damagedCatalog(t, func(k store.Key) []byte { return k.Blob })
-	s, err := FindSnapshot(cat, "latest")
+	s, err := read(t, cat).Find("latest")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestDamagedDescription(t *testing.T) {
 		"certificate": func(k store.Key) []byte { return k.Certificate },
 	} {
 		cat, _, share, _ := damagedCatalog(t, which)
-		s, err := FindSnapshot(cat, "latest")
+		s, err := read(t, cat).Find("latest")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,10 +182,7 @@ func TestRoundTripReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	list, err := Latest(cat)
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := read(t, cat).Latest()
 	if v, err := VerifyRoundTrip(context.Background(), card, cat, list, Options{}); err != nil || !v.OK() || v.NotRecorded == "" {
 		t.Errorf("%+v, %v", v, err)
 	}

@@ -32,19 +32,13 @@ func TestDrill(t *testing.T) {
 		t.Fatalf("%+v, %v", v, err)
 	}
 	drilled := 0
-	proofs, err := cat.Proofs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	proofs := read(t, cat).Proofs
 	for _, p := range proofs {
 		if p.Kind == store.ProofDrilled && p.OK && p.Snapshot == s.ID {
 			drilled++
 		}
 	}
-	seen, err := cat.SharesSeen()
-	if err != nil {
-		t.Fatal(err)
-	}
+	seen := read(t, cat).Shares
 	if drilled != 2 || seen[key.KCV().String()].Origin != "drill" {
 		t.Errorf("%d proofs, %+v", drilled, seen)
 	}
@@ -57,15 +51,15 @@ func TestDrill(t *testing.T) {
 // Shares of hardware go to no software token but the one of a drill.
 func TestDrillOfHardware(t *testing.T) {
 	cat, s, key := twoKeys(t)
-	if err := cat.RecordShareSeen(store.ShareSeen{KCV: key.KCV().String(), Origin: "init"}); err != nil {
+	if err := cat.Append(store.ShareSeen{KCV: key.KCV().String(), Origin: "init"}); err != nil {
 		t.Fatal(err)
 	}
 	if v, err := rehearse(t, cat, nil, []*store.Snapshot{s}, newShare(t, 1)); err != nil || !v.OK() {
 		t.Fatalf("%+v, %v", v, err)
 	}
-	seen, err := cat.SharesSeen()
-	if err != nil || seen[key.KCV().String()].Software {
-		t.Errorf("the drill made them shares of software: %+v, %v", seen, err)
+	seen := read(t, cat).Shares
+	if seen[key.KCV().String()].Software {
+		t.Errorf("the drill made them shares of software: %+v", seen)
 	}
 }
 

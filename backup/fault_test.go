@@ -91,7 +91,7 @@ func TestBackupPulledAtEveryCommand(t *testing.T) {
 				}
 				if !keepCatalog {
 					cat = newCatalog(t)
-					if err := cat.RecordShareSeen(store.ShareSeen{KCV: kcvOf(t, card), Origin: "test"}); err != nil {
+					if err := cat.Append(store.ShareSeen{KCV: kcvOf(t, card), Origin: "test"}); err != nil {
 						t.Fatal(err)
 					}
 				}

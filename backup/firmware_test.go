@@ -39,7 +39,7 @@ func updateRun(t testing.TB, token *softtoken.Token, cat *store.Catalog, share *
 	}
 	switch {
 	case u == nil:
-		if before, err := PredecessorOf(cat, inv.Serial); err != nil || before != "" {
+		if state, err := cat.Read(); err != nil || state.Predecessor(inv.Serial) != "" {
 			return "finished", err
 		}
 		if err := card.Login(ctx, userPIN(), false); err != nil {
@@ -167,25 +167,22 @@ func TestFirmwareUpdate(t *testing.T) {
 	if err != nil || !slices.Equal(before.files(), after.files()) {
 		t.Fatalf("%v, were %v (%v)", after.files(), before.files(), err)
 	}
-	newest, err := FindSnapshot(cat, "SOFT0400001")
+	newest, err := read(t, cat).Find("SOFT0400001")
 	if err != nil || newest.Token.SuccessorOf != "SOFT0200001" {
 		t.Fatalf("%+v, %v", newest, err)
 	}
-	old, err := FindSnapshot(cat, "SOFT0200001")
-	if err != nil {
-		t.Fatal(err)
-	}
+	old := read(t, cat).Newest("SOFT0200001")
 	c := CompareSuccessor(old, newest)
 	if len(c.SSH) != 2 || len(c.Different) > 0 || c.NewSerial != "SOFT0400001" || c.NewFirmware != "3.6" {
 		t.Errorf("%+v", c)
 	}
-	if gone, err := Gone(cat); err != nil || gone["SOFT0200001"] != "SOFT0400001" {
-		t.Errorf("%v, %v", gone, err)
+	if now := read(t, cat).Succeeded("SOFT0200001"); now != "SOFT0400001" {
+		t.Errorf("it goes on as %q", now)
 	}
 	if list, err := Updates(cat); err != nil || len(list) != 0 {
 		t.Errorf("still under way: %+v, %v", list, err)
 	}
-	if keys, err := Cover(after, cat); err != nil || !Complete(keys) {
+	if keys := Cover(after, read(t, cat)); !Complete(keys) {
 		t.Errorf("the successor: %+v, %v", keys, err)
 	}
 }
@@ -380,7 +377,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); ClassOf(err) != Refused {
 		t.Errorf("a copy on the same disk: %v", err)
 	}
-	if copies, err := cat.Copies(); err != nil || len(copies) > 0 {
+	if copies := read(t, cat).Copies; len(copies) > 0 {
 		t.Errorf("and yet it is noted: %v, %v", copies, err)
 	}
 	c, _, err := CopyCatalog(cat, t.TempDir(), false) // the catalog is in memory
@@ -568,7 +565,7 @@ func (x *exchange) MaxCommand() int                 { return 0 }
 
 func mustSnapshot(t testing.TB, cat *store.Catalog, name string) *store.Snapshot {
 	t.Helper()
-	s, err := FindSnapshot(cat, name)
+	s, err := read(t, cat).Find(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,7 @@ func TestOrigins(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := Origins(cat, r.Snapshot)
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := Origins(read(t, cat), r.Snapshot)
 		return list
 	}
 	expect := func(when string, o Origin, kind string, verified bool, says string) {
@@ -63,7 +60,7 @@ func TestOrigins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newest, err := cat.Snapshot("SOFT0200001")
+	newest, err := read(t, cat).Find("SOFT0200001")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +103,6 @@ func TestOrigins(t *testing.T) {
 
 	// Without request and certificate a key was imported.
 	stored := store.Snapshot{Keys: []store.Key{{Reference: 9, PublicKey: public.SPKI(), PublicFrom: "blob", Reason: "x"}}}
-	list, err := Origins(cat, &stored)
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := Origins(read(t, cat), &stored)
 	expect("imported", list[0], OriginImported, false, "not exportable")
 }

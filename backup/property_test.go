@@ -65,7 +65,7 @@ func runProperty(t testing.TB, seed uint64) tokentest.Tally {
 	m.offline(r.Snapshot)
 	inv, err := Take(m.ctx, m.Card)
 	m.Must("inventory", err)
-	r.Keys, err = Cover(inv, m.cat)
+	r.Keys = Cover(inv, read(t, m.cat))
 	m.Must("coverage", err)
 	if guarded := GuardWipe(inv, m.cat) != nil; guarded == r.Complete() && len(m.Keys)+len(m.Files) > 0 && !(guarded && len(r.Snapshot.Missing) > 0) {
 		m.Errorf("complete: %v, and a wipe is refused: %v", r.Complete(), GuardWipe(inv, m.cat))

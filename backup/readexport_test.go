@@ -138,8 +138,8 @@ func TestRestoreFromExport(t *testing.T) {
 	if r := restore("SOFT0400002"); !r.Complete() {
 		t.Errorf("again: %+v", r.Keys)
 	}
-	if all, err := Snapshots(cat); err != nil || len(all) != 1 || all[0].Token.Serial != want.Token.Serial {
-		t.Errorf("%d snapshots, %v", len(all), err)
+	if all := read(t, cat).Snapshots; len(all) != 1 || all[0].Token.Serial != want.Token.Serial {
+		t.Errorf("%d snapshots", len(all))
 	}
 	other := *want
 	other.Token.Label = "another"

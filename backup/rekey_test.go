@@ -28,10 +28,7 @@ func keyOf(t testing.TB, shares ...*dkek.Share) *dkek.Key {
 
 func latest(t testing.TB, cat *store.Catalog) []*store.Snapshot {
 	t.Helper()
-	list, err := Latest(cat)
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := read(t, cat).Latest()
 	return list
 }
 
@@ -65,7 +62,7 @@ func TestRekey(t *testing.T) {
 	}
 	from, to := keyOf(t, oldShare), keyOf(t, newShares...)
 	oldSet := register(t, cat, oldShare, 2, "alice", "bob")[0].Set
-	if err := cat.RetirePartSet(store.RetiredSet{Set: oldSet, Reason: "of no KCV"}); err != nil {
+	if err := cat.Append(store.RetiredSet{Set: oldSet, Reason: "of no KCV"}); err != nil {
 		t.Fatal(err)
 	}
 	for i, kcv := range []string{from.KCV().String(), to.KCV().String()} {
@@ -73,7 +70,7 @@ func TestRekey(t *testing.T) {
 		for n, name := range []string{"alice", "bob"} {
 			set.Custodians = append(set.Custodians, store.Custodian{Index: n + 1, Name: name, Commitment: make([]byte, 32)})
 		}
-		if err := cat.RecordPartSet(set); err != nil {
+		if err := cat.Append(set); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,11 +86,11 @@ func TestRekey(t *testing.T) {
 	if !slices.Equal(r.Retired, []string{"0000001d"}) {
 		t.Errorf("retired %q", r.Retired)
 	}
-	sets, err := cat.PartSets()
-	if err != nil || sets[1].Retired.IsZero() || !sets[2].Retired.IsZero() {
+	sets := read(t, cat).PartSets
+	if sets[1].Retired.IsZero() || !sets[2].Retired.IsZero() {
 		t.Errorf("%+v, %v", sets, err)
 	}
-	stored, err := FindSnapshot(cat, "SOFT0200001")
+	stored, err := read(t, cat).Find("SOFT0200001")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +118,7 @@ func TestRekey(t *testing.T) {
 			t.Errorf("file %s: %q, %v", f.FID, content, err)
 		}
 	}
-	if old, err := FindSnapshot(cat, before.Snapshot.ID); err != nil || old.Rekeyed != nil || !bytes.Equal(old.Keys[0].Blob, before.Snapshot.Keys[0].Blob) {
+	if old, err := read(t, cat).Find(before.Snapshot.ID); err != nil || old.Rekeyed != nil || !bytes.Equal(old.Keys[0].Blob, before.Snapshot.Keys[0].Blob) {
 		t.Errorf("the old snapshot: %+v, %v", old, err)
 	}
 	if v, err := VerifyOffline(ctx, cat, latest(t, cat), to, Options{}); err != nil || !v.OK() || v.Anchored != AnchoredDKEK {
@@ -138,11 +135,11 @@ func TestRekey(t *testing.T) {
 			t.Errorf("%+v, %v", again, err)
 		}
 	}
-	all, err := cat.Snapshots()
-	if err != nil || len(all) != 2 {
+	all := read(t, cat).Snapshots
+	if len(all) != 2 {
 		t.Errorf("%d snapshots, %v", len(all), err)
 	}
-	if proofs, err := cat.Proofs(); err != nil || len(proofs) != 9 { // round trip, opened by Rekey, by VerifyOffline
+	if proofs := read(t, cat).Proofs; len(proofs) != 9 { // round trip, opened by Rekey, by VerifyOffline
 		t.Errorf("%d proofs, %v", len(proofs), err)
 	}
 
@@ -167,10 +164,10 @@ func TestRekey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keys, err := Cover(inv, cat); err != nil || !Complete(keys) {
+	if keys := Cover(inv, read(t, cat)); !Complete(keys) {
 		t.Errorf("%+v, %v", keys, err)
 	}
-	if b, err := BehindRekey(inv, cat); err != nil || b != nil {
+	if b := BehindRekey(inv, read(t, cat)); b != nil {
 		t.Errorf("%+v, %v", b, err)
 	}
 
@@ -189,13 +186,13 @@ func TestRekey(t *testing.T) {
 	if inv, err = Take(ctx, card); err != nil {
 		t.Fatal(err)
 	}
-	if keys, err := Cover(inv, cat); err != nil || !Complete(keys) {
+	if keys := Cover(inv, read(t, cat)); !Complete(keys) {
 		t.Errorf("%+v, %v", keys, err)
 	}
-	if b, err := BehindRekey(inv, cat); err != nil || b == nil || !b.Newest || b.Snapshot.Hash != stored.Hash {
+	if b := BehindRekey(inv, read(t, cat)); b == nil || !b.Newest || b.Snapshot.Hash != stored.Hash {
 		t.Errorf("%+v, %v", b, err)
 	}
-	if s, err := AsBackedUp(cat, inv, stored); err != nil || s.Hash != before.Snapshot.Hash {
+	if s := AsBackedUp(read(t, cat), inv, stored); s.Hash != before.Snapshot.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if v, err := VerifyRoundTrip(ctx, card, cat, []*store.Snapshot{stored}, Options{}); err != nil || v.OK() || v.Damaged() || !strings.Contains(v.Snapshots[0].Keys[0].Reason, "re-keyed on") {
@@ -208,7 +205,7 @@ func TestRekey(t *testing.T) {
 	if s := latest(t, cat); s[0].Hash != after.Snapshot.Hash {
 		t.Error("the newest backup is not the newest snapshot")
 	}
-	if s, err := Under(cat, "SOFT0200001", r.KCV); err != nil || s.Hash != stored.Hash {
+	if s := Under(read(t, cat), "SOFT0200001", r.KCV); s.Hash != stored.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
 	// Back to the old one, and the token is not behind any more.
@@ -292,13 +289,10 @@ func TestRekeyLeaves(t *testing.T) {
 	}
 
 	// Nothing at all under these shares: nothing is recorded.
-	head, err := cat.Head()
-	if err != nil {
-		t.Fatal(err)
-	}
+	head := read(t, cat).Head
 	none := rekey(t, cat, []*store.Snapshot{good}, keyOf(t, newShare(t, 200)), to)
-	if after, err := cat.Head(); err != nil || after.Seq != head.Seq || none.Any() || none.Snapshots[0].New != nil || none.Snapshots[0].Keys[0].OK {
-		t.Errorf("%+v, %v", none, err)
+	if after := read(t, cat).Head; after.Seq != head.Seq || none.Any() || none.Snapshots[0].New != nil || none.Snapshots[0].Keys[0].OK {
+		t.Errorf("%+v", none)
 	}
 	if _, err := Rekey(ctx, cat, latest(t, cat), from, from, RekeyOptions{}); codeOf(err) != "same-key" {
 		t.Errorf("%v", err)
@@ -385,12 +379,12 @@ func TestRekeyInterrupted(t *testing.T) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Fatalf("after %d looks: %v", n, err)
 		}
-		if all, listErr := cat.Snapshots(); listErr != nil || len(all) > 2 && err != nil && ClassOf(err) != Changed {
+		if all := read(t, cat).Snapshots; len(all) > 2 && err != nil && ClassOf(err) != Changed {
 			t.Errorf("after %d looks: %d snapshots, %v", n, len(all), err)
 		}
 		r := rekey(t, cat, latest(t, cat), from, to)
-		all, listErr := cat.Snapshots()
-		if listErr != nil || len(all) != 4 || len(r.Snapshots) != 2 || !r.Snapshots[0].Done() || !r.Snapshots[1].Done() {
+		all := read(t, cat).Snapshots
+		if len(all) != 4 || len(r.Snapshots) != 2 || !r.Snapshots[0].Done() || !r.Snapshots[1].Done() {
 			t.Errorf("after %d looks and again: %d snapshots, %+v", n, len(all), r)
 		}
 		v, verifyErr := VerifyOffline(context.Background(), cat, latest(t, cat), to, Options{})
@@ -465,10 +459,10 @@ func TestRekeyedOrder(t *testing.T) {
 	adopted := add(func(s *store.Snapshot) { s.Adopted, s.Token, s.Keys = true, store.Token{}, s.Keys[1:] })
 	to := keyOf(t, newShare(t, 50))
 	rekey(t, cat, []*store.Snapshot{first}, from, to)
-	if s, err := FindSnapshot(cat, "SOFT0200001"); err != nil || s.Hash != second.Hash {
+	if s, err := read(t, cat).Find("SOFT0200001"); err != nil || s.Hash != second.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if s, err := FindSnapshot(cat, "latest"); err != nil || s.Hash != adopted.Hash {
+	if s, err := read(t, cat).Find("latest"); err != nil || s.Hash != adopted.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
 	r := rekey(t, cat, latest(t, cat), from, to)
@@ -479,7 +473,7 @@ func TestRekeyedOrder(t *testing.T) {
 	if len(list) != 2 || list[0].Hash != r.Snapshots[0].New.Hash || list[1].Hash != r.Snapshots[1].New.Hash {
 		t.Errorf("%+v", list)
 	}
-	if s, err := FindSnapshot(cat, "SOFT0200001"); err != nil || s.Hash != r.Snapshots[0].New.Hash {
+	if s, err := read(t, cat).Find("SOFT0200001"); err != nil || s.Hash != r.Snapshots[0].New.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

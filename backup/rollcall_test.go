@@ -21,7 +21,7 @@ func register(t testing.TB, cat *store.Catalog, share *dkek.Share, needed int, n
 	for i, p := range parts {
 		set.Custodians = append(set.Custodians, store.Custodian{Index: i + 1, Name: names[i], Commitment: p.Commitment()})
 	}
-	if err := cat.RecordPartSet(set); err != nil {
+	if err := cat.Append(set); err != nil {
 		t.Fatal(err)
 	}
 	return parts
@@ -40,8 +40,8 @@ func codeOf(err error) string {
 func TestKeepers(t *testing.T) {
 	cat := newCatalog(t)
 	now := time.Now()
-	if sets, err := Keepers(nil, now); err != nil || len(sets) != 0 {
-		t.Errorf("%+v, %v", sets, err)
+	if sets := Keepers(read(t, nil), now); len(sets) != 0 {
+		t.Errorf("%+v", sets)
 	}
 	for _, c := range []struct {
 		needed, total, wanted int
@@ -50,10 +50,7 @@ func TestKeepers(t *testing.T) {
 		parts := register(t, cat, newShare(t, 1), c.needed, names...)
 		look := func(at time.Time) KeptSet {
 			t.Helper()
-			sets, err := Keepers(cat, at)
-			if err != nil {
-				t.Fatal(err)
-			}
+			sets := Keepers(read(t, cat), at)
 			return sets[len(sets)-1]
 		}
 		for i := range c.wanted {
@@ -62,7 +59,7 @@ func TestKeepers(t *testing.T) {
 			}
 			// The last ones first, and one of them twice.
 			for range 1 + i%2 {
-				if err := cat.RecordRollCall(store.RollCall{Set: parts[0].Set, Index: c.total - i, Origin: "hand-out"}); err != nil {
+				if err := cat.Append(store.RollCall{Set: parts[0].Set, Index: c.total - i, Origin: "hand-out"}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -76,7 +73,7 @@ func TestKeepers(t *testing.T) {
 		if s := look(now.Add(AnswerGood + time.Hour)); !s.AtRisk() || !s.Stale() || s.Recent != 0 {
 			t.Error("a year is over")
 		}
-		if err := cat.RetirePartSet(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
+		if err := cat.Append(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
 			t.Fatal(err)
 		}
 		if s := look(now.Add(2 * AnswerGood)); s.AtRisk() || s.InUse() {
@@ -105,10 +102,7 @@ func TestRecordAnswer(t *testing.T) {
 	// make up.
 	forged := register(t, newCatalog(t), newShare(t, 9), 2, "alice", "bob", "carol")[1].Answer(call.challenge)
 	forged.Set = parts[1].Set
-	head, err := cat.Head()
-	if err != nil {
-		t.Fatal(err)
-	}
+	head := read(t, cat).Head
 	for _, c := range []struct {
 		name, code string
 		answer     *dkek.Answer
@@ -125,7 +119,7 @@ func TestRecordAnswer(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
 		}
 	}
-	if after, err := cat.Head(); err != nil || after.Seq != head.Seq {
+	if after := read(t, cat).Head; after.Seq != head.Seq {
 		t.Errorf("refused answers left %d entries, %v", after.Seq-head.Seq, err)
 	}
 	answer := parts[1].Answer(call.challenge)
@@ -135,8 +129,8 @@ func TestRecordAnswer(t *testing.T) {
 			t.Errorf("time %d: %+v, %v", i, got, err)
 		}
 	}
-	calls, err := cat.RollCalls()
-	if err != nil || len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "roll-call" {
+	calls := read(t, cat).RollCalls
+	if len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "roll-call" {
 		t.Errorf("%+v, %v", calls, err)
 	}
 	// A later challenge does not end the one before.
@@ -146,7 +140,7 @@ func TestRecordAnswer(t *testing.T) {
 	if _, err := RecordAnswer(cat, parts[2].Answer(call.challenge), nil, now); err != nil {
 		t.Error(err)
 	}
-	if err := cat.RetirePartSet(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
+	if err := cat.Append(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := RecordAnswer(cat, parts[0].Answer(call.challenge), nil, now); codeOf(err) != "retired-set" {
@@ -173,19 +167,16 @@ func TestAnswerWith(t *testing.T) {
 	}
 	// A part that is not what was registered under its name.
 	replaced := newCatalog(t)
-	set, err := cat.PartSets()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := read(t, cat).PartSets
 	set[0].Custodians[0].Commitment = set[0].Custodians[1].Commitment
-	if err := replaced.RecordPartSet(set[0]); err != nil {
+	if err := replaced.Append(set[0]); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := AnswerWith(replaced, parts[0], nil, now); codeOf(err) != "wrong-part" {
 		t.Errorf("%v", err)
 	}
-	if calls, err := replaced.RollCalls(); err != nil || len(calls) != 0 {
-		t.Errorf("%+v, %v", calls, err)
+	if calls := read(t, replaced).RollCalls; len(calls) != 0 {
+		t.Errorf("%+v", calls)
 	}
 }
 

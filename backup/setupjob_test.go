@@ -107,8 +107,8 @@ func TestSetUpPulledAtEveryCommand(t *testing.T) {
 					if wrong := s.CheckSetUp(inv); len(wrong) > 0 || inv.SOPIN.Tries != 15 || inv.PIN.Tries >= 0 && inv.PIN.Tries != 3 {
 						t.Fatalf("chip %v, %d slots, stage %d, command %d: %q, %+v %+v", !noChip, slots, stage, n, wrong, inv.PIN, inv.SOPIN)
 					}
-					seen, err := cat.SharesSeen()
-					if err != nil || len(seen) != 1 {
+					seen := read(t, cat).Shares
+					if len(seen) != 1 {
 						t.Fatalf("shares seen: %v, %v", seen, err)
 					}
 				}

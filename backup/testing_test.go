@@ -160,3 +160,13 @@ func toNextPoint() int {
 	}
 	return 1
 }
+
+// read gives what a catalog says.
+func read(t testing.TB, cat *store.Catalog) *store.State {
+	t.Helper()
+	s, err := cat.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

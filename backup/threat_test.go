@@ -44,7 +44,7 @@ func TestForgedRecipient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cat.RecordShareSeen(store.ShareSeen{KCV: key.KCV().String(), Software: true, Origin: "test", Recipient: recipient}); err != nil {
+	if err := cat.Append(store.ShareSeen{KCV: key.KCV().String(), Software: true, Origin: "test", Recipient: recipient}); err != nil {
 		t.Fatal(err)
 	}
 	// sealed takes a backup and gives its protected file.
@@ -97,10 +97,7 @@ func TestOldCopy(t *testing.T) {
 	if _, err := Check(cat, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	head, err := cat.Head()
-	if err != nil {
-		t.Fatal(err)
-	}
+	head := read(t, cat).Head
 	path := filepath.Join(scratch(t), "old.db")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)

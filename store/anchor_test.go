@@ -13,32 +13,32 @@ import (
 
 func TestAnchor(t *testing.T) {
 	c := newCatalog(t)
-	if _, err := c.CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrNoAnchor) {
+	if _, err := read(t, c).CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrNoAnchor) {
 		t.Errorf("error %v", err)
 	}
 	fill(t, c)
-	a, err := c.CheckAnchor(strings.ToLower(sampleKCV), sampleKey)
+	a, err := read(t, c).CheckAnchor(strings.ToLower(sampleKCV), sampleKey)
 	if err != nil || a.KCV != sampleKCV || a.Seq != 6 || a.Time.IsZero() {
 		t.Errorf("%+v, %v", a, err)
 	}
 	if e := mustLog(t, c)[5]; e.Hash != a.Hash {
 		t.Errorf("anchored %v, entry is %v", a.Hash, e.Hash)
 	}
-	if _, err := c.CheckAnchor(sampleOther, sampleKey); !errors.Is(err, ErrNoAnchor) {
+	if _, err := read(t, c).CheckAnchor(sampleOther, sampleKey); !errors.Is(err, ErrNoAnchor) {
 		t.Errorf("other KCV: %v", err)
 	}
-	if _, err := c.CheckAnchor(sampleKCV, []byte("another key")); !errors.Is(err, ErrDamaged) {
+	if _, err := read(t, c).CheckAnchor(sampleKCV, []byte("another key")); !errors.Is(err, ErrDamaged) {
 		t.Errorf("other key: %v", err)
 	}
 	if err := c.SetAnchor(sampleKCV, sampleKey); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := c.CheckAnchor(sampleKCV, sampleKey); err != nil || a.Seq != 7 {
+	if a, err := read(t, c).CheckAnchor(sampleKCV, sampleKey); err != nil || a.Seq != 7 {
 		t.Errorf("renewed: %+v, %v", a, err)
 	}
 	for _, err := range []error{
 		c.SetAnchor("", sampleKey), c.SetAnchor("01", sampleKey), c.SetAnchor(sampleKCV, nil),
-		errOf(c.CheckAnchor("", sampleKey)), errOf(c.CheckAnchor(sampleKCV, nil)),
+		errOf(read(t, c).CheckAnchor("", sampleKey)), errOf(read(t, c).CheckAnchor(sampleKCV, nil)),
 	} {
 		if err == nil {
 			t.Error("accepted")
@@ -80,7 +80,7 @@ func TestAnchorFindsForgery(t *testing.T) {
 	}
 	missing := func(what string) {
 		t.Helper()
-		if _, err := c.CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) {
+		if _, err := read(t, c).CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) {
 			t.Errorf("anchor: %v", err)
 		}
 		found, err := c.Verify()
@@ -90,7 +90,7 @@ func TestAnchorFindsForgery(t *testing.T) {
 	}
 	missing("entry 6, which was anchored, is missing")
 	for range 3 {
-		if _, err := c.Append(KindCheck, nil); err != nil {
+		if err := c.Append(Checked{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestAnchorFindsForgery(t *testing.T) {
 		return putChecked(tx.Bucket([]byte(bucketAnchors)), bucketAnchors, sampleKCV, anchorRecord{Seq: 6, Hash: h, MAC: anchorMAC([]byte("guess"), 6, h)})
 	})
 	c = reopen(t, path, false)
-	if _, err := c.CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not made with this recovery key") {
+	if _, err := read(t, c).CheckAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not made with this recovery key") {
 		t.Errorf("anchor: %v", err)
 	}
 }

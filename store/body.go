@@ -19,30 +19,30 @@ type Body interface {
 // kinds reads the bodies of the kinds that this program knows. Entries of any
 // other kind are a later program's: they are kept in the chain and say nothing.
 var kinds = map[string]func(json.RawMessage) (Body, error){
-	KindCreated:        read[Created],
-	KindSnapshot:       read[SnapshotAdded],
-	KindProof:          read[proofs],
-	KindShareSeen:      read[ShareSeen],
-	KindAccepted:       read[Accepted],
-	KindCheck:          read[Checked],
-	KindRestore:        read[Restored],
-	KindExport:         read[Exported],
-	KindSuccessor:      read[Successor],
-	KindPartSet:        read[PartSet],
-	KindPartSetRetired: read[RetiredSet],
-	KindRollCall:       read[RollCall],
-	KindCeremony:       read[Ceremony],
-	KindCopy:           read[Copy],
-	KindDrill:          read[Drilled],
-	KindUse:            read[Use],
-	KindOldToken:       read[OldToken],
-	KindRotation:       read[Succession],
-	KindUpdate:         read[UpdateStep],
-	KindMended:         read[Mended],
+	KindCreated:        bodyOf[Created],
+	KindSnapshot:       bodyOf[SnapshotAdded],
+	KindProof:          bodyOf[proofs],
+	KindShareSeen:      bodyOf[ShareSeen],
+	KindAccepted:       bodyOf[Accepted],
+	KindCheck:          bodyOf[Checked],
+	KindRestore:        bodyOf[Restored],
+	KindExport:         bodyOf[Exported],
+	KindSuccessor:      bodyOf[Successor],
+	KindPartSet:        bodyOf[PartSet],
+	KindPartSetRetired: bodyOf[RetiredSet],
+	KindRollCall:       bodyOf[RollCall],
+	KindCeremony:       bodyOf[Ceremony],
+	KindCopy:           bodyOf[Copy],
+	KindDrill:          bodyOf[Drilled],
+	KindUse:            bodyOf[Use],
+	KindOldToken:       bodyOf[OldToken],
+	KindRotation:       bodyOf[Succession],
+	KindUpdate:         bodyOf[UpdateStep],
+	KindMended:         bodyOf[Mended],
 }
 
-// read parses a body of a kind.
-func read[T Body](raw json.RawMessage) (Body, error) {
+// bodyOf parses a body of a kind.
+func bodyOf[T Body](raw json.RawMessage) (Body, error) {
 	var b T
 	if err := json.Unmarshal(raw, &b); err != nil {
 		return nil, err

@@ -36,22 +36,22 @@ type Catalog struct {
 // under its name only when it is whole and on the disk; nothing is ever
 // replaced: ErrExists.
 func Create(path string) (*Catalog, error) {
-	if err := create(path, program(), time.Now, nil); err != nil {
+	random := make([]byte, 16)
+	if _, err := rand.Read(random); err != nil {
+		return nil, err
+	}
+	if err := create(path, program(), time.Now, random, nil); err != nil {
 		return nil, err
 	}
 	return Open(path, true)
 }
 
-func create(path, program string, now func() time.Time, before step) error {
+func create(path, program string, now func() time.Time, random []byte, before step) error {
 	return makeFile(kindCatalog, path, func(tx *bolt.Tx) error {
 		for _, name := range catalogBuckets {
 			if _, err := tx.CreateBucket([]byte(name)); err != nil {
 				return err
 			}
-		}
-		random := make([]byte, 16)
-		if _, err := rand.Read(random); err != nil {
-			return err
 		}
 		_, err := appendEntry(tx, program, now(), Created{Format: formatVersion, Random: random})
 		return err
@@ -73,7 +73,10 @@ func Open(path string, writable bool) (*Catalog, error) {
 }
 
 // Close ends all use of the catalog and its journal. It may be called twice.
-func (c *Catalog) Close() error { return c.file.Close() }
+func (c *Catalog) Close() error {
+	c.forget()
+	return c.file.Close()
+}
 
 // Path is the path that the catalog was opened with.
 func (c *Catalog) Path() string { return c.path }

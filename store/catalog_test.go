@@ -37,14 +37,14 @@ func TestCreate(t *testing.T) {
 	if err != nil || len(names) != 1 {
 		t.Errorf("left behind: %v, %v", names, err)
 	}
-	log, err := c.Log()
-	if err != nil || len(log) != 1 || log[0].Kind != KindCreated || string(log[0].Body) != `{"format":1}` || !log[0].Previous.IsZero() {
+	log := read(t, c).Entries
+	if len(log) != 1 || log[0].Kind != KindCreated || !strings.HasPrefix(string(log[0].Body), `{"format":1,"random":"`) || !log[0].Previous.IsZero() {
 		t.Errorf("log %+v, %v", log, err)
 	}
 	if !strings.HasPrefix(log[0].Program, "hsmbackup") || time.Since(log[0].Time) > time.Minute {
 		t.Errorf("entry %+v", log[0])
 	}
-	if list, err := c.Snapshots(); err != nil || len(list) != 0 {
+	if list := read(t, c).Snapshots; len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
 	requireClean(t, c)
@@ -88,7 +88,7 @@ func TestCreateNeverReplaces(t *testing.T) {
 // Somebody else makes the file between the first look and the publication.
 func TestCreateLosesRace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
-	err := create(path, "test", time.Now, func(name string) error {
+	err := create(path, "test", time.Now, nil, func(name string) error {
 		if name == "publish" {
 			return os.WriteFile(path, []byte("first"), 0o600)
 		}
@@ -110,7 +110,7 @@ func TestCreateLosesRace(t *testing.T) {
 func TestCreateCutShort(t *testing.T) {
 	cut := errors.New("power cut")
 	var steps []string
-	if err := create(filepath.Join(t.TempDir(), "c"), "test", time.Now, func(name string) error {
+	if err := create(filepath.Join(t.TempDir(), "c"), "test", time.Now, nil, func(name string) error {
 		steps = append(steps, name)
 		return nil
 	}); err != nil || len(steps) < 5 {
@@ -118,7 +118,7 @@ func TestCreateCutShort(t *testing.T) {
 	}
 	for _, at := range steps {
 		path := filepath.Join(t.TempDir(), "c.db")
-		err := create(path, "test", time.Now, func(name string) error {
+		err := create(path, "test", time.Now, nil, func(name string) error {
 			if name == at {
 				return cut
 			}
@@ -168,7 +168,7 @@ func TestOpenErrors(t *testing.T) {
 	j.Close()
 	versioned := func(name string, version int) string {
 		path := filepath.Join(dir, name)
-		if err := create(path, "test", time.Now, nil); err != nil {
+		if err := create(path, "test", time.Now, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		raw(t, path, func(tx *bolt.Tx) error {
@@ -220,15 +220,14 @@ func TestOpenLeavesFileAlone(t *testing.T) {
 		requireClean(t, c)
 		mustState(t, c)
 		for _, name := range []string{"latest", "DENK0100001", "none"} {
-			c.Snapshot(name)
+			read(t, c).Find(name)
 		}
-		c.Head()
-		c.EntryByHashPrefix(make([]byte, 9), 66)
+		read(t, c).EntryByHashPrefix(make([]byte, 9), 66)
 		c.Journal().Get("x", new(int))
 		if writable {
 			// refused before anything is written
 			c.AddSnapshot(context.Background(), &Snapshot{Keys: []Key{{Reference: 300}}})
-			c.Append(KindCreated, nil)
+			c.Append(Created{})
 		}
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
@@ -248,13 +247,12 @@ func TestReadOnlyRefusesWrites(t *testing.T) {
 	if c.Writable() {
 		t.Error("writable")
 	}
-	_, appendErr := c.Append(KindCheck, nil)
 	for what, err := range map[string]error{
-		"append":   appendErr,
+		"append":   c.Append(Checked{}),
 		"snapshot": c.AddSnapshot(context.Background(), sampleSnapshot("X", "")),
-		"proofs":   c.RecordProofs([]Proof{{}}),
-		"share":    c.RecordShareSeen(ShareSeen{KCV: sampleKCV}),
-		"accepted": c.RecordAccepted(Accepted{}),
+		"proofs":   c.RecordProofs([]Proof{{Blob: Hash{1}}}),
+		"share":    c.Append(ShareSeen{KCV: sampleKCV}),
+		"accepted": c.Append(Accepted{Reference: 1}),
 		"anchor":   c.SetAnchor(sampleKCV, sampleKey),
 		"put":      c.Journal().Put("a", 1),
 		"delete":   c.Journal().Delete("a"),
@@ -295,7 +293,7 @@ func TestClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Log(); err == nil {
+	if _, err := c.Read(); err == nil {
 		t.Error("log of a closed catalog")
 	}
 	if _, err := c.Verify(); err == nil {
@@ -320,7 +318,7 @@ func TestCutShortWhileOpen(t *testing.T) {
 		if err := os.Truncate(copied, size); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Snapshots(); !errors.Is(err, ErrDamaged) {
+		if _, err := c.Read(); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%d bytes: snapshots: %v", size, err)
 		}
 		found, err := c.Verify()

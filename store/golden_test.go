@@ -73,11 +73,11 @@ func testGolden(t *testing.T, version string, filled func(testing.TB) string) {
 // An old catalog can be written to.
 func TestGoldenGoesOn(t *testing.T) {
 	c := reopen(t, copyTo(t, filepath.Join(goldenDir, "v1.db")), true)
-	if _, err := c.Append(KindCheck, map[string]bool{"ok": true}); err != nil {
+	if err := c.Append(Checked{OK: true}); err != nil {
 		t.Fatal(err)
 	}
 	requireClean(t, c)
-	a, err := c.CheckAnchor(sampleKCV, sampleKey)
+	a, err := read(t, c).CheckAnchor(sampleKCV, sampleKey)
 	if err != nil || a.Seq != 6 {
 		t.Errorf("%+v, %v", a, err)
 	}

@@ -74,7 +74,7 @@ func newCatalog(t testing.TB) *Catalog {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "catalog.db")
 	clock := sampleClock()
-	if err := create(path, "hsmbackup test", clock, nil); err != nil {
+	if err := create(path, "hsmbackup test", clock, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	c := reopen(t, path, true)
@@ -107,8 +107,8 @@ func fill(t testing.TB, c *Catalog) (first, second *Snapshot) {
 			{Snapshot: first.ID, Reference: 1, Blob: HashOf(first.Keys[0].Blob), Kind: ProofRoundTrip, OK: true, Token: "DENK0100001"},
 			{Snapshot: first.ID, Reference: 2, Blob: HashOf(first.Keys[1].Blob), Kind: ProofOpened, Reason: "of another DKEK", Matched: "self"},
 		}),
-		c.RecordShareSeen(ShareSeen{KCV: sampleKCV, Origin: "init"}),
-		c.RecordAccepted(Accepted{Serial: "DENK0100001", Reference: 255, Label: "old", Reason: "test only"}),
+		c.Append(ShareSeen{KCV: sampleKCV, Origin: "init"}),
+		c.Append(Accepted{Serial: "DENK0100001", Reference: 255, Label: "old", Reason: "test only"}),
 		c.SetAnchor(sampleKCV, sampleKey),
 		c.Journal().Put("restore/DENK0100001/1", map[string]int{"reference": 1}),
 	}
@@ -117,7 +117,7 @@ func fill(t testing.TB, c *Catalog) (first, second *Snapshot) {
 			t.Fatalf("step %d: %v", i, err)
 		}
 	}
-	if _, err := c.Append(KindSuccessor, Successor{Serial: "DENK0100002", SuccessorOf: "DENK0100001"}); err != nil {
+	if err := c.Append(Successor{Serial: "DENK0100002", SuccessorOf: "DENK0100001"}); err != nil {
 		t.Fatal(err)
 	}
 	return first, second
@@ -156,6 +156,16 @@ func filledWithAttachments(t testing.TB) (path string) {
 	return c.Path()
 }
 
+// read gives what a catalog says.
+func read(t testing.TB, c *Catalog) *State {
+	t.Helper()
+	s, err := c.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // state is all that reading a catalog gives.
 type state struct {
 	Snapshots []*Snapshot
@@ -168,22 +178,15 @@ type state struct {
 }
 
 func readState(c *Catalog) (s state, err error) {
-	if s.Snapshots, err = c.Snapshots(); err != nil {
+	is, err := c.Reread()
+	if err != nil {
 		return s, err
 	}
-	if s.Log, err = c.Log(); err != nil {
+	if err := is.Err(); err != nil {
 		return s, err
 	}
-	if s.Proofs, err = c.Proofs(); err != nil {
-		return s, err
-	}
-	if s.Shares, err = c.SharesSeen(); err != nil {
-		return s, err
-	}
-	if s.Accepted, err = c.AcceptedKeys(); err != nil {
-		return s, err
-	}
-	if s.Anchor, err = c.CheckAnchor(sampleKCV, sampleKey); err != nil {
+	s.Snapshots, s.Log, s.Proofs, s.Shares, s.Accepted = is.Snapshots, is.Entries, is.Proofs, is.Shares, is.Accepted
+	if s.Anchor, err = is.CheckAnchor(sampleKCV, sampleKey); err != nil {
 		return s, err
 	}
 	keys, err := c.Journal().Keys("")
@@ -212,7 +215,7 @@ func mustState(t testing.TB, c *Catalog) state {
 
 func requireSame(t testing.TB, got, want any) {
 	t.Helper()
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(Entry{})); d != "" {
 		t.Fatalf("differs (- want, + got):\n%s", d)
 	}
 }

@@ -73,7 +73,7 @@ func TestJournal(t *testing.T) {
 	if err := c.Journal().Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Log(); err != nil {
+	if _, err := c.Read(); err != nil {
 		t.Errorf("closing the journal closed the catalog: %v", err)
 	}
 	if _, err := OpenJournal(path); !errors.Is(err, ErrLocked) {

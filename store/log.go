@@ -63,7 +63,7 @@ func (c *Catalog) Append(b Body) error {
 		return err
 	})
 	if err == nil {
-		c.extend(&e)
+		c.extend(&e, nil)
 	}
 	return err
 }

@@ -143,10 +143,7 @@ func TestKilled(t *testing.T) {
 		}
 		c := reopen(t, path, true)
 		requireClean(t, c)
-		list, err := c.Snapshots()
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := read(t, c).Snapshots
 		there := map[string]bool{}
 		for _, s := range list {
 			there[s.ID] = true
@@ -210,7 +207,7 @@ func childUnentitled(dir string) error {
 	if found, err := c.Verify(); err != nil || len(found) != 0 {
 		return fmt.Errorf("verify: %v, %v", found, err)
 	}
-	if _, err := c.Append(KindCheck, nil); !errors.Is(err, ErrReadOnly) {
+	if err := c.Append(Checked{}); !errors.Is(err, ErrReadOnly) {
 		return fmt.Errorf("append: %w", err)
 	}
 	for _, writable := range []bool{false, true} {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestSnapshotReadsBackWhole(t *testing.T) {
 	}
 	c.Close()
 	c = reopen(t, c.Path(), false)
-	got, err := c.Snapshot("latest")
+	got, err := read(t, c).Find("latest")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +54,14 @@ func TestSnapshotRekeyed(t *testing.T) {
 	if err := c.AddSnapshot(context.Background(), want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.Snapshot("DENK0100001")
+	got, err := read(t, c).Find("DENK0100001")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(&Rekeyed{Time: time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC), From: from.Hash, OldKCV: sampleKCV, KCV: sampleOther}, got.Rekeyed); d != "" {
 		t.Error(d)
 	}
-	if first, err := c.Snapshot(from.ID); err != nil || first.Rekeyed != nil {
+	if first, err := read(t, c).Find(from.ID); err != nil || first.Rekeyed != nil {
 		t.Errorf("%+v, %v", first.Rekeyed, err)
 	}
 	for name, r := range map[string]*Rekeyed{
@@ -87,7 +88,7 @@ func TestSnapshotDefaults(t *testing.T) {
 	if s.Program != "hsmbackup test" || s.Taken.IsZero() {
 		t.Errorf("%+v", s)
 	}
-	got, err := c.Snapshot(s.ID)
+	got, err := read(t, c).Find(s.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func TestSnapshotInvalidUTF8(t *testing.T) {
 	if err := c.AddSnapshot(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.Snapshot("latest")
+	got, err := read(t, c).Find("latest")
 	if err != nil || got.Token.Label != "a\ufffdb" || got.Keys[0].Label != "\ufffd" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -147,8 +148,8 @@ func TestSnapshotCancelled(t *testing.T) {
 	if err := c.AddSnapshot(ctx, sampleSnapshot("A", "")); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v", err)
 	}
-	if list, err := c.Snapshots(); len(list) != 0 || err != nil {
-		t.Fatalf("%v, %v", list, err)
+	if list := read(t, c).Snapshots; len(list) != 0 {
+		t.Fatalf("%v", list)
 	}
 	requireClean(t, c)
 }
@@ -156,7 +157,7 @@ func TestSnapshotCancelled(t *testing.T) {
 func TestSnapshotNames(t *testing.T) {
 	c := newCatalog(t)
 	ctx := context.Background()
-	if _, err := c.Snapshot("latest"); !errors.Is(err, ErrNoSnapshot) || !strings.Contains(err.Error(), "run a backup") {
+	if _, err := read(t, c).Find("latest"); !errors.Is(err, ErrNoSnapshot) || !strings.Contains(err.Error(), "run a backup") {
 		t.Errorf("empty catalog: %v", err)
 	}
 	var list []*Snapshot
@@ -174,21 +175,17 @@ func TestSnapshotNames(t *testing.T) {
 		"latest": 2, "DENK0100001": 2, "DENK0100002": 1,
 		list[0].ID: 0, list[0].ID[:5]: 0, strings.ToUpper(list[0].ID): 0, list[1].Hash.String(): 1,
 	} {
-		got, err := c.Snapshot(name)
+		got, err := read(t, c).Find(name)
 		if err != nil || got.Hash != list[want].Hash {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 	for _, name := range []string{"", "latest ", "DENK", "DENK0100003", list[0].ID[:3], list[0].Hash.String() + "0", "xyzw", "0000000"} {
-		if _, err := c.Snapshot(name); !errors.Is(err, ErrNoSnapshot) {
+		if _, err := read(t, c).Find(name); !errors.Is(err, ErrNoSnapshot) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	got, err := c.Snapshots()
-	if err != nil {
-		t.Fatal(err)
-	}
-	requireSame(t, got, list)
+	requireSame(t, read(t, c).Snapshots, list)
 }
 
 // A serial of hex digits may look like an id.
@@ -202,25 +199,25 @@ func TestSnapshotAmbiguous(t *testing.T) {
 	if err := c.AddSnapshot(context.Background(), second); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Snapshot(first.ID[:6]); !errors.Is(err, ErrAmbiguous) {
+	if _, err := read(t, c).Find(first.ID[:6]); !errors.Is(err, ErrAmbiguous) {
 		t.Errorf("error %v", err)
 	}
-	if got, err := c.Snapshot(first.ID); err != nil || got.Hash != first.Hash {
+	if got, err := read(t, c).Find(first.ID); err != nil || got.Hash != first.Hash {
 		t.Errorf("%v, %v", got, err)
 	}
 	path := c.Path()
 	c.Close()
-	// Two manifests whose hashes begin alike.
+	// Two manifests whose hashes begin alike, and one of them is damaged.
 	raw(t, path, func(tx *bolt.Tx) error {
 		twin := first.Hash
 		twin[31] ^= 1
 		return tx.Bucket([]byte(bucketManifests)).Put(twin[:], []byte("{}"))
 	})
 	c = reopen(t, path, false)
-	if _, err := c.Snapshot(first.ID); !errors.Is(err, ErrAmbiguous) {
-		t.Errorf("error %v", err)
+	if got, err := read(t, c).Find(first.ID); err != nil || got.Hash != first.Hash {
+		t.Errorf("%v, %v", got, err)
 	}
-	if got, err := c.Snapshot(first.Hash.String()); err != nil || got.Hash != first.Hash {
+	if got, err := read(t, c).Find(first.Hash.String()); err != nil || got.Hash != first.Hash {
 		t.Errorf("%v, %v", got, err)
 	}
 }
@@ -254,11 +251,10 @@ func TestRecordsAreShared(t *testing.T) {
 	h := HashOf([]byte("blob of key 2"))
 	raw(t, path, func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketRecords)).Put(h[:], []byte("blob of key 3")) })
 	c = reopen(t, path, true)
-	list, err := c.Snapshots()
-	if !errors.Is(err, ErrDamaged) || len(list) == 0 || !strings.Contains(err.Error(), "key 2, blob") {
-		t.Fatalf("%v, %v", list, err)
+	if err := read(t, c).Err(); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "key 2, blob") {
+		t.Fatal(err)
 	}
-	for _, s := range list {
+	for _, s := range read(t, c).Snapshots {
 		for _, k := range s.Keys {
 			if hurt := k.Reference == 2; hurt != (k.Damage != "") || hurt != (k.Blob == nil && k.Reason == "") {
 				t.Errorf("key %d: %q", k.Reference, k.Damage)
@@ -268,8 +264,8 @@ func TestRecordsAreShared(t *testing.T) {
 	if err := c.AddSnapshot(context.Background(), sampleSnapshot("A", "same")); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := c.Snapshots(); err != nil || len(list) != 3 {
-		t.Fatalf("%v, %v", list, err)
+	if list := read(t, c).Snapshots; len(list) != 3 {
+		t.Fatalf("%v", list)
 	}
 	requireClean(t, c)
 }
@@ -287,45 +283,136 @@ func TestDamageElsewhere(t *testing.T) {
 	}
 	ok := func(c *Catalog, name string, want *Snapshot) {
 		t.Helper()
-		got, err := c.Snapshot(name)
+		got, err := read(t, c).Find(name)
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	bad := func(c *Catalog, name, text string) {
+	found := func(c *Catalog, text string) {
 		t.Helper()
-		got, err := c.Snapshot(name)
-		if !errors.Is(err, ErrDamaged) || got != nil && got.Keys[0].Damage == "" || !strings.Contains(err.Error(), text) {
-			t.Errorf("%s: %v, %v", name, got, err)
+		if err := read(t, c).Err(); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v", err)
 		}
 	}
 
 	blob := HashOf(first.Keys[0].Blob)
 	c = damage(bucketRecords, blob[:], []byte("something else"))
-	bad(c, first.ID, "key 1, blob: record "+blob.String()[:12]+" was changed")
-	bad(c, first.Token.Serial, "key 1, blob")
+	found(c, "key 1, blob: record "+blob.String()[:12]+" was changed")
+	got, err := read(t, c).Find(first.ID)
+	if err != nil || got.Keys[0].Blob != nil || got.Keys[0].Damage == "" || got.Keys[1].Damage != "" {
+		t.Errorf("%+v, %v", got, err)
+	}
 	ok(c, second.ID, second)
 	ok(c, second.Token.Serial, second)
 	ok(c, "latest", second)
-	list, err := c.Snapshots()
-	if !errors.Is(err, ErrDamaged) || len(list) != 2 || !cmp.Equal(list[1], second) || list[0].Keys[0].Blob != nil || list[0].Keys[0].Damage == "" {
-		t.Errorf("%v, %v", list, err)
-	}
 
 	c = damage(bucketManifests, first.Hash[:], []byte("{}"))
-	bad(c, first.ID, "manifest was changed")
+	found(c, "manifest was changed")
+	if _, err := read(t, c).Find(first.ID); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), first.ID) {
+		t.Errorf("%v", err)
+	}
 	ok(c, "latest", second)
 
-	c = damage(bucketLog, logKey(2), []byte("{}"))
-	ok(c, first.ID, first)
-	ok(c, second.ID[:4], second)
-	bad(c, "latest", "by its id")
-	bad(c, second.Token.Serial, "log entry 2")
-	if err := c.AddSnapshot(context.Background(), sampleSnapshot("A", "")); !errors.Is(err, ErrDamaged) {
-		t.Errorf("went on with a damaged log: %v", err)
+	c = damage(bucketManifests, second.Hash[:], []byte("{}"))
+	ok(c, "latest", first) // and it is said that a newer one is lost
+	if lost := read(t, c).LostSince(first); len(lost) != 1 || lost[0].ID != second.ID {
+		t.Errorf("%+v", lost)
 	}
-	if _, err := c.Append(KindCheck, map[string]bool{"ok": false}); err != nil {
-		t.Errorf("what a check found cannot be recorded: %v", err)
+
+	// Without its log entry a snapshot is where the next one says.
+	for seq := range uint64(2) {
+		c = damage(bucketLog, logKey(2+seq), []byte("{}"))
+		found(c, fmt.Sprintf("log entry %d", 2+seq))
+		ok(c, first.ID, first)
+		ok(c, second.ID[:4], second)
+		ok(c, "latest", second)
+		ok(c, second.Token.Serial, second)
+		next := sampleSnapshot("A", "")
+		if err := c.AddSnapshot(context.Background(), next); err != nil {
+			t.Fatal(err)
+		}
+		ok(c, "latest", next)
+		found(c, fmt.Sprintf("log entry %d", 2+seq))
+	}
+}
+
+// Any one changed byte costs only what it belongs to, and is named.
+func TestEachByte(t *testing.T) {
+	c := newCatalog(t)
+	ctx := context.Background()
+	var all []*Snapshot
+	for _, serial := range []string{"DENK0100001", "DENK0100002", "DENK0100003", "DENK0100001"} {
+		s := &Snapshot{Token: Token{Serial: serial, Certificate: []byte("of " + serial)}}
+		s.Keys = []Key{{Reference: 1, KCV: sampleKCV, Blob: fmt.Appendf(nil, "blob %d of %s", len(all), serial)}}
+		if err := c.AddSnapshot(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	if err := c.Append(ShareSeen{KCV: sampleKCV, Origin: "init"}); err != nil {
+		t.Fatal(err)
+	}
+	path := c.Path()
+	c.Close()
+	tried := 0
+	for _, p := range pairs(t, path) {
+		if p.bucket != bucketLog && p.bucket != bucketManifests && p.bucket != bucketRecords && p.bucket != bucketHead {
+			continue
+		}
+		p := p
+		copied := copyTo(t, path)
+		c := reopen(t, copied, true)
+		tx, err := c.db.Begin(true) // never committed
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range p.value {
+			tried++
+			changed := bytes.Clone(p.value)
+			changed[i] ^= 0x01
+			if err := tx.Bucket([]byte(p.bucket)).Put(p.key, changed); err != nil {
+				t.Fatal(err)
+			}
+			s := newState()
+			s.read(tx)
+			if len(s.Damage) == 0 {
+				t.Fatalf("%s %x, byte %d: not found", p.bucket, p.key, i)
+			}
+			whole, touched := 0, 0
+			for _, is := range s.Snapshots {
+				want := all[slices.IndexFunc(all, func(w *Snapshot) bool { return w.Hash == is.Hash })]
+				if cmp.Equal(is, want) {
+					whole++
+				} else {
+					touched++
+				}
+			}
+			switch p.bucket {
+			case bucketRecords:
+				if whole+touched != len(all) || touched > 2 { // the two of one token share its certificate
+					t.Fatalf("record %x, byte %d: %d whole, %d touched: %v", p.key, i, whole, touched, s.Damage)
+				}
+			case bucketManifests:
+				if whole != len(all)-1 || len(s.Lost) != 1 {
+					t.Fatalf("manifest %x, byte %d: %d whole, lost %v", p.key, i, whole, s.Lost)
+				}
+			default:
+				if whole != len(all) || len(s.Entries) < len(all)+1 {
+					t.Fatalf("%s %x, byte %d: %d whole, %d entries: %v", p.bucket, p.key, i, whole, len(s.Entries), s.Damage)
+				}
+				for _, want := range []*Snapshot{all[1], all[2], all[3]} {
+					if got, err := s.Find(want.Token.Serial); err != nil || got.Hash != want.Hash {
+						t.Fatalf("%s %x, byte %d: the newest of %s is %v, %v", p.bucket, p.key, i, want.Token.Serial, got, err)
+					}
+				}
+			}
+		}
+		if err := errors.Join(tx.Rollback(), c.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tried < 3000 {
+		t.Errorf("only %d bytes tried", tried)
 	}
 }
 
@@ -359,7 +446,11 @@ func TestSnapshotProperty(t *testing.T) {
 		if err := c.AddSnapshot(context.Background(), s); err != nil {
 			t.Fatal(err)
 		}
-		got, err := c.Snapshot(s.Hash.String())
+		state, err := c.Reread()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := state.Find(s.Hash.String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -417,7 +508,7 @@ func TestAttachments(t *testing.T) {
 		if err := c.AddSnapshot(context.Background(), want); err != nil {
 			t.Fatal(err)
 		}
-		got, err := c.Snapshot(want.ID)
+		got, err := read(t, c).Find(want.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,8 +532,8 @@ func TestAttachments(t *testing.T) {
 	h := HashOf([]byte("SSHKRL\n of one"))
 	raw(t, path, func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketRecords)).Put(h[:], []byte("changed")) })
 	c = reopen(t, path, false)
-	got, err := c.Snapshot("DENK0100002")
-	if !errors.Is(err, ErrDamaged) || len(got.Attachments) != 2 || got.Attachments[0].Damage == "" || got.Attachments[0].Content != nil || got.Attachments[1].Damage != "" {
+	got, err := read(t, c).Find("DENK0100002")
+	if err != nil || len(got.Attachments) != 2 || got.Attachments[0].Damage == "" || got.Attachments[0].Content != nil || got.Attachments[1].Damage != "" {
 		t.Errorf("%+v, %v", got.Attachments, err)
 	}
 	if got.Keys[0].Damage != "" {

@@ -61,11 +61,11 @@ func (c *Catalog) AddSnapshot(ctx context.Context, s *Snapshot) error {
 		}
 		return ctx.Err()
 	})
-	c.forget()
 	if err != nil {
 		return err
 	}
 	if err := c.readBack(hash, value, records); err != nil {
+		c.forget()
 		return err
 	}
 	s.ID, s.Hash, s.Previous = snapshotID(hash), hash, dated.Previous
@@ -128,6 +128,7 @@ func (c *Catalog) readBack(h Hash, value []byte, records map[Hash][]byte) error 
 		if err := found.err(); err != nil {
 			return err
 		}
+		defer c.extend(&head, s)
 		// The whole way back: what a restore will see gives the same manifest.
 		m, _, err := newManifest(s)
 		if err != nil {

@@ -93,19 +93,23 @@ func (c *Catalog) Reread() (*State, error) {
 func (c *Catalog) readAll() (*State, error) {
 	s := newState()
 	err := c.view(func(tx *bolt.Tx) error {
-		log, found := readLog(tx)
-		s.Head, s.Entries, s.lost = log.head, log.entries, log.lost
-		for i := range s.Entries {
-			if e := &s.Entries[i]; e.says != nil {
-				e.says.tell(s, e)
-			}
-		}
-		found = append(found, s.readSnapshots(tx)...)
-		found = append(found, s.readAnchors(tx)...)
-		s.Damage = found
+		s.read(tx)
 		return nil
 	})
 	return s, err
+}
+
+// read is the one read and the one fold.
+func (s *State) read(tx *bolt.Tx) {
+	log, found := readLog(tx)
+	s.Head, s.Entries, s.lost = log.head, log.entries, log.lost
+	for i := range s.Entries {
+		if e := &s.Entries[i]; e.says != nil {
+			e.says.tell(s, e)
+		}
+	}
+	found = append(found, s.readSnapshots(tx)...)
+	s.Damage = append(found, s.readAnchors(tx)...)
 }
 
 // forget has the next Read look at the file.
@@ -115,9 +119,9 @@ func (c *Catalog) forget() {
 	c.state = nil
 }
 
-// extend adds an entry that was just written. States that were handed out stay
-// as they are.
-func (c *Catalog) extend(e *Entry) {
+// extend adds an entry that was just written, with its snapshot if it is of one.
+// States that were handed out stay as they are.
+func (c *Catalog) extend(e *Entry, snap *Snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == nil {
@@ -132,6 +136,9 @@ func (c *Catalog) extend(e *Entry) {
 	s.PartSets = slices.Clone(s.PartSets)
 	s.Head, s.Entries = *e, append(s.Entries, *e)
 	e.says.tell(&s, e)
+	if snap != nil {
+		s.Snapshots = byAge(append(slices.Clone(s.Snapshots), snap))
+	}
 	c.state = &s
 }
 

@@ -26,23 +26,19 @@ func (c *Catalog) Verify() ([]Finding, error) {
 		verifyContent(tx, &found)
 		return nil
 	})
-	if err != nil {
-		return found, err
-	}
-	s, err := c.Reread()
-	if err != nil {
-		return found, err
-	}
-	return append(found, s.Damage...), nil
+	return found, err
 }
 
-// verifyContent looks at what a State does not: the format, the buckets, records
-// that no snapshot uses, the journal.
+// verifyContent checks everything above the pages: what a State has of it, and
+// the format, the buckets, records that no snapshot uses, the journal.
 func verifyContent(tx *bolt.Tx, found *findings) {
 	if err := readFormat(tx, kindCatalog); err != nil {
 		found.add("file", "%v", err)
 	}
 	verifyBuckets(tx, found)
+	s := newState()
+	s.read(tx)
+	*found = append(*found, s.Damage...)
 	verifyRecords(tx, found)
 	verifyJournal(tx, found)
 }

@@ -240,13 +240,13 @@ func TestHandOutOnTerminal(t *testing.T) {
 		}
 	}
 	cat := openCatalog(t)
-	sets, err := cat.PartSets()
-	if err != nil || len(sets) != 1 || sets[0].Needed != 2 || len(sets[0].Custodians) != 3 {
-		t.Fatalf("%+v, %v", sets, err)
+	sets := read(t, cat).PartSets
+	if len(sets) != 1 || sets[0].Needed != 2 || len(sets[0].Custodians) != 3 {
+		t.Fatalf("%+v", sets)
 	}
-	calls, err := cat.RollCalls()
-	if err != nil || len(calls) != 3 || calls[2].Index != 3 || calls[2].Origin != "hand-out" {
-		t.Errorf("%+v, %v", calls, err)
+	calls := read(t, cat).RollCalls
+	if len(calls) != 3 || calls[2].Index != 3 || calls[2].Origin != "hand-out" {
+		t.Errorf("%+v", calls)
 	}
 	if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
 		t.Errorf("left in the journal: %q, %v", notes, err)
@@ -373,8 +373,8 @@ func TestHandOutInterrupted(t *testing.T) {
 				t.Errorf("whoever saw a part is to hear of it, and nobody else:\n%s", stderr)
 			}
 			cat := openCatalog(t)
-			if sets, err := cat.PartSets(); err != nil || len(sets) != 0 {
-				t.Errorf("%+v, %v", sets, err)
+			if sets := read(t, cat).PartSets; len(sets) != 0 {
+				t.Errorf("%+v", sets)
 			}
 			if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
 				t.Errorf("left in the journal: %q, %v", notes, err)
@@ -429,9 +429,9 @@ func TestHandOutResumed(t *testing.T) {
 				t.Errorf("finished: %v\n%s%s", finished, stdout, stderr)
 			}
 			cat := openCatalog(t)
-			sets, err := cat.PartSets()
-			if err != nil || len(sets) != 1 {
-				t.Fatalf("%+v, %v", sets, err)
+			sets := read(t, cat).PartSets
+			if len(sets) != 1 {
+				t.Fatalf("%+v", sets)
 			}
 			if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
 				t.Errorf("left in the journal: %q, %v", notes, err)
@@ -489,7 +489,7 @@ func TestResplitResumed(t *testing.T) {
 	if err := cat.Journal().Put(n.key(), n); err != nil {
 		t.Fatal(err)
 	}
-	if err := cat.RecordPartSet(n.Set); err != nil {
+	if err := cat.Append(n.Set); err != nil {
 		t.Fatal(err)
 	}
 	cat.Close()
@@ -498,8 +498,8 @@ func TestResplitResumed(t *testing.T) {
 		t.Fatalf("exit %d\n%s%s", exit, stdout, stderr)
 	}
 	cat = openCatalog(t)
-	sets, err := cat.PartSets()
-	if err != nil || len(sets) != 2 || sets[0].Retired.IsZero() || !sets[1].Retired.IsZero() {
+	sets := read(t, cat).PartSets
+	if len(sets) != 2 || sets[0].Retired.IsZero() || !sets[1].Retired.IsZero() {
 		t.Errorf("%+v, %v", sets, err)
 	}
 	cat.Close()
@@ -584,7 +584,7 @@ func killedHandOut(t *testing.T, registered bool) *handOutNote {
 		t.Fatal(err)
 	}
 	if registered {
-		if err := cat.RecordPartSet(n.Set); err != nil {
+		if err := cat.Append(n.Set); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -626,8 +626,8 @@ func TestSealedPartAnswered(t *testing.T) {
 		t.Fatalf("asked %d times, exit %d\n%s%s", asked, exit, stdout, stderr)
 	}
 	cat := openCatalog(t)
-	calls, err := cat.RollCalls()
-	if err != nil || len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "hand-out" {
+	calls := read(t, cat).RollCalls
+	if len(calls) != 1 || calls[0].Index != 2 || calls[0].Origin != "hand-out" {
 		t.Errorf("%+v, %v", calls, err)
 	}
 }
@@ -772,7 +772,7 @@ func TestForgedPart(t *testing.T) {
 	set.Custodians[1].Commitment = bytes.Repeat([]byte{7}, 32) // bob got another one
 	cat, err := store.Create("c.db")
 	if err == nil {
-		err = cat.RecordPartSet(set)
+		err = cat.Append(set)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -813,4 +813,14 @@ func TestPartUnderPassword(t *testing.T) {
 	if exit, stdout, stderr := runIn(t, "dkek", "check", "a.age,password=file:NO", "b.txt", "--json"); exit != 1 || !strings.Contains(stdout, `"code":"wrong-password"`) {
 		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
+}
+
+// read gives what a catalog says.
+func read(t testing.TB, cat *store.Catalog) *store.State {
+	t.Helper()
+	s, err := cat.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

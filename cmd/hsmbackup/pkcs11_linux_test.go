@@ -228,7 +228,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	if proofs, err := cat.Proofs(); err != nil || len(proofs) != 0 {
+	if proofs := read(t, cat).Proofs; len(proofs) != 0 {
 		t.Errorf("%d proofs, %v", len(proofs), err)
 	}
 }
@@ -248,7 +248,7 @@ func goesOn(t *testing.T, reader string) {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	s, err := cat.Snapshot(at.serial)
+	s, err := read(t, cat).Find(at.serial)
 	if err != nil {
 		t.Fatal(err)
 	}

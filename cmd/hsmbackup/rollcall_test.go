@@ -48,7 +48,7 @@ func splitShare(catalog, dir string, share *dkek.Share, needed int, names ...str
 		return "", err
 	}
 	defer cat.Close()
-	return s.Set, cat.RecordPartSet(s)
+	return s.Set, cat.Append(s)
 }
 
 // parts DIR K NAMES... is splitShare for scripts; the environment has the set
@@ -62,7 +62,7 @@ func parts(ts *testscript.TestScript, neg bool, args []string) {
 		cat, err := store.Open(catalog, true)
 		ts.Check(err)
 		defer cat.Close()
-		ts.Check(cat.RetirePartSet(store.RetiredSet{Set: args[1], Reason: "test"}))
+		ts.Check(cat.Append(store.RetiredSet{Set: args[1], Reason: "test"}))
 		return
 	}
 	k, err := strconv.Atoi(args[1])

@@ -143,10 +143,11 @@ func copied(ts *testscript.TestScript, neg bool, args []string) {
 	cat, err := store.Open(ts.MkAbs(args[0]), true)
 	ts.Check(err)
 	defer cat.Close()
-	head, err := cat.Head()
+	state, err := cat.Read()
 	ts.Check(err)
+	head := state.Head
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(ts.ReadFile(args[0])), 0o600))
-	ts.Check(cat.RecordCopy(store.Copy{Path: ts.MkAbs(args[1]), Seq: head.Seq, Head: head.Hash}))
+	ts.Check(cat.Append(store.Copy{Path: ts.MkAbs(args[1]), Seq: head.Seq, Head: head.Hash}))
 }
 
 // flip FILE TEXT flips one bit a little behind the first place where the text
