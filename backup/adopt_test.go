@@ -381,7 +381,7 @@ func TestAdoptMutated(t *testing.T) {
 	cat := newCatalog(t)
 	for _, o := range []AdoptOptions{{Key: key}, {}} {
 		whole := 0
-		a := &adoption{h: &history{}, o: o, devices: map[string]*pubkey.Key{}}
+		a := &adoption{h: newHistory(read(t, nil)), o: o, devices: map[string]*pubkey.Key{}}
 		var sound []AdoptFile
 		for _, m := range mutants {
 			var report AdoptedFile
@@ -435,7 +435,7 @@ func FuzzAdopt(f *testing.F) {
 	}
 	f.Add([]byte{0x30, 0x80})
 	f.Fuzz(func(t *testing.T, content []byte) {
-		a := &adoption{h: &history{}, devices: map[string]*pubkey.Key{}}
+		a := &adoption{h: newHistory(read(t, nil)), devices: map[string]*pubkey.Key{}}
 		report := AdoptedFile{Name: "fuzz.bin"}
 		k := a.read(AdoptFile{report.Name, content}, &report)
 		if (k == nil) != report.Damage {

@@ -168,8 +168,10 @@ func (h *history) attachedBefore(serial, successorOf string) []store.Attachment 
 			continue
 		}
 		// What was attached to the lost token since goes on here as well.
-		if s := h.Newest(r.From); s != nil && slices.ContainsFunc(h.Snapshots, func(s *store.Snapshot) bool { return s.ID == r.Snapshot }) {
-			return s.Attachments
+		for _, from := range h.Snapshots {
+			if now := h.Newest(from.Token.Serial); from.ID == r.Snapshot && now != nil {
+				return now.Attachments
+			}
 		}
 	}
 	return nil
