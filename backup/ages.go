@@ -52,7 +52,7 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets, err := Keepers(cat, time.Now())
+	sets, err := Keepers(cat, cat.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	if err != nil {
 		return err
 	}
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return named(path, err)

@@ -66,13 +66,22 @@ func named(path string, err error) error {
 	return fmt.Errorf("catalog %s: %w", path, err)
 }
 
+// openCatalog opens a catalog under the clock of this run.
+func (a *app) openCatalog(path string, writable bool) (*store.Catalog, error) {
+	return store.Open(path, writable, a.storing()...)
+}
+
+func (a *app) storing() []store.Option {
+	return []store.Option{store.Clock(a.now), store.BeforeWrite(a.beforeWrite)}
+}
+
 // lookCatalog opens the catalog for looking. Without one it is nil.
 func (a *app) lookCatalog() (*store.Catalog, error) {
 	path, err := a.catalogPath()
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Open(path, false)
+	cat, err := a.openCatalog(path, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -104,7 +113,7 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	cat, err = store.Open(path, true)
+	cat, err = a.openCatalog(path, true)
 	switch {
 	case err == nil:
 		return cat, "", nil
@@ -112,7 +121,7 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 		return nil, "", a.noCatalog()
 	case errors.Is(err, store.ErrReadOnly):
 		why := err.Error()
-		cat, err = store.Open(path, false)
+		cat, err = a.openCatalog(path, false)
 		return cat, why, named(path, err)
 	}
 	return nil, "", named(path, err)
@@ -124,7 +133,7 @@ func (a *app) existingCatalog() (*store.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -137,7 +146,7 @@ func (a *app) makeCatalog() (*store.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Create(path)
+	cat, err := store.Create(path, a.storing()...)
 	if err == nil {
 		a.note("new catalog: %s", path)
 	}

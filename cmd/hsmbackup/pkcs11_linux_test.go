@@ -238,7 +238,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 func goesOn(t *testing.T, reader string) {
 	t.Helper()
 	ctx := t.Context()
-	at, err := openReader(ctx, reader)
+	at, err := newApp().openReader(ctx, reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -463,7 +463,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		}
 		options.Journal = cat.Journal()
 	} else if o.journal != "" {
-		if options.Journal, err = store.OpenJournal(o.journal); err != nil {
+		if options.Journal, err = store.OpenJournal(o.journal, a.storing()...); err != nil {
 			return named(o.journal, err)
 		}
 		defer options.Journal.Close()

@@ -200,7 +200,7 @@ func (a *app) attached(ctx context.Context) (found []*token, others []string, er
 		if !r.Present {
 			continue
 		}
-		t, err := openReader(ctx, r.Name)
+		t, err := a.openReader(ctx, r.Name)
 		switch {
 		case err == nil:
 			found = append(found, t)
@@ -218,12 +218,12 @@ func (a *app) attached(ctx context.Context) (found []*token, others []string, er
 	return found, others, nil
 }
 
-func openReader(ctx context.Context, reader string) (*token, error) {
+func (a *app) openReader(ctx context.Context, reader string) (*token, error) {
 	conn, err := pcsc.Connect(ctx, reader)
 	if err != nil {
 		return nil, err
 	}
-	return openTransmitter(ctx, conn, reader, conn.Close)
+	return a.openTransmitter(ctx, conn, reader, conn.Close)
 }
 
 // openSoft opens a software token in this process; it needs no pcscd.
@@ -232,7 +232,7 @@ func (a *app) openSoft(ctx context.Context, file string) (*token, error) {
 	if err != nil {
 		return nil, softError(file, err)
 	}
-	t, err := openTransmitter(ctx, soft, softPrefix+file, soft.Close)
+	t, err := a.openTransmitter(ctx, soft, softPrefix+file, soft.Close)
 	if err != nil {
 		return nil, err
 	}
@@ -240,10 +240,10 @@ func (a *app) openSoft(ctx context.Context, file string) (*token, error) {
 	return t, nil
 }
 
-func openTransmitter(ctx context.Context, way apdu.Transmitter, reader string, closer func() error) (*token, error) {
+func (a *app) openTransmitter(ctx context.Context, way apdu.Transmitter, reader string, closer func() error) (*token, error) {
 	t := &token{reader: reader, closers: []func() error{closer}}
 	var err error
-	if t.card, err = schsm.Open(ctx, way); err == nil {
+	if t.card, err = a.openCard(ctx, way); err == nil {
 		t.serial = t.card.Serial()
 		err = t.look(ctx)
 	}

@@ -27,7 +27,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 )
@@ -55,6 +57,10 @@ type app struct {
 	unsetEnv  func(string) error
 	environ   func() []string
 	now       func() time.Time
+	// openCard begins to talk to a token; beforeWrite is called before a catalog or
+	// a journal changes. Tests put their faults there.
+	openCard    func(context.Context, apdu.Transmitter) (*schsm.Card, error)
+	beforeWrite func()
 	// osRelease is the file that tells Linux within Windows.
 	osRelease string
 	// roots are those that a token's certificate must lead to before it gets a
@@ -79,7 +85,7 @@ func newApp() *app {
 	return &app{
 		stdin: os.Stdin, stdout: &output{w: os.Stdout, nowhere: leadsNowhere(os.Stdout)}, stderr: os.Stderr,
 		tty: terminal.Terminal{}, progress: terminal.NewProgress(os.Stderr),
-		lookupEnv: os.LookupEnv, unsetEnv: os.Unsetenv, environ: os.Environ, now: time.Now, osRelease: "/proc/sys/kernel/osrelease",
+		lookupEnv: os.LookupEnv, unsetEnv: os.Unsetenv, environ: os.Environ, now: time.Now, openCard: schsm.Open, osRelease: "/proc/sys/kernel/osrelease",
 	}
 }
 
