@@ -109,6 +109,7 @@ var classExit = map[backup.Class]int{
 // that a token or the catalog is not as it was.
 func describe(err error, changed bool) failure {
 	f := explain(err)
+	changed = changed || schsm.InDoubt(err)
 	if changed && (f.exit == exitFailed || f.exit == exitInterrupted) {
 		f.exit = exitChanged
 		if len(f.hints) == 0 {

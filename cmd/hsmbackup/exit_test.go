@@ -48,6 +48,7 @@ func TestExitCodes(t *testing.T) {
 		{apdu.ErrGone, 1, 4, "token-gone"},
 		{&apdu.StatusError{SW: apdu.NoMemory}, 1, 4, "token-full"},
 		{&apdu.StatusError{SW: apdu.Internal}, 1, 4, "token-refused"},
+		{&apdu.StatusError{SW: apdu.Internal, Doubt: true}, 4, 4, "token-refused"},
 		{dkek.ErrWrongPassword, 1, 4, "wrong-password"},
 		{dkek.ErrDuplicateShare, 1, 4, "duplicate-share"},
 		{dkek.ErrZeroKey, 1, 4, "zero-key"},
