@@ -51,6 +51,8 @@ var mayImport = map[string][]string{
 	"internal/sheet":     {"internal/secret", "internal/harmless"},
 	"internal/doctor":    {"internal/apdu"},
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
+	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},
+	"internal/source":    {"internal/console", "internal/terminal", "internal/secret"},
 	"internal/pcsctest":  {"internal/pcsc", "internal/vpcd"},
 	"internal/tokentest": with(values, "dkek", "internal/schsm", "internal/softtoken"),
 	"internal/forge":     nil,

@@ -100,7 +100,7 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 func (a *app) catalogForSheet() *store.Catalog {
 	cat, err := a.lookCatalog()
 	if err != nil {
-		a.note("the sheet is made without the catalog: %s", describe(err, false).message)
+		a.note("the sheet is made without the catalog: %s", describe(err, false).Message)
 		return nil
 	}
 	return cat
@@ -194,7 +194,7 @@ func (a *app) partForSheet(ctx context.Context, args []string) (*dkek.Part, stri
 	if err != nil {
 		return nil, "", err
 	}
-	a.dropEnvironment(s.password)
+	a.secrets.DropEnvironment(s.password)
 	if s.read(); s.err != nil {
 		return nil, "", s.err
 	}
@@ -274,7 +274,7 @@ func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, p
 		s.Catalog = absolute(cat.Path())
 		copies, err := cat.Copies()
 		if err != nil {
-			a.note("the sheet does not say where copies of the catalog are: %s", describe(err, false).message)
+			a.note("the sheet does not say where copies of the catalog are: %s", describe(err, false).Message)
 		}
 		for _, c := range copies {
 			s.Copies = append(s.Copies, c.Path)

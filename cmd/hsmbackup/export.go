@@ -59,7 +59,7 @@ func (a *app) export(dir, name string) error {
 	a.changed = true
 	if why == "" {
 		if _, err := cat.Append(store.KindExport, exported{s.ID, s.Hash}); err != nil {
-			why = describe(err, false).message
+			why = describe(err, false).Message
 		}
 	}
 	if why != "" {

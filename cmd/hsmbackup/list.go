@@ -39,7 +39,7 @@ func (a *app) list() error {
 	all, err := cat.Snapshots()
 	exits, message := exitSet{}, ""
 	if errors.Is(err, store.ErrDamaged) { // the others are listed all the same
-		message = describe(err, false).message
+		message = describe(err, false).Message
 		exits.add(exitDamaged)
 	} else if err != nil {
 		return err
