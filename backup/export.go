@@ -132,6 +132,13 @@ func newBundle(s *store.Snapshot, o ExportOptions) (*bundle, error) {
 		fmt.Fprintf(&sums, "%s  %s\n", store.HashOf(f.data), f.name)
 	}
 	b.add(exportSumsName, sums.Bytes())
+	for _, f := range b.files { // whatever they are made of, they lie within the folder
+		for part := range strings.SplitSeq(f.name, "/") {
+			if !store.IsAttachmentName(part) {
+				return nil, failf("bad-snapshot", "", "%q is no name for a file of an export", f.name)
+			}
+		}
+	}
 	return b, nil
 }
 
