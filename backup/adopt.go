@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cmac"
@@ -578,7 +577,7 @@ func (k *adoptee) made() *pkcs15.KeyDescription {
 
 // record writes snapshot and proofs, unless the same was adopted before.
 func (a *adoption) record(ctx context.Context, cat *store.Catalog, r *AdoptReport) error {
-	s := &store.Snapshot{Taken: time.Now().UTC().Truncate(time.Second), Program: a.o.Program, Adopted: true, Token: store.Token{FreeMemory: -1}}
+	s := &store.Snapshot{Program: a.o.Program, Adopted: true, Token: store.Token{FreeMemory: -1}}
 	for _, k := range a.list {
 		s.Keys = append(s.Keys, k.key)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
@@ -136,7 +135,7 @@ func backable(inv *Inventory) error {
 
 // photograph exports every key and puts the snapshot together.
 func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, o Options) (*store.Snapshot, error) {
-	s := &store.Snapshot{Taken: time.Now().UTC().Truncate(time.Second), Program: o.Program, Token: inv.token()}
+	s := &store.Snapshot{Program: o.Program, Token: inv.token()}
 	s.Token.SuccessorOf = o.SuccessorOf
 	var err error
 	if s.Token.PINTries, err = card.PINSetUp(ctx); err != nil {

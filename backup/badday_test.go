@@ -25,10 +25,7 @@ import (
 // newTokenWith is newToken with all options.
 func newTokenWith(t testing.TB, o softtoken.Options) (*softtoken.Token, *schsm.Card) {
 	t.Helper()
-	token, err := softtoken.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := fresh(t, o)
 	return token, openCard(t, token)
 }
 
@@ -221,10 +218,7 @@ func TestInternalErrorAtEveryCommand(t *testing.T) {
 	}
 	points := 0
 	for n := 1; ; n++ {
-		cat := newCatalog(t)
-		token, card := newToken(t, "3.5", "SOFT0200001")
-		initToken(t, card, cat, share)
-		generate(t, card, 1, "P-256", "one", []byte{1})
+		token, card, cat := oneKey(t)
 		reached := hit(token, n)
 		r, err := Run(ctx, card, cat, Options{})
 		token.SetFault(nil)
@@ -243,9 +237,11 @@ func TestInternalErrorAtEveryCommand(t *testing.T) {
 		}
 	}
 	cat, s, _ := twoKeys(t)
+	spare, card := newToken(t, "3.6", "SOFT0400001")
+	initToken(t, card, nil, share)
 	for n := 1; ; n++ {
-		token, card := newToken(t, "3.6", "SOFT0400001")
-		initToken(t, card, nil, share)
+		token := spare.Clone()
+		card := login(t, token)
 		o := RestoreOptions{Journal: cat.Journal()}
 		p, err := MakePlan(ctx, card, s, o)
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"slices"
 
+	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/pkcs15"
@@ -415,6 +416,44 @@ func proveValue(ctx context.Context, card *schsm.Card, reference byte, s subject
 	}
 	return err
 }
+
+// givesCheckValue compares an opened key with the check value that was kept of it,
+// if there is one. public is its public half, nil for AES.
+func givesCheckValue(private *dkek.PrivateKey, public *pubkey.Key, value []byte) error {
+	if len(value) == 0 {
+		return nil
+	}
+	algorithm, answer := schsm.Algorithm(value[0]), value[1:]
+	if public == nil {
+		for _, way := range aesAnswers {
+			if way.algorithm != algorithm {
+				continue
+			}
+			if own, err := way.answer(private.AES(), fixedBytes("AES", 16)); err != nil || !bytes.Equal(own, answer) {
+				return errCheckValue
+			}
+			return nil
+		}
+		return errCheckValue
+	}
+	s := subject{kind: private.Kind(), public: public, allows: func(schsm.Algorithm) bool { return true }}
+	for _, ch := range challenges(nil, s, fixedBytes) {
+		if ch.algorithm != algorithm || ch.normal == nil {
+			continue
+		}
+		if algorithm == schsm.ECDH { // as the token gave it
+			answer = append([]byte{4}, answer...)
+		}
+		if ch.check(answer) != nil {
+			return errCheckValue
+		}
+		return nil
+	}
+	return errCheckValue
+}
+
+// errCheckValue: a blob opens, and its key is not the one that was backed up.
+var errCheckValue = errors.New("the key in its blob does not give the answer that was kept of the key")
 
 // provable tells whether a stored key can be shown to be itself once it is on a
 // token again: by its public key and a use that its list allows, or by its

@@ -16,15 +16,20 @@ import (
 // pair is a token with keys and a second one with the same recovery key.
 func pair(t testing.TB) (cat *store.Catalog, first, second *softtoken.Token, a, b *schsm.Card) {
 	t.Helper()
-	cat = newCatalog(t)
-	first, a = newToken(t, "3.5", "SOFT0200001")
-	initToken(t, a, cat, newShare(t, 1))
-	generate(t, a, 1, "P-256", "one", []byte{1})
-	generate(t, a, 7, "P-384", "seven", []byte{7})
-	second, b = newToken(t, "3.6", "SOFT0400001")
-	initToken(t, b, cat, newShare(t, 1))
-	return cat, first, second, a, b
+	cat, tokens := pairScene.play(t, func() (*store.Catalog, []*softtoken.Token) {
+		cat := createCatalog(t)
+		first, a := newToken(t, "3.5", "SOFT0200001")
+		initToken(t, a, cat, newShare(t, 1))
+		generate(t, a, 1, "P-256", "one", []byte{1})
+		generate(t, a, 7, "P-384", "seven", []byte{7})
+		second, b := newToken(t, "3.6", "SOFT0400001")
+		initToken(t, b, cat, newShare(t, 1))
+		return cat, []*softtoken.Token{first, second}
+	})
+	return cat, tokens[0], tokens[1], login(t, tokens[0]), login(t, tokens[1])
 }
+
+var pairScene scene
 
 func TestClone(t *testing.T) {
 	ctx := context.Background()

@@ -21,6 +21,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -131,6 +132,13 @@ func newBundle(s *store.Snapshot, o ExportOptions) (*bundle, error) {
 		fmt.Fprintf(&sums, "%s  %s\n", store.HashOf(f.data), f.name)
 	}
 	b.add(exportSumsName, sums.Bytes())
+	for _, f := range b.files { // whatever they are made of, they lie within the folder
+		for part := range strings.SplitSeq(f.name, "/") {
+			if !store.IsAttachmentName(part) {
+				return nil, failf("bad-snapshot", "", "%q is no name for a file of an export", f.name)
+			}
+		}
+	}
 	return b, nil
 }
 
@@ -144,7 +152,7 @@ func indented(v any) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	err := e.Encode(v)
-	return out.Bytes(), err
+	return harmless.JSON(out.Bytes()), err
 }
 
 func (b *bundle) add(name string, data []byte) {
@@ -173,28 +181,9 @@ func (b *bundle) free(stem string) string {
 	}
 }
 
-// maxSlug keeps names readable and below every file system's limit.
-const maxSlug = 40
-
-// slug makes a label fit for a file name and a command line: ASCII letters,
-// digits, _ and single hyphens.
-func slug(label string) string {
-	var out strings.Builder
-	for _, r := range label {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_':
-			out.WriteRune(r)
-		case !strings.HasSuffix(out.String(), "-"):
-			out.WriteByte('-')
-		}
-	}
-	s := strings.Trim(out.String(), "-")
-	return strings.Trim(s[:min(len(s), maxSlug)], "-")
-}
-
-// named joins the fixed part of a name and a label's slug, if there is any.
+// named joins the fixed part of a name and a label's name, if there is any.
 func named(fixed, label string) string {
-	if s := slug(label); s != "" {
+	if s := harmless.Name(label); s != "" {
 		return fixed + "-" + s
 	}
 	return fixed
@@ -221,7 +210,7 @@ func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 		m.PEM = string(text)
 		if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
 			g.Public, g.PublicFile = public, name
-			if m.SSH = public.SSH(printable(k.Label)); m.SSH != "" {
+			if m.SSH = public.SSH(k.Label); m.SSH != "" {
 				g.SSHFile = stem + ".ssh.pub"
 				b.add(g.SSHFile, []byte(m.SSH+"\n"))
 				m.SSHFile = g.SSHFile

@@ -622,31 +622,3 @@ func TestExportFailsAtEachStep(t *testing.T) {
 		}
 	}
 }
-
-func TestSlug(t *testing.T) {
-	for label, want := range map[string]string{
-		"": "", "SSH CA": "SSH-CA", "..": "", "../../etc": "etc", "a.b": "a-b", labelCity: "Schl-ssel-f-r-M-nchen",
-		"-rf": "rf", "a\x00\xffb": "a-b", "日本": "", "under_score": "under_score",
-		longLabel: "long-label-long-label-long-label-long-la",
-	} {
-		if got := slug(label); got != want {
-			t.Errorf("%q: %q", label, got)
-		}
-	}
-}
-
-func TestStrangersText(t *testing.T) {
-	for s, want := range map[string]string{
-		"": "(empty)", "SSH CA": "`SSH CA`", "a`b": "``a`b``", "`": "`` ` ``", "``x": "``` ``x ```", "a\n```\nb": "````a ``` b````", " ": "`   `",
-		"<script>*x*": "`<script>*x*`", "\u202Eevil\x1b[2J": "` evil [2J`", "\xff": "`\uFFFD`",
-	} {
-		if got := code(s); got != want {
-			t.Errorf("code %q: %q, want %q", s, got, want)
-		}
-	}
-	for s, want := range map[string]string{"": "''", "a'b": `'a'\''b'`, "$(x)`y`\n\"": `'$(x)` + "`y`" + ` "'`, "-x": "'-x'"} {
-		if got := sh(s); got != want {
-			t.Errorf("sh %q: %q, want %q", s, got, want)
-		}
-	}
-}

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 	"text/template"
-	"unicode"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -24,7 +24,7 @@ import (
 var guideText string
 
 var guideTemplate = template.Must(template.New(exportGuideName).Funcs(template.FuncMap{
-	"code": code, "sh": sh, "hex": func(b []byte) string { return hex.EncodeToString(b) },
+	"code": harmless.Code, "sh": harmless.Quoted, "hex": func(b []byte) string { return hex.EncodeToString(b) },
 	"to": func(n int) []int {
 		list := make([]int, max(n, 0))
 		for i := range list {
@@ -87,7 +87,7 @@ func (k guideKey) Name() string {
 	if k.Label == "" {
 		return fmt.Sprintf("key %d", k.Reference)
 	}
-	return fmt.Sprintf("key %d, %s", k.Reference, code(k.Label))
+	return fmt.Sprintf("key %d, %s", k.Reference, harmless.Code(k.Label))
 }
 
 // AES keys are invisible to OpenSC.
@@ -289,40 +289,3 @@ func (g *guide) HasUnproven() bool { return g.any(func(k guideKey) bool { return
 // ShowsSSH: ssh-keygen finds the public key on the token, in the request or
 // certificate that comes with the key.
 func (k guideKey) ShowsSSH() bool { return k.SSHFile != "" && k.Visible() && k.Certified }
-
-// printable makes a stranger's text fit for one line of anything: what is not
-// printable becomes a blank.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(s, "\uFFFD"))
-}
-
-// code is a stranger's text as a Markdown code span, in which nothing has a
-// meaning but a run of backticks as long as the one it began with.
-func code(s string) string {
-	s = printable(s)
-	longest, run := 0, 0
-	for _, r := range s {
-		if run++; r != '`' {
-			run = 0
-		}
-		longest = max(longest, run)
-	}
-	fence := strings.Repeat("`", longest+1)
-	if s == "" {
-		return "(empty)"
-	}
-	if strings.Trim(s, " ") == "" || strings.HasPrefix(s, "`") || strings.HasSuffix(s, "`") {
-		s = " " + s + " " // Markdown takes one blank off each end
-	}
-	return fence + s + fence
-}
-
-// sh is a stranger's text as one word of a POSIX shell.
-func sh(s string) string {
-	return "'" + strings.ReplaceAll(printable(s), "'", `'\''`) + "'"
-}

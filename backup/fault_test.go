@@ -60,14 +60,19 @@ func TestBackupPulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	points, left := 0, 0
+	var start scene
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
 		for _, keepCatalog := range []bool{true, false} {
 			for n := 1; ; n++ {
-				cat := newCatalog(t)
-				token, card := newToken(t, "3.5", "SOFT0200001")
-				initToken(t, card, cat, newShare(t, 1))
-				generate(t, card, 1, "P-256", "one", []byte{1})
-				generate(t, card, 2, "P-256", "two", []byte{2})
+				cat, tokens := start.play(t, func() (*store.Catalog, []*softtoken.Token) {
+					cat := createCatalog(t)
+					token, card := newToken(t, "3.5", "SOFT0200001")
+					initToken(t, card, cat, newShare(t, 1))
+					generate(t, card, 1, "P-256", "one", []byte{1})
+					generate(t, card, 2, "P-256", "two", []byte{2})
+					return cat, []*softtoken.Token{token}
+				})
+				token, card := tokens[0], login(t, tokens[0])
 				pulled := pull(token, stage, n)
 				_, err := Run(ctx, card, cat, Options{})
 				if !*pulled {
@@ -136,12 +141,14 @@ func TestRestorePulledAtEveryCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	spare, card := newToken(t, "3.6", "SOFT0400001")
+	initToken(t, card, nil, newShare(t, 1))
 	points := 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
 		for _, withJournal := range []bool{true, false} {
 			for n := 1; ; n += toNextPoint() {
-				token, card := newToken(t, "3.6", "SOFT0400001")
-				initToken(t, card, nil, newShare(t, 1))
+				token := spare.Clone()
+				card := login(t, token)
 				o := RestoreOptions{}
 				if withJournal {
 					o.Journal = cat.Journal()
@@ -189,10 +196,7 @@ func TestBackupResetAtEveryCommand(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	for n := 1; ; n++ {
-		cat := newCatalog(t)
-		token, card := newToken(t, "3.5", "SOFT0200001")
-		initToken(t, card, cat, newShare(t, 1))
-		generate(t, card, 1, "P-256", "one", []byte{1})
+		token, card, cat := oneKey(t)
 		hit := false
 		token.SetFault(func(s softtoken.Stage, i int, _ apdu.Command) (apdu.SW, error) {
 			if s == softtoken.Before && i == n {

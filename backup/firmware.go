@@ -197,7 +197,7 @@ type Readiness struct {
 // anew on the token, and makes sure that the shares exist. An error of class
 // Refused names what would not come back. The token is left as it is.
 func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o UpdateOptions) (*Readiness, error) {
-	now := time.Now
+	now := cat.Now
 	if o.Now != nil {
 		now = o.Now
 	}
@@ -563,7 +563,7 @@ func BeginUpdate(cat *store.Catalog, r *Readiness, c store.Copy) (*Update, error
 	s := r.Report.Snapshot
 	u := &Update{
 		Serial: r.inv.Serial, Firmware: r.inv.Firmware, Snapshot: s.ID, Hash: s.Hash, Phase: UpdateEmptying,
-		Files: r.inv.files(), Copy: c.Path, Seq: state.Head.Seq, Began: time.Now().UTC().Truncate(time.Second),
+		Files: r.inv.files(), Copy: c.Path, Seq: state.Head.Seq, Began: cat.Now().UTC().Truncate(time.Second),
 	}
 	for _, k := range r.Discarded {
 		u.Discarded = append(u.Discarded, int(k.Key.Reference))

@@ -127,20 +127,40 @@ func playBack(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Upda
 // protected data object, under a recovery key that was seen.
 func readyForUpdate(t testing.TB) (*softtoken.Token, *schsm.Card, *store.Catalog, *dkek.Share) {
 	t.Helper()
-	ctx := context.Background()
-	cat := newCatalog(t)
-	token, card := newToken(t, "3.5", "SOFT0200001")
-	share := newShare(t, 1)
-	initToken(t, card, cat, share)
-	generate(t, card, 1, "P-256", "one", []byte{1})
-	generate(t, card, 7, "P-256", "seven", []byte{7})
-	for f, content := range map[schsm.FID]string{0xCA01: "a certificate", 0xC901: "notes on it", 0xCD01: "the safe's combination"} {
-		if err := card.WriteFile(ctx, f, []byte(content)); err != nil {
+	cat, tokens := updateScene.play(t, func() (*store.Catalog, []*softtoken.Token) {
+		cat := createCatalog(t)
+		token, card := newToken(t, "3.5", "SOFT0200001")
+		initToken(t, card, cat, newShare(t, 1))
+		generate(t, card, 1, "P-256", "one", []byte{1})
+		generate(t, card, 7, "P-256", "seven", []byte{7})
+		for f, content := range map[schsm.FID]string{0xCA01: "a certificate", 0xC901: "notes on it", 0xCD01: "the safe's combination"} {
+			if err := card.WriteFile(context.Background(), f, []byte(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return cat, []*softtoken.Token{token}
+	})
+	return tokens[0], login(t, tokens[0]), cat, newShare(t, 1)
+}
+
+// updatedToken is that of readyForUpdate, emptied and updated, and never
+// initialised since.
+func updatedToken(t testing.TB) (*softtoken.Token, *store.Catalog, *dkek.Share) {
+	t.Helper()
+	cat, tokens := updatedScene.play(t, func() (*store.Catalog, []*softtoken.Token) {
+		token, _, cat, share := readyForUpdate(t)
+		if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+			t.Fatalf("%s, %v", phase, err)
+		}
+		if err := token.Update("3.6", "SOFT0400001"); err != nil {
 			t.Fatal(err)
 		}
-	}
-	return token, card, cat, share
+		return cat, []*softtoken.Token{token}
+	})
+	return tokens[0], cat, newShare(t, 1)
 }
+
+var updateScene, updatedScene scene
 
 func TestFirmwareUpdate(t *testing.T) {
 	ctx := context.Background()
@@ -245,12 +265,7 @@ func TestFirmwareUpdatePulledAtEveryCommand(t *testing.T) {
 				token, _, cat, share := readyForUpdate(t)
 				token.Reset()
 				if second {
-					if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
-						t.Fatalf("%s, %v", phase, err)
-					}
-					if err := token.Update("3.6", "SOFT0400001"); err != nil {
-						t.Fatal(err)
-					}
+					token, cat, share = updatedToken(t)
 				}
 				pulled := pull(token, stage, n)
 				_, err := updateRun(t, token, cat, share, UpdateOptions{})

@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/softtoken"
 	"hsmbackup/internal/tokentest"
 	"hsmbackup/store"
 )
@@ -85,7 +86,11 @@ func TestOrigins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, old := newToken(t, "3.5", "SOFT0200001") // another one that has the serial
+	another, err := softtoken.New(softtoken.Options{Firmware: "3.5", Serial: "SOFT0200001"}) // it has the serial
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := openCard(t, another)
 	initToken(t, old, cat, share)
 	generate(t, old, 1, "P-256", "other", []byte{1})
 	origins(old)

@@ -28,11 +28,7 @@ func trusting(token *softtoken.Token) Trust {
 
 func withoutChip(t testing.TB) *softtoken.Token {
 	t.Helper()
-	token, err := softtoken.New(softtoken.Options{Serial: "SOFT0200001", NoChipAuth: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+	return fresh(t, softtoken.Options{Serial: "SOFT0200001", NoChipAuth: true})
 }
 
 // setUpFor is an initialisation with one share.

@@ -44,17 +44,22 @@ func ReadExport(dir string) (*store.Snapshot, []store.Finding, error) {
 		return nil, nil, failf("export-newer", "use the hsmbackup that wrote it, or a newer one", "%s is an export of format %d, this program knows up to %d", dir, m.Format, exportFormat)
 	}
 	x.sums()
-	s, err := x.snapshot(&m)
+	s := x.snapshot(&m)
+	s.Hash = m.Snapshot.Hash
+	s.ID = s.Hash.String()[:12]
+	odd, err := s.Sift()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, &Error{Class: Damaged, Code: "damaged", Message: fmt.Sprintf("%s: %v", filepath.Join(dir, exportManifestName), err), Hint: "try another copy of the folder"}
+	}
+	for _, f := range odd {
+		x.find(exportManifestName, "%s", strings.TrimPrefix(f.String(), ": "))
 	}
 	if len(x.found) == 0 {
 		is, err := s.ManifestHash()
-		if err != nil || is != m.Snapshot.Hash {
+		if err != nil || is != s.Hash || s.ID != m.Snapshot.ID {
 			x.find(exportManifestName, "it is not the snapshot that it names: it was changed after it was written")
 		}
 	}
-	s.ID, s.Hash = m.Snapshot.ID, m.Snapshot.Hash
 	return s, x.found, nil
 }
 
@@ -150,7 +155,7 @@ func (x *exportReader) body(b *exportBody, part func(*dkek.Container) []byte) (c
 }
 
 // snapshot puts the snapshot together.
-func (x *exportReader) snapshot(m *exportManifest) (*store.Snapshot, error) {
+func (x *exportReader) snapshot(m *exportManifest) *store.Snapshot {
 	taken, err := time.Parse(time.RFC3339, m.Snapshot.Taken)
 	if err != nil {
 		x.find(exportManifestName, "its time cannot be read")
@@ -185,7 +190,7 @@ func (x *exportReader) snapshot(m *exportManifest) (*store.Snapshot, error) {
 		at.Content, at.Damage = x.body(a.Content, nothing)
 		s.Attachments = append(s.Attachments, at)
 	}
-	return s, nil
+	return s
 }
 
 func nothing(*dkek.Container) []byte { return nil }

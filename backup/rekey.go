@@ -106,7 +106,7 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 		}
 	}
 	h := newHistory(state)
-	j := rekeying{from: from, to: to, oldKCV: r.OldKCV, kcv: r.KCV, o: o}
+	j := rekeying{from: from, to: to, oldKCV: r.OldKCV, kcv: r.KCV, o: o, now: cat.Now()}
 	for _, s := range snapshots {
 		done, err := j.snapshot(ctx, h, s)
 		if err != nil {
@@ -148,6 +148,7 @@ type rekeying struct {
 	from, to    *dkek.Key
 	oldKCV, kcv store.KCV
 	o           RekeyOptions
+	now         time.Time
 }
 
 // snapshot makes the new snapshot of one, in memory, or finds the one that an
@@ -216,7 +217,7 @@ func (j *rekeying) progress(what string, done, total int) {
 func (j *rekeying) copy(s *store.Snapshot) *store.Snapshot {
 	next := &store.Snapshot{
 		Taken: s.Taken, Program: j.o.Program, Adopted: s.Adopted, Token: s.Token, Missing: slices.Clone(s.Missing),
-		Rekeyed: &store.Rekeyed{Time: time.Now(), From: s.Hash, OldKCV: j.oldKCV, KCV: j.kcv},
+		Rekeyed: &store.Rekeyed{Time: j.now, From: s.Hash, OldKCV: j.oldKCV, KCV: j.kcv},
 	}
 	var lost []store.Gap
 	next.Attachments, lost = whole(s.Attachments)

@@ -110,12 +110,19 @@ func TestReplaceKeepsOldKey(t *testing.T) {
 func TestReplacePulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	cat, s, _ := twoKeys(t)
-	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat}
+	var s *store.Snapshot
+	var start scene
 	points, between := 0, 0
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
 		for n := 1; ; n += toNextPoint() {
-			token, card := inTheWay(t, cat, true)
+			cat, tokens := start.play(t, func() (*store.Catalog, []*softtoken.Token) {
+				var cat *store.Catalog
+				cat, s, _ = twoKeys(t)
+				token, _ := inTheWay(t, cat, true)
+				return cat, []*softtoken.Token{token}
+			})
+			token, card := tokens[0], login(t, tokens[0])
+			o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat}
 			old := coverageOf(t, card, cat)[0].Key
 			p, err := MakePlan(ctx, card, s, o)
 			if err != nil {
@@ -158,13 +165,13 @@ func TestReplacePulledAtEveryCommand(t *testing.T) {
 			if len(keys) != 1 || keys[0].Key.Label != s.Keys[0].Label || undescribed(t, card) != 0 {
 				t.Fatalf("stage %d, command %d: %+v", stage, n, keys)
 			}
+			if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
+				t.Fatalf("stage %d, command %d: the journal still has %v (%v)", stage, n, notes, err)
+			}
 		}
 	}
 	if between == 0 {
 		t.Error("no interrupt came while both keys were there")
-	}
-	if notes, err := cat.Journal().Keys(""); err != nil || len(notes) != 0 {
-		t.Errorf("the journal still has %v (%v)", notes, err)
 	}
 	t.Logf("%d points, at %d of them both keys were there", points, between)
 }

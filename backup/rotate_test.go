@@ -149,11 +149,16 @@ func TestRotatePulledAtEveryCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	points := 0
+	var start scene
 	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
 		for n := 1; ; n++ {
-			cat := newCatalog(t)
-			token, to := newToken(t, "3.6", "SOFT0400001")
-			initToken(t, to, cat, newShare(t, 1))
+			cat, tokens := start.play(t, func() (*store.Catalog, []*softtoken.Token) {
+				cat := createCatalog(t)
+				token, to := newToken(t, "3.6", "SOFT0400001")
+				initToken(t, to, cat, newShare(t, 1))
+				return cat, []*softtoken.Token{token}
+			})
+			token, to := tokens[0], login(t, tokens[0])
 			r := planRotation(t, from, to, cat, RotateOptions{})
 			pulled := pull(token, stage, n)
 			_, err := Rotate(ctx, to, cat, r, RotateOptions{})

@@ -480,8 +480,19 @@ func LoadShares(ctx context.Context, card *schsm.Card, domain int, shares []*dke
 		if err := card.Confirm(ctx); err != nil {
 			return dkek.KCV{}, err
 		}
-		if d, err = card.LoadShare(ctx, domain, s.Bytes()); err != nil {
-			if i > 0 || isTransport(err) {
+		before := d
+		if d, err = card.LoadShare(ctx, domain, s.Bytes()); schsm.InDoubt(err) {
+			now, unseen := card.Domain(ctx, domain)
+			switch {
+			case unseen != nil:
+			case now.Outstanding == before.Outstanding-1: // it was taken all the same
+				d, err = now, nil
+			case i == 0 && now.Outstanding == before.Outstanding:
+				return dkek.KCV{}, err
+			}
+		}
+		if err != nil {
+			if i > 0 || isTransport(err) || schsm.InDoubt(err) {
 				err = changed(err) // it may have been taken
 			}
 			return dkek.KCV{}, err

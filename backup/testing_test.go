@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,12 +26,84 @@ func soPIN() *secret.Bytes   { return secret.New([]byte("57621880")) }
 // newToken makes a software token in memory and opens it.
 func newToken(t testing.TB, firmware, serial string) (*softtoken.Token, *schsm.Card) {
 	t.Helper()
-	token, err := softtoken.New(softtoken.Options{Firmware: firmware, Serial: serial})
+	token := fresh(t, softtoken.Options{Firmware: firmware, Serial: serial})
+	return token, openCard(t, token)
+}
+
+// blanks are tokens that were never used, by their options. Signing the
+// certificates of one takes longer than most of what is done with it.
+var blanks sync.Map
+
+// fresh gives a token that was never used. Those of the same options have the
+// same device key.
+func fresh(t testing.TB, o softtoken.Options) *softtoken.Token {
+	t.Helper()
+	if found, ok := blanks.Load(o); ok {
+		return found.(*softtoken.Token).Clone()
+	}
+	token, err := softtoken.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return token, openCard(t, token)
+	found, _ := blanks.LoadOrStore(o, token)
+	return found.(*softtoken.Token).Clone()
 }
+
+// scene is what a job begins with: a catalog, and tokens that are logged in. It
+// is made once; each interrupt gets a copy.
+type scene struct {
+	once    sync.Once
+	catalog []byte
+	tokens  []*softtoken.Token
+}
+
+// play gives a copy of the scene that build makes.
+func (s *scene) play(t testing.TB, build func() (*store.Catalog, []*softtoken.Token)) (*store.Catalog, []*softtoken.Token) {
+	t.Helper()
+	s.once.Do(func() {
+		cat, tokens := build()
+		if err := cat.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(cat.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, token := range tokens {
+			s.tokens = append(s.tokens, token.Clone())
+		}
+		s.catalog = b
+	})
+	path := filepath.Join(scratch(t), "c.db")
+	if err := os.WriteFile(path, s.catalog, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cat, err := store.Open(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tokens []*softtoken.Token
+	for _, token := range s.tokens {
+		tokens = append(tokens, token.Clone())
+	}
+	return wholeInTheEnd(t, cat), tokens
+}
+
+// oneKey is a token with one key, logged in, and a catalog that knows of its
+// DKEK.
+func oneKey(t testing.TB) (*softtoken.Token, *schsm.Card, *store.Catalog) {
+	t.Helper()
+	cat, tokens := oneKeyScene.play(t, func() (*store.Catalog, []*softtoken.Token) {
+		cat := createCatalog(t)
+		token, card := newToken(t, "3.5", "SOFT0200001")
+		initToken(t, card, cat, newShare(t, 1))
+		generate(t, card, 1, "P-256", "one", []byte{1})
+		return cat, []*softtoken.Token{token}
+	})
+	return tokens[0], login(t, tokens[0]), cat
+}
+
+var oneKeyScene scene
 
 func openCard(t testing.TB, token *softtoken.Token) *schsm.Card {
 	t.Helper()
@@ -109,7 +182,6 @@ func createCatalog(t testing.TB) *store.Catalog {
 	return cat
 }
 
-// newCatalog makes one that must be whole when the test ends.
 // scratch is a folder in memory where the system has a place for that: there a
 // sync costs nothing, and tests with hundreds of catalogs spend their time on
 // nothing else.
@@ -123,9 +195,14 @@ func scratch(t testing.TB) string {
 	return dir
 }
 
+// newCatalog makes one that must be whole when the test ends.
 func newCatalog(t testing.TB) *store.Catalog {
 	t.Helper()
-	cat := createCatalog(t)
+	return wholeInTheEnd(t, createCatalog(t))
+}
+
+func wholeInTheEnd(t testing.TB, cat *store.Catalog) *store.Catalog {
+	t.Helper()
 	t.Cleanup(func() {
 		findings, err := cat.Verify()
 		if err == nil && len(findings) > 0 {

@@ -405,6 +405,9 @@ func openStored(k *store.Key, key *dkek.Key) KeyProof {
 	if t := private.Type(); k.Type != "" && t != k.Type && len(k.PublicKey) > 0 {
 		return damage("it is recorded as %s, its blob holds %s", k.Type, t)
 	}
+	if err := givesCheckValue(private, public, k.CheckValue); err != nil {
+		return damage("%v", err)
+	}
 	p.Type, p.Matched, p.OK = private.Type(), string(match), true
 	return p
 }

@@ -24,26 +24,36 @@ var catalogBuckets = []string{bucketRecords, bucketManifests, bucketLog, bucketH
 // Catalog is an open catalog file.
 type Catalog struct {
 	*file
-	now     func() time.Time
 	program string // as log entries name it
 
 	mu    sync.Mutex
 	state *State // as read last, with what was appended since
 }
 
+// Option is a condition under which a file is made or opened.
+type Option func(*file)
+
+// Clock has times taken from now.
+func Clock(now func() time.Time) Option { return func(f *file) { f.now = now } }
+
+// BeforeWrite has call called before each transaction that writes: tests end the
+// program between two of them.
+func BeforeWrite(call func()) Option { return func(f *file) { f.beforeWrite = call } }
+
 // Create makes a new catalog and opens it for writing. The file is for its
 // owner only (0600), folders that are missing are made (0700). It appears
 // under its name only when it is whole and on the disk; nothing is ever
 // replaced: ErrExists.
-func Create(path string) (*Catalog, error) {
+func Create(path string, options ...Option) (*Catalog, error) {
+	f := newFile(kindCatalog, path, options)
 	random := make([]byte, 16)
 	if _, err := rand.Read(random); err != nil {
 		return nil, err
 	}
-	if err := create(path, program(), time.Now, random, nil); err != nil {
+	if err := create(path, program(), f.now, random, nil); err != nil {
 		return nil, err
 	}
-	return Open(path, true)
+	return Open(path, true, options...)
 }
 
 func create(path, program string, now func() time.Time, random []byte, before step) error {
@@ -64,12 +74,12 @@ func create(path, program string, now func() time.Time, random []byte, before st
 // ErrNewer; ErrDamaged, for what is no catalog, truncated or torn; and, to
 // write, ErrReadOnly when the file does not allow it: a caller may then open
 // it for reading.
-func Open(path string, writable bool) (*Catalog, error) {
-	f, err := openFile(kindCatalog, path, writable)
+func Open(path string, writable bool, options ...Option) (*Catalog, error) {
+	f, err := openFile(kindCatalog, path, writable, options)
 	if err != nil {
 		return nil, err
 	}
-	return &Catalog{file: f, now: time.Now, program: program()}, nil
+	return &Catalog{file: f, program: program()}, nil
 }
 
 // Close ends all use of the catalog and its journal. It may be called twice.
@@ -80,6 +90,9 @@ func (c *Catalog) Close() error {
 
 // Path is the path that the catalog was opened with.
 func (c *Catalog) Path() string { return c.path }
+
+// Now is the time by the catalog's clock.
+func (c *Catalog) Now() time.Time { return c.now() }
 
 // Writable tells how the catalog was opened.
 func (c *Catalog) Writable() bool { return c.writable }

@@ -53,6 +53,17 @@ type file struct {
 	writable bool
 	db       *bolt.DB
 	broken   atomic.Bool // bbolt panicked; it may hold locks for ever
+
+	now         func() time.Time
+	beforeWrite func() // nil: nothing
+}
+
+func newFile(kind, path string, options []Option) *file {
+	f := &file{kind: kind, path: path, now: time.Now}
+	for _, set := range options {
+		set(f)
+	}
+	return f
 }
 
 // what names the file in errors.
@@ -85,8 +96,8 @@ func makeFile(kind, path string, fill func(tx *bolt.Tx) error, before step) erro
 
 // openFile opens a file of a kind. It changes nothing. Errors: fs.ErrNotExist,
 // ErrLocked, ErrNewer, ErrDamaged, ErrReadOnly.
-func openFile(kind, path string, writable bool) (*file, error) {
-	f := &file{kind: kind, path: path}
+func openFile(kind, path string, writable bool, options []Option) (*file, error) {
+	f := newFile(kind, path, options)
 	if err := f.open(writable); err != nil {
 		return nil, err
 	}
@@ -253,6 +264,9 @@ func (f *file) view(fn func(tx *bolt.Tx) error) error {
 func (f *file) update(fn func(tx *bolt.Tx) error) error {
 	if !f.writable {
 		return fmt.Errorf("%s: %w: it was opened for reading", f.what(), ErrReadOnly)
+	}
+	if f.beforeWrite != nil {
+		f.beforeWrite()
 	}
 	err := f.guard(func() error { return f.db.Update(fn) })
 	if err != nil {

@@ -25,8 +25,8 @@ func (c *Catalog) Journal() *Journal { return &Journal{file: c.file} }
 // OpenJournal opens a journal in a file of its own, for a catalog that cannot
 // be written, and makes the file (0600) where there is none. Errors as with
 // Open.
-func OpenJournal(path string) (*Journal, error) {
-	f, err := openFile(kindJournal, path, true)
+func OpenJournal(path string, options ...Option) (*Journal, error) {
+	f, err := openFile(kindJournal, path, true, options)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = makeFile(kindJournal, path, func(tx *bolt.Tx) error {
 			_, err := tx.CreateBucket([]byte(bucketJournal))
@@ -35,7 +35,7 @@ func OpenJournal(path string) (*Journal, error) {
 		if err != nil && !errors.Is(err, ErrExists) {
 			return nil, err
 		}
-		f, err = openFile(kindJournal, path, true)
+		f, err = openFile(kindJournal, path, true, options)
 	}
 	if err != nil {
 		return nil, err

@@ -127,18 +127,3 @@ type Attachment struct {
 	Content []byte
 	Damage  string // as of a Key
 }
-
-// IsAttachmentName takes ASCII letters, digits, "_", "-" and ".", at most 100
-// of them, of which the first is a letter or a digit: what every file system and
-// shell takes as it is.
-func IsAttachmentName(name string) bool {
-	for i, c := range []byte(name) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		case i > 0 && (c == '_' || c == '-' || c == '.'):
-		default:
-			return false
-		}
-	}
-	return name != "" && len(name) <= 100
-}

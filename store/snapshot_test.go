@@ -427,7 +427,7 @@ func TestSnapshotProperty(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		s := &Snapshot{Taken: time.Unix(rapid.Int64Range(0, 1<<35).Draw(t, "taken"), 0), Adopted: true}
-		s.Token.Serial = rapid.String().Draw(t, "serial")
+		s.Token.Serial, s.Token.Label = rapid.StringMatching(`([A-Za-z0-9][A-Za-z0-9._-]{0,31})?`).Draw(t, "serial"), rapid.String().Draw(t, "token")
 		s.Token.Certificate, s.Token.TokenInfo = body.Draw(t, "certificate"), body.Draw(t, "info")
 		for i := range rapid.IntRange(0, 5).Draw(t, "keys") {
 			k := Key{

@@ -156,21 +156,28 @@ func readSnapshot(tx *bolt.Tx, h Hash) (*Snapshot, findings) {
 	b, err := bucket(tx, bucketRecords)
 	if err != nil {
 		found.add(where, "the bucket of records is missing")
-		return s, found
 	}
 	for _, sl := range slots(s, m) {
-		if *sl.ref == nil {
+		if b == nil || *sl.ref == nil {
 			continue
 		}
 		body, err := readRecord(b, **sl.ref)
 		if err != nil {
 			found.add(where+", "+sl.where, "%v", err)
 			if sl.damage != nil {
-				*sl.damage = strings.TrimPrefix(*sl.damage+"; ", "; ") + fmt.Sprintf("%s: %v", sl.where, err)
+				*sl.damage = joined(*sl.damage, fmt.Sprintf("%s: %v", sl.where, err))
 			}
 			continue
 		}
 		*sl.body = body
+	}
+	odd, err := s.Sift()
+	if err != nil {
+		found.add("snapshot "+s.ID, "%v", err)
+		return nil, found
+	}
+	for _, f := range odd {
+		found.add(strings.TrimSuffix(where+", "+f.Where, ", "), "%s", f.What)
 	}
 	return s, found
 }

@@ -117,7 +117,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	if err != nil {
 		return err
 	}
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return named(path, err)
@@ -167,7 +167,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	a.changed = a.changed || r.Snapshot != nil && !r.Existing
 	for _, u := range unread {
-		r.Files = append(r.Files, backup.AdoptedFile{Name: u.name, Reason: describe(u.err, false).message})
+		r.Files = append(r.Files, backup.AdoptedFile{Name: u.name, Reason: describe(u.err, false).Message})
 	}
 	done := adopted{AdoptReport: r, passedOver: passedOver}
 	if first {
@@ -211,7 +211,7 @@ func (a *app) tokenIfAny(ctx context.Context) (*token, error) {
 	switch {
 	case err == nil:
 		return t, nil
-	case a.flags.token == "" && (withoutPCSC(err) || errors.As(err, &f) && f.code == "no-token"):
+	case a.flags.token == "" && (withoutPCSC(err) || errors.As(err, &f) && f.Code == "no-token"):
 		return nil, nil
 	}
 	return nil, err

@@ -103,7 +103,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		return err
 	}
 	// A catalog that cannot be written is noticed before the PIN is asked for.
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return named(path, err)

@@ -66,13 +66,22 @@ func named(path string, err error) error {
 	return fmt.Errorf("catalog %s: %w", path, err)
 }
 
+// openCatalog opens a catalog under the clock of this run.
+func (a *app) openCatalog(path string, writable bool) (*store.Catalog, error) {
+	return store.Open(path, writable, a.storing()...)
+}
+
+func (a *app) storing() []store.Option {
+	return []store.Option{store.Clock(a.now), store.BeforeWrite(a.beforeWrite)}
+}
+
 // lookCatalog opens the catalog for looking. Without one it is nil.
 func (a *app) lookCatalog() (*store.Catalog, error) {
 	path, err := a.catalogPath()
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Open(path, false)
+	cat, err := a.openCatalog(path, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -122,7 +131,7 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	cat, err = store.Open(path, true)
+	cat, err = a.openCatalog(path, true)
 	switch {
 	case err == nil:
 		cat, err = a.opened(cat, nil)
@@ -131,7 +140,7 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 		return nil, "", a.noCatalog()
 	case errors.Is(err, store.ErrReadOnly):
 		why := err.Error()
-		cat, err = store.Open(path, false)
+		cat, err = a.openCatalog(path, false)
 		cat, err = a.opened(cat, named(path, err))
 		return cat, why, err
 	}
@@ -144,7 +153,7 @@ func (a *app) existingCatalog() (*store.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -157,7 +166,7 @@ func (a *app) makeCatalog() (*store.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Create(path)
+	cat, err := store.Create(path, a.storing()...)
 	if err == nil {
 		a.note("new catalog: %s", path)
 	}

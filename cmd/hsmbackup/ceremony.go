@@ -17,7 +17,7 @@ func (a *app) ceremony(cat *store.Catalog, c store.Ceremony) {
 	}
 	c.Who = a.flags.who
 	if err := cat.Append(c); err != nil {
-		a.note("not recorded in the log: %s", describe(err, false).message)
+		a.note("not recorded in the log: %s", describe(err, false).Message)
 	}
 }
 

@@ -40,7 +40,7 @@ where it is read. What the PIN protects is restored if the shares are given.`,
 			if o.toPIN.source, err = parseSource("--to-pin", o.toPIN.text); err != nil {
 				return err
 			}
-			a.dropEnvironment(o.toPIN.source)
+			a.secrets.DropEnvironment(o.toPIN.source)
 			return a.clone(cmd.Context(), o)
 		},
 	}

@@ -65,7 +65,7 @@ func (a *app) copyCatalog(ctx context.Context, cat *store.Catalog, to string, sa
 		return fail(err)
 	}
 	if err := store.CheckCopy(back, head); err != nil {
-		return fail(&failure{exit: exitDamaged, code: "copy-damaged", message: fmt.Sprintf("%s came back different from what was sent: %v", remote, err), err: err})
+		return fail(&failure{Exit: exitDamaged, Code: "copy-damaged", Message: fmt.Sprintf("%s came back different from what was sent: %v", remote, err), Err: err})
 	}
 	c := store.Copy{Path: remote, Seq: head.Seq, Head: head.Hash}
 	return c, head, cat.Append(c)
@@ -79,8 +79,8 @@ func (a *app) scp(ctx context.Context, from, to string) error {
 		args = append(args, "-B")
 	}
 	cmd := exec.CommandContext(ctx, "scp", append(args, "--", from, to)...)
-	cmd.Env = a.environ()
-	cmd.Stderr = a.stderr
+	cmd.Env = a.secrets.Environ()
+	cmd.Stderr = a.Stderr
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -67,7 +67,7 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		a.dropEnvironment(s.password)
+		a.secrets.DropEnvironment(s.password)
 		named = append(named, s)
 	}
 	named, err := withSheets(named)
@@ -117,10 +117,10 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 	}
 	if key != nil && doc.Complete {
 		if err := a.shareSeen(key, "dkek check", m); err != nil {
-			a.note("not recorded that these shares were seen: %s", describe(err, false).message)
+			a.note("not recorded that these shares were seen: %s", describe(err, false).Message)
 		}
 		if err := a.noteOpened(key, opened); err != nil {
-			a.note("not recorded which keys were opened: %s", describe(err, false).message)
+			a.note("not recorded which keys were opened: %s", describe(err, false).Message)
 		}
 	}
 	if a.flags.json {
@@ -206,7 +206,7 @@ func (a *app) sortChecked(ctx context.Context, named []shareArg, doc *jsonDKEKCh
 func (a *app) knownSets() []store.PartSet {
 	cat, err := a.lookCatalog()
 	if err != nil {
-		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).message)
+		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).Message)
 	}
 	defer closeCatalog(cat)
 	return a.registeredSets(cat)
@@ -278,7 +278,7 @@ func (a *app) checkShares(ctx context.Context, m *material, doc *jsonDKEKCheck, 
 func checkWrapped(f checkedFile, key *dkek.Key) (jsonWrapped, int) {
 	w := jsonWrapped{File: f.arg.file, Proof: store.ProofIntact}
 	if f.err != nil {
-		w.Reason = describe(f.err, false).message
+		w.Reason = describe(f.err, false).Message
 		return w, exitIncomplete
 	}
 	c, err := dkek.ParseContainer(f.content)

@@ -63,7 +63,7 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 	// --password is for the new file.
 	for i := range a.flags.shareArgs {
 		if s := &a.flags.shareArgs[i]; !s.ownPassword {
-			s.password = source{flag: "--share " + s.file + ",password=", kind: "prompt"}
+			s.password = source{Flag: "--share " + s.file + ",password=", Kind: "prompt"}
 		}
 	}
 	cat, notRecorded, err := a.catalogToRecord()

@@ -49,9 +49,9 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 			return err
 		}
 		if !s.ownPassword { // --password is for the new file
-			s.password = source{flag: text + ",password=", kind: "prompt"}
+			s.password = source{Flag: text + ",password=", Kind: "prompt"}
 		}
-		a.dropEnvironment(s.password)
+		a.secrets.DropEnvironment(s.password)
 		args = append(args, s)
 	}
 	args, err := withSheets(args)

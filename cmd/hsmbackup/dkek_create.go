@@ -108,7 +108,7 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 		err = a.noCatalog()
 	}
 	if err != nil {
-		a.note("not recorded in the log: %s", describe(err, false).message)
+		a.note("not recorded in the log: %s", describe(err, false).Message)
 	}
 	defer closeCatalog(cat)
 	a.ceremony(cat, store.Ceremony{Job: "create", KCV: kcv.String(), Outcome: "a share made, which gives this recovery key if it is the only one"})

@@ -126,7 +126,7 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 			err = cat.Append(store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"})
 		}
 		if err != nil {
-			notRecorded = describe(err, false).message
+			notRecorded = describe(err, false).Message
 		}
 	}
 	outcome := "done"

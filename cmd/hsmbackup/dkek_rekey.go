@@ -129,7 +129,7 @@ func (a *app) parseNewShares(texts []string) ([]shareArg, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.dropEnvironment(s.password)
+		a.secrets.DropEnvironment(s.password)
 		list = append(list, s)
 	}
 	return withSheets(list)
@@ -299,8 +299,8 @@ func otherSnapshot(cat *store.Catalog, s *store.Snapshot, err error) error {
 	}
 	f := describe(err, false)
 	if r := s.Rekeyed; r != nil && r.OldKCV == mismatch.Got.String() {
-		f.message += fmt.Sprintf(" (re-keyed on %s)", r.Time.Format(time.DateOnly))
+		f.Message += fmt.Sprintf(" (re-keyed on %s)", r.Time.Format(time.DateOnly))
 	}
-	f.hints = append(f.hints, fmt.Sprintf("snapshot %s of the same token, backed up on %s, is under the recovery key %s: --from %s", other.ID, other.Taken.Format(time.DateOnly), mismatch.Got, other.ID))
+	f.Hints = append(f.Hints, fmt.Sprintf("snapshot %s of the same token, backed up on %s, is under the recovery key %s: --from %s", other.ID, other.Taken.Format(time.DateOnly), mismatch.Got, other.ID))
 	return &f
 }

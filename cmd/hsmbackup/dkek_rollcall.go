@@ -174,7 +174,7 @@ func (a *app) openParts(ctx context.Context) ([]*dkek.Part, error) {
 		p, err := s.parsePart()
 		if err != nil {
 			wipeParts(list)
-			return nil, &failure{exit: exitFailed, code: "bad-part", message: fmt.Sprintf("%s: %v", s.file, err), err: err}
+			return nil, &failure{Exit: exitFailed, Code: "bad-part", Message: fmt.Sprintf("%s: %v", s.file, err), Err: err}
 		}
 		list = append(list, p)
 	}
@@ -236,7 +236,7 @@ type jsonGiven struct {
 // mistyped is about a text with an error in it: nothing stored is damaged.
 func mistyped(what string, err error) error {
 	code := "bad-" + what
-	return &failure{exit: exitFailed, code: code, message: err.Error(), err: err, hints: []string{"copy it whole, in one piece; it is no secret"}}
+	return &failure{Exit: exitFailed, Code: code, Message: err.Error(), Err: err, Hints: []string{"copy it whole, in one piece; it is no secret"}}
 }
 
 type jsonRollCall struct {
@@ -399,7 +399,7 @@ func (a *app) answered(got backup.Answered, what string, err, first error) error
 	}
 	if what != "" {
 		f := describe(err, false)
-		f.message = what + ": " + f.message
+		f.Message = what + ": " + f.Message
 		err = &f
 	}
 	if first != nil {
@@ -427,7 +427,7 @@ func (a *app) closeCall(cat *store.Catalog, came *answers, refused error) error 
 	}
 	if refused != nil {
 		f := describe(refused, false)
-		return &outcome{exit: exitIncomplete, message: f.message, hints: f.hints}
+		return &outcome{Exit: exitIncomplete, Message: f.Message, Hints: f.Hints}
 	}
 	for _, s := range sets {
 		if s.AtRisk() {

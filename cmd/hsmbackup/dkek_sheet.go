@@ -99,7 +99,7 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 func (a *app) catalogForSheet() *store.Catalog {
 	cat, err := a.lookCatalog()
 	if err != nil {
-		a.note("the sheet is made without the catalog: %s", describe(err, false).message)
+		a.note("the sheet is made without the catalog: %s", describe(err, false).Message)
 		return nil
 	}
 	return cat
@@ -193,7 +193,7 @@ func (a *app) partForSheet(ctx context.Context, args []string) (*dkek.Part, stri
 	if err != nil {
 		return nil, "", err
 	}
-	a.dropEnvironment(s.password)
+	a.secrets.DropEnvironment(s.password)
 	if s.read(); s.err != nil {
 		return nil, "", s.err
 	}

@@ -38,7 +38,7 @@ func (a *app) newShare(ctx context.Context) (*dkek.Share, string, error) {
 	case err != nil && (a.flags.token != "" || ctx.Err() != nil):
 		return nil, "", err
 	case err != nil:
-		a.note("without random numbers of %s: %s", t.name(), describe(err, false).message)
+		a.note("without random numbers of %s: %s", t.name(), describe(err, false).Message)
 		return dkek.NewShare(), "", nil
 	}
 	return dkek.NewMixedShare(extra), t.name(), nil
@@ -116,7 +116,7 @@ func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *handOut,
 		}
 		defer key.Wipe()
 		if err := backup.RecordShares(cat, key, true, "dkek "+h.job); err != nil {
-			a.note("not recorded that this share was seen: %s", describe(err, false).message)
+			a.note("not recorded that this share was seen: %s", describe(err, false).Message)
 		}
 	}
 	return a.printHandOut(n, h)
@@ -208,7 +208,7 @@ func (a *app) oneShareFile(names []string) (shareArg, error) {
 		if err != nil {
 			return s, err
 		}
-		a.dropEnvironment(s.password)
+		a.secrets.DropEnvironment(s.password)
 		args = append(args, s)
 	}
 	args, err := withSheets(args)

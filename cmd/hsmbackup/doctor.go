@@ -121,7 +121,7 @@ func (a *app) doctor(ctx context.Context, report string) error {
 	if blocks == 1 {
 		stand = "thing stands"
 	}
-	return &outcome{exit: exitIncomplete, message: fmt.Sprintf("%d %s in the way of a backup", blocks, stand)}
+	return &outcome{Exit: exitIncomplete, Message: fmt.Sprintf("%d %s in the way of a backup", blocks, stand)}
 }
 
 func (a *app) printDoctor(f *doctor.Facts, findings []doctor.Finding) {
@@ -320,7 +320,7 @@ func (a *app) catalogFacts() doctor.Catalog {
 		return c // another hsmbackup is at work
 	case err != nil:
 		f := describe(err, false)
-		c.Exists, c.Problem, c.Remedy = true, f.message, strings.Join(f.hints, "; ")
+		c.Exists, c.Problem, c.Remedy = true, f.Message, strings.Join(f.Hints, "; ")
 	case cat != nil:
 		defer closeCatalog(cat)
 		c.Exists, c.Newest = true, newestTaken(cat)

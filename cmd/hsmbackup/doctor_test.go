@@ -15,7 +15,7 @@ func TestMachineVerdict(t *testing.T) {
 		t.Errorf("%q, %v", list, err)
 	}
 	_, err := machineVerdict([]doctor.Finding{blocks, warns})
-	if f := explain(err); err == nil || f.exit != exitRefused || f.message != "this computer is not fit for it: the catalog is far away; nothing was changed" || f.hints[0] != "move it" {
+	if f := describe(err, false); f.Exit != exitRefused || f.Message != "this computer is not fit for it: the catalog is far away; nothing was changed" || f.Hints[0] != "move it" {
 		t.Errorf("%+v", f)
 	}
 }

@@ -53,7 +53,7 @@ func (a *app) export(dir, name string) error {
 	a.changed = true
 	if why == "" {
 		if err := cat.Append(store.Exported{Snapshot: s.ID, Hash: s.Hash}); err != nil {
-			why = describe(err, false).message
+			why = describe(err, false).Message
 		}
 	}
 	if why != "" {

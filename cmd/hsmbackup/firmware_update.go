@@ -174,7 +174,7 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 // noToken adds to the error that no token is there where the job stands.
 func (j *updateJob) noToken(err error) error {
 	var f *failure
-	if j.cat == nil || !errors.As(err, &f) || f.code != "no-token" {
+	if j.cat == nil || !errors.As(err, &f) || f.Code != "no-token" {
 		return err
 	}
 	list, updateErr := backup.Updates(j.cat)
@@ -182,10 +182,10 @@ func (j *updateJob) noToken(err error) error {
 		return err
 	}
 	for _, u := range list {
-		f.hints = append(f.hints, u.Standing(nil))
+		f.Hints = append(f.Hints, u.Standing(nil))
 	}
 	if len(list) > 0 {
-		f.hints = append(f.hints, usbip(j.onWSL(), true)...)
+		f.Hints = append(f.Hints, usbip(j.onWSL(), true)...)
 	}
 	return err
 }
@@ -573,7 +573,7 @@ func (j *updateJob) playBack(ctx context.Context, u *backup.Update) (*backup.Res
 		}
 	}
 	for _, x := range p.Problems {
-		return nil, &failure{exit: exitFailed, code: x.Code, message: x.Message, hints: []string{x.Hint}}
+		return nil, &failure{Exit: exitFailed, Code: x.Code, Message: x.Message, Hints: []string{x.Hint}}
 	}
 	if !loggedIn {
 		if sealed && data.open == nil {

@@ -80,13 +80,14 @@ func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
 	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
 	f.StringVar(&a.flags.who, useWho, "", "`NAME` of who does this, for the log: a claim")
-	f.BoolVar(&a.flags.yes, useYes, false, "answer every question with yes, but for secrets and serials")
-	f.BoolVar(&a.flags.json, "json", false, "print one JSON document")
+	f.BoolVar(&a.Yes, useYes, false, "answer every question with yes, but for secrets and serials")
+	f.BoolVar(&a.JSON, "json", false, "print one JSON document")
 }
 
 // checkShared is called before each verb: it refuses flags that the verb does
 // not use, reads the sources, and takes secrets out of the environment.
 func (a *app) checkShared(cmd *cobra.Command) error {
+	a.flags.yes, a.flags.json = a.Yes, a.JSON
 	var unused string
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if unused == "" && cmd.InheritedFlags().Lookup(f.Name) != nil && !isUsed(cmd, f.Name) {
@@ -112,9 +113,9 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 		}
 		a.flags.shareArgs = append(a.flags.shareArgs, s)
 	}
-	a.dropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.password.source)
+	a.secrets.DropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.password.source)
 	for _, s := range a.flags.shareArgs {
-		a.dropEnvironment(s.password)
+		a.secrets.DropEnvironment(s.password)
 	}
 	var err error
 	a.flags.shareArgs, err = withSheets(a.flags.shareArgs)

@@ -70,7 +70,7 @@ func (p *person) TypeBack(_ context.Context, prompt, _ string) error {
 func (p *person) at(ctx context.Context, args ...string) (exit int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := newApp()
-	a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, p, nil
+	a.redirect(&out, &errs, p)
 	exit = a.run(ctx, args)
 	return exit, out.String(), errs.String()
 }

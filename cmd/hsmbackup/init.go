@@ -209,7 +209,7 @@ func guardWipe(inv *backup.Inventory, cat *store.Catalog) error {
 	if readErr != nil || !slices.ContainsFunc(backup.Cover(inv, state), func(k backup.KeyCoverage) bool { return !k.Coverage.Done() && backupCannotTake(k) }) {
 		return err
 	}
-	return &failure{exit: exitRefused, code: job.Code, message: job.Message, err: err, hints: []string{job.Hint,
+	return &failure{Exit: exitRefused, Code: job.Code, Message: job.Message, Err: err, Hints: []string{job.Hint,
 		"a key that no backup can take: `hsmbackup rotate` makes its successor on another token; once it is not needed any more, delete it (pkcs11-tool --delete-object)"}}
 }
 

@@ -5,12 +5,6 @@ import "hsmbackup/store"
 // The documents of --json. Hex is upper case for KCVs and lower case for
 // everything else; times are RFC 3339 in UTC.
 
-type jsonError struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
-	Hint    string `json:"hint"`
-}
-
 type jsonStatus struct {
 	Tokens []jsonToken `json:"tokens"`
 	// PartSets are those in use.

@@ -29,7 +29,7 @@ func (s *partSet) wipe() {
 func (a *app) registeredSets(cat *store.Catalog) []store.PartSet {
 	state, err := cat.Read()
 	if err != nil {
-		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).message)
+		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).Message)
 		return nil
 	}
 	return state.PartSets
@@ -98,8 +98,8 @@ func isAsGivenOut(p *dkek.Part, file string, known *store.PartSet) error {
 		return nil
 	}
 	if want := known.Custodians[p.Index-1].Commitment; string(want) != string(p.Commitment()) {
-		return &failure{exit: exitDamaged, code: "other-part", message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
-			hints: []string{"ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit"}, err: dkek.ErrMismatch}
+		return &failure{Exit: exitDamaged, Code: "other-part", Message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
+			Hints: []string{"ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit"}, Err: dkek.ErrMismatch}
 	}
 	return nil
 }
@@ -246,7 +246,7 @@ func otherKey(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{exit: exitFailed, code: "kcv-mismatch", message: err.Error(), hints: []string{"look for the other shares of that recovery key; each part and file by itself: `hsmbackup dkek check`"}, err: err}
+	return &failure{Exit: exitFailed, Code: "kcv-mismatch", Message: err.Error(), Hints: []string{"look for the other shares of that recovery key; each part and file by itself: `hsmbackup dkek check`"}, Err: err}
 }
 
 // lacksShares tells whether parts say that there are more shares than these.
@@ -281,7 +281,7 @@ func (a *app) recordUse(cat *store.Catalog, m *material) {
 		}
 		for _, p := range s.Parts {
 			if err := cat.Append(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
-				a.note("not recorded that %s was here: %s", partName(p, s.known), describe(err, false).message)
+				a.note("not recorded that %s was here: %s", partName(p, s.known), describe(err, false).Message)
 				return
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -148,7 +149,7 @@ func callChild(ctx context.Context, job p11Job, pin *secret.Bytes) ([]p11.Result
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("%w: the process for it does not start: %s", p11.ErrModule, cause(err))
+		return nil, fmt.Errorf("%w: the process for it does not start: %s", p11.ErrModule, console.Cause(err))
 	}
 	// Written as it lies here: a reader in between would keep a copy.
 	_, lost := in.Write(append(line, '\n'))
@@ -308,7 +309,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 		return u, nil
 	}
 	if err := cat.Append(record); err != nil {
-		u.NotRecorded = describe(err, false).message
+		u.NotRecorded = describe(err, false).Message
 	}
 	return u, nil
 }

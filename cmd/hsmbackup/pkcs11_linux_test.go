@@ -238,7 +238,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 func goesOn(t *testing.T, reader string) {
 	t.Helper()
 	ctx := t.Context()
-	at, err := openReader(ctx, reader)
+	at, err := newApp().openReader(ctx, reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func goesOn(t *testing.T, reader string) {
 		t.Fatal(err)
 	}
 	a := newApp()
-	a.progress = nil
+	a.Progress, a.progress = nil, nil
 	if _, err := a.throughPKCS11(ctx, at, nil, s, s.Keys, path); !errors.Is(err, p11.ErrPIN) {
 		t.Errorf("without a login: %v", err)
 	}

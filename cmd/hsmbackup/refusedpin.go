@@ -47,7 +47,7 @@ func lookOf(name string) (refusedPIN, error) {
 
 // checkRefused refuses the PIN of a file that the token has refused before.
 func (a *app) checkRefused(t *token, from source) error {
-	if from.kind != "file" {
+	if from.Kind != "file" {
 		return nil
 	}
 	b, err := os.ReadFile(a.refusedNote(t))
@@ -55,22 +55,22 @@ func (a *app) checkRefused(t *token, from source) error {
 	if err != nil || json.Unmarshal(b, &was) != nil {
 		return nil // none, or none that says anything
 	}
-	is, err := lookOf(from.arg)
+	is, err := lookOf(from.Arg)
 	if err != nil {
 		return err
 	}
 	if is.File != was.File || !is.Modified.Equal(was.Modified) {
 		return nil
 	}
-	return refusef("refused-pin", "write the right PIN into it (if it was right all along: touch "+shellQuoted(from.arg)+"), or leave "+from.flag+" out and type it",
-		"%s refused the PIN in %s on %s, and the file is as it was: it is not sent again", t.name(), from.arg, was.Refused.Local().Format("2006-01-02 15:04"))
+	return refusef("refused-pin", "write the right PIN into it (if it was right all along: touch "+shellQuoted(from.Arg)+"), or leave "+from.Flag+" out and type it",
+		"%s refused the PIN in %s on %s, and the file is as it was: it is not sent again", t.name(), from.Arg, was.Refused.Local().Format("2006-01-02 15:04"))
 }
 
 // noteRefused keeps in mind that a token refused the PIN of a file, or that it
 // took it.
 func (a *app) noteRefused(t *token, from source, loginErr error) {
 	note := a.refusedNote(t)
-	if from.kind != "file" || note == "" {
+	if from.Kind != "file" || note == "" {
 		return
 	}
 	var wrong *schsm.PINError
@@ -78,7 +78,7 @@ func (a *app) noteRefused(t *token, from source, loginErr error) {
 	case loginErr == nil:
 		a.forgetRefused(t)
 	case errors.As(loginErr, &wrong):
-		was, err := lookOf(from.arg)
+		was, err := lookOf(from.Arg)
 		if err != nil {
 			return // a pipe, or gone: it will not be read like this again
 		}
@@ -88,7 +88,7 @@ func (a *app) noteRefused(t *token, from source, loginErr error) {
 			err = os.WriteFile(note, append(b, '\n'), 0o600)
 		}
 		if err != nil {
-			a.note("the next run will send this PIN again, since nothing can be noted at %s: %s", note, describe(err, false).message)
+			a.note("the next run will send this PIN again, since nothing can be noted at %s: %s", note, describe(err, false).Message)
 		}
 	}
 }
@@ -100,6 +100,6 @@ func (a *app) forgetRefused(t *token) {
 		return
 	}
 	if err := os.Remove(note); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.note("%s is out of date and cannot be removed: %s", note, describe(err, false).message)
+		a.note("%s is out of date and cannot be removed: %s", note, describe(err, false).Message)
 	}
 }

@@ -201,7 +201,7 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 	case 1:
 		return newest[0], nil
 	}
-	return nil, &failure{exit: exitRefused, code: "ambiguous-snapshot", message: fmt.Sprintf("the catalog has %d snapshots to choose from: name one with --from", len(newest)), hints: list}
+	return nil, &failure{Exit: exitRefused, Code: "ambiguous-snapshot", Message: fmt.Sprintf("the catalog has %d snapshots to choose from: name one with --from", len(newest)), Hints: list}
 }
 
 // options turns --key and --at into references of the snapshot.
@@ -460,7 +460,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		}
 		options.Journal = cat.Journal()
 	} else if o.journal != "" {
-		if options.Journal, err = store.OpenJournal(o.journal); err != nil {
+		if options.Journal, err = store.OpenJournal(o.journal, a.storing()...); err != nil {
 			return named(o.journal, err)
 		}
 		defer options.Journal.Close()
@@ -493,7 +493,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		a.printPlan(p)
 	}
 	for _, x := range p.Problems {
-		return &failure{exit: exitFailed, code: x.Code, message: x.Message, hints: []string{x.Hint}}
+		return &failure{Exit: exitFailed, Code: x.Code, Message: x.Message, Hints: []string{x.Hint}}
 	}
 	if !loggedIn {
 		if err := a.confirmRestore(ctx, t, p); err != nil {
@@ -728,7 +728,7 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 	if slots == 0 {
 		expect, err = recoveryKey(s, p)
 		var f *failure
-		if o.sharesLater && errors.As(err, &f) && f.code == "nothing-to-restore" {
+		if o.sharesLater && errors.As(err, &f) && f.Code == "nothing-to-restore" {
 			err = nil // every key was given up
 			if d := s.Token.Domains; len(d) == 1 && d[0].KCV != "" && d[0].Shares > 0 {
 				expect, err = dkek.ParseKCV(d[0].KCV)

@@ -77,7 +77,7 @@ func later(t *testing.T, by time.Duration, args ...string) (exit int, stdout, st
 	t.Helper()
 	var out, errs strings.Builder
 	a := newApp()
-	a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, noTerminal{}, nil
+	a.redirect(&out, &errs, noTerminal{})
 	a.now = func() time.Time { return time.Now().Add(by) }
 	exit = a.run(context.Background(), args)
 	return exit, out.String(), errs.String()

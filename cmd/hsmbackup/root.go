@@ -59,9 +59,9 @@ Without a command it shows what is attached, and the next command.`
 		help(cmd)
 	})
 	root.SetHelpCommand(newHelpCommand())
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
-	root.SetIn(a.stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetIn(a.Stdin)
 	root.AddGroup(groups...)
 	root.SetHelpCommandGroupID("")
 	add := func(group string, commands ...*cobra.Command) {

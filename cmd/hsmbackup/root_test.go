@@ -3,10 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
 )
 
 // runIn runs a command line without a process.
@@ -19,9 +24,29 @@ func runIn(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 func runApp(t *testing.T, a *app, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, noTerminal{}, nil
+	a.redirect(&out, &errs, noTerminal{})
 	exit = a.run(context.Background(), args)
 	return exit, out.String(), errs.String()
+}
+
+// redirect has the program read nothing, write to buffers and ask at tty.
+func (a *app) redirect(out, errs io.Writer, tty console.Terminal) {
+	a.Stdin, a.Stdout, a.Stderr = strings.NewReader(""), &console.Output{W: out}, errs
+	a.TTY, a.Progress, a.tty, a.progress = tty, nil, tty, nil
+}
+
+// noTerminal is what a program without a terminal sees.
+type noTerminal struct{}
+
+func (noTerminal) Available() bool { return false }
+func (noTerminal) ReadSecret(context.Context, string) (*secret.Bytes, error) {
+	return nil, terminal.ErrNone
+}
+func (noTerminal) ReadLine(context.Context, string) (string, error) { return "", terminal.ErrNone }
+func (noTerminal) Ask(context.Context, string) (bool, error)        { return false, terminal.ErrNone }
+func (noTerminal) TypeBack(context.Context, string, string) error   { return terminal.ErrNone }
+func (noTerminal) Screen(context.Context, []byte, string) (*secret.Bytes, error) {
+	return nil, terminal.ErrNone
 }
 
 // every calls f for each command of ours.

@@ -13,7 +13,6 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/terminal"
-	"hsmbackup/store"
 )
 
 type rotateFlags struct {
@@ -61,7 +60,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	if err != nil {
 		return err
 	}
-	cat, err := store.Open(path, true)
+	cat, err := a.openCatalog(path, true)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
 		return named(path, err)

@@ -183,7 +183,7 @@ func (j *setupJob) guided() bool { return j.tty.Available() && !j.flags.yes && !
 func (j *setupJob) tell(format string, args ...any) {
 	if j.guided() {
 		j.progress.Close()
-		fmt.Fprintf(j.stderr, "\n%s\n", wrapped(fmt.Sprintf(format, args...), 80))
+		fmt.Fprintf(j.Stderr, "\n%s\n", wrapped(fmt.Sprintf(format, args...), 80))
 	}
 }
 
@@ -347,8 +347,8 @@ func (j *setupJob) confirmStart(ctx context.Context) error {
 	}
 	err := j.ask(ctx, fmt.Sprintf("Initialise %s?", j.t.name()))
 	var own *failure
-	if errors.As(err, &own) && own.code == "declined" {
-		return &failure{exit: exitFailed, code: own.code, message: "not confirmed, the token was not touched; share and sheet are as they were made", hints: []string{"run the same command again: it takes them up"}}
+	if errors.As(err, &own) && own.Code == "declined" {
+		return &failure{Exit: exitFailed, Code: own.Code, Message: "not confirmed, the token was not touched; share and sheet are as they were made", Hints: []string{"run the same command again: it takes them up"}}
 	}
 	return err
 }
@@ -372,7 +372,7 @@ func (j *setupJob) finish(ctx context.Context, s backup.SetUp) error {
 		wrong = append(wrong, fmt.Sprintf("the sheet %s is not what was written", j.sheet))
 	}
 	if len(wrong) > 0 {
-		return &failure{exit: exitChanged, code: "not-ready", message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.t.name(), strings.Join(wrong, "; ")), hints: []string{"run the same command again"}}
+		return &failure{Exit: exitChanged, Code: "not-ready", Message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.t.name(), strings.Join(wrong, "; ")), Hints: []string{"run the same command again"}}
 	}
 	if err := backup.EndSetUp(j.cat, j.t.serial); err != nil {
 		return err

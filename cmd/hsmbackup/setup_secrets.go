@@ -19,7 +19,7 @@ func (j *setupJob) patiently(ctx context.Context, prompt bool, f func() error) e
 	for n := 1; ; n++ {
 		err := f()
 		var own *failure
-		typed := errors.As(err, &own) && (own.code == "typed-differently" || own.code == "default-pin" || own.code == "not-typed-back" || own.code == "weak-password") ||
+		typed := errors.As(err, &own) && (own.Code == "typed-differently" || own.Code == "default-pin" || own.Code == "not-typed-back" || own.Code == "weak-password") ||
 			errors.Is(err, schsm.ErrPINLength) || errors.Is(err, schsm.ErrSOPINFormat)
 		if err == nil || !typed || !prompt || n == attempts || ctx.Err() != nil {
 			return err
@@ -31,7 +31,7 @@ func (j *setupJob) patiently(ctx context.Context, prompt bool, f func() error) e
 // newPIN asks for the PIN to set.
 func (j *setupJob) newPIN(ctx context.Context) (pin *secret.Bytes, err error) {
 	source := j.flags.pin.source
-	err = j.patiently(ctx, source.kind == "prompt", func() error {
+	err = j.patiently(ctx, source.Kind == "prompt", func() error {
 		pin, err = j.readChecked(ctx, source, "new PIN of "+j.t.name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
 			if err := checkPINLength(typed); err != nil {
 				return err
@@ -47,7 +47,7 @@ func (j *setupJob) newPIN(ctx context.Context) (pin *secret.Bytes, err error) {
 }
 
 func defaultPIN(what string) error {
-	return &failure{exit: exitRefused, code: "default-pin", message: "this " + what + " stands in the vendor's documents or is the first that anyone would try; nothing was changed", hints: []string{"choose one that nobody knows"}}
+	return &failure{Exit: exitRefused, Code: "default-pin", Message: "this " + what + " stands in the vendor's documents or is the first that anyone would try; nothing was changed", Hints: []string{"choose one that nobody knows"}}
 }
 
 // newSOPIN makes the SO-PIN and shows it, or reads it where --so-pin says. That
@@ -69,7 +69,7 @@ func (j *setupJob) newSOPIN(ctx context.Context) (*secret.Bytes, error) {
 	}
 	source := j.flags.soPIN.source
 	var text *secret.Bytes
-	err := j.patiently(ctx, source.kind == "prompt", func() (err error) {
+	err := j.patiently(ctx, source.Kind == "prompt", func() (err error) {
 		text, err = j.readChecked(ctx, source, "SO-PIN of "+j.t.name()+", 16 hex digits", j.inv.SOPIN.Missing, func(typed *secret.Bytes) error {
 			if err := checkSOPINFormat(typed); err != nil {
 				return err
@@ -132,7 +132,7 @@ func (j *setupJob) shown(ctx context.Context, screen []byte, what string, want *
 		}
 		defer back.Wipe()
 		if !sameWritten(back, want) {
-			return &failure{exit: exitFailed, code: "not-typed-back", message: "that is not the " + what + " that was shown", hints: []string{"nothing was changed: run the same command again"}}
+			return &failure{Exit: exitFailed, Code: "not-typed-back", Message: "that is not the " + what + " that was shown", Hints: []string{"nothing was changed: run the same command again"}}
 		}
 		return nil
 	})

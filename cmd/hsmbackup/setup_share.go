@@ -85,7 +85,7 @@ func (j *setupJob) makeShare(ctx context.Context) (*dkek.Share, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	j.app.note("without random numbers of %s: %s", j.t.name(), describe(err, false).message)
+	j.app.note("without random numbers of %s: %s", j.t.name(), describe(err, false).Message)
 	return dkek.NewShare(), nil
 }
 
@@ -249,7 +249,7 @@ func (j *setupJob) knowKCV() error {
 // has it typed back.
 func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
 	if j.flags.password.text != "" {
-		err = j.patiently(ctx, j.flags.password.kind == "prompt", func() error {
+		err = j.patiently(ctx, j.flags.password.Kind == "prompt", func() error {
 			password, err = j.newPassword(ctx, dkekCreate{weak: j.o.weak})
 			return err
 		})

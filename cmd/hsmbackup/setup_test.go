@@ -58,7 +58,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			var out, errs bytes.Buffer
 			a := newApp()
-			a.stdin, a.stdout, a.stderr, a.tty, a.progress = strings.NewReader(""), &output{w: &out}, &errs, noTerminal{}, nil
+			a.redirect(&out, &errs, noTerminal{})
 			at := ""
 			a.testOnlyStep = func(name string) {
 				if at == "" && !slices.Contains(ended, name) {
@@ -125,7 +125,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 func TestSetupDefaultPINs(t *testing.T) {
 	j := &setupJob{app: newApp(), t: &token{serial: "DENK0400001"}, inv: &backup.Inventory{}}
 	j.inv.SOPIN.Missing = true
-	j.tty = noTerminal{}
+	j.tty, j.TTY = noTerminal{}, noTerminal{}
 	t.Chdir(t.TempDir())
 	for _, c := range []struct {
 		pin, so  string
@@ -137,13 +137,14 @@ func TestSetupDefaultPINs(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		j.inv.Software, j.secrets = c.software, secrets{}
-		j.flags.pin = sourceFlag{"file:PIN", source{"--pin", "file", "PIN"}}
-		j.flags.soPIN = sourceFlag{"file:SO", source{"--so-pin", "file", "SO"}}
+		j.inv.Software = c.software
+		j.secrets.Wipe()
+		j.flags.pin = sourceFlag{"file:PIN", source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
+		j.flags.soPIN = sourceFlag{"file:SO", source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 		_, pinErr := j.newPIN(t.Context())
 		_, soErr := j.newSOPIN(t.Context())
 		for _, err := range []error{pinErr, soErr} {
-			if (err != nil) != c.refused || err != nil && describe(err, false).exit != exitRefused {
+			if (err != nil) != c.refused || err != nil && describe(err, false).Exit != exitRefused {
 				t.Errorf("%s, %s, software %v: %v", c.pin, c.so, c.software, err)
 			}
 		}

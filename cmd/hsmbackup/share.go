@@ -43,8 +43,8 @@ func (a *app) parseShare(flag, text string) (shareArg, error) {
 		return shareArg{file: text, password: a.flags.password.source}, nil
 	}
 	s, err := parseSource(strings.TrimSpace(flag+" "+text[:i]+mark), text[i+len(mark):])
-	if s.kind == "prompt" {
-		s.flag = "--password"
+	if s.Kind == "prompt" {
+		s.Flag = "--password"
 	}
 	return shareArg{file: text[:i], password: s, ownPassword: true}, err
 }
@@ -159,7 +159,7 @@ func (s *shareArg) parsePart() (*dkek.Part, error) {
 // warnReadable says of a part's file that others can read it.
 func (a *app) warnReadable(s shareArg) {
 	if info, err := os.Stat(s.file); err == nil && !s.sealed {
-		a.warnMode(s.file, info)
+		a.secrets.WarnMode(s.file, info)
 	}
 }
 

@@ -54,7 +54,7 @@ func withSheets(args []shareArg) ([]shareArg, error) {
 func badSheets(file string, err error) error {
 	switch {
 	case errors.Is(err, dkek.ErrFormat), errors.Is(err, dkek.ErrMismatch), errors.Is(err, dkek.ErrWrongPassword):
-		return &failure{exit: exitFailed, code: "wrong-sheets", message: fmt.Sprintf("%s: %v", file, err), err: err}
+		return &failure{Exit: exitFailed, Code: "wrong-sheets", Message: fmt.Sprintf("%s: %v", file, err), Err: err}
 	}
 	return fmt.Errorf("%s: %w", file, err)
 }

@@ -112,7 +112,7 @@ func (a *app) printSSHCA(keys []jsonShownKey) error {
 		for _, k := range keys {
 			hints = append(hints, fmt.Sprintf("--key %d  %s  %s", k.Reference, k.Type, quoted(k.Label)))
 		}
-		return &failure{exit: exitUsage, code: "usage", message: fmt.Sprintf("--ssh=ca: name the CA with --key KEY: which of %d keys it is, the catalog does not know", len(keys)), hints: hints}
+		return &failure{Exit: exitUsage, Code: "usage", Message: fmt.Sprintf("--ssh=ca: name the CA with --key KEY: which of %d keys it is, the catalog does not know", len(keys)), Hints: hints}
 	}
 	for _, k := range keys {
 		line := terminal.Printable(k.SSH)

@@ -39,7 +39,7 @@ func softError(file string, err error) error {
 	case errors.Is(err, softtoken.ErrHoldsObjects):
 		return refusef("holds-objects", "back it up, then initialise it: a firmware update takes empty tokens only", "%s: %s", file, err)
 	case errors.Is(err, softtoken.ErrNotToken):
-		return &failure{exit: exitDamaged, code: "not-a-token-file", message: file + ": " + softtoken.ErrNotToken.Error()}
+		return &failure{Exit: exitDamaged, Code: "not-a-token-file", Message: file + ": " + softtoken.ErrNotToken.Error()}
 	case errors.Is(err, softtoken.ErrNewer):
 		return failf("token-newer", "use the hsmbackup that wrote it, or a newer one", "%s: %s", file, softtoken.ErrNewer)
 	case errors.Is(err, softtoken.ErrOption):

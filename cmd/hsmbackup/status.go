@@ -523,14 +523,6 @@ func (t *token) argument() string {
 	return t.serial
 }
 
-// shellQuoted makes one word of the shell, where that needs quotes.
-func shellQuoted(s string) string {
-	if strings.ContainsAny(s, " '\"\\$&|;<>()*?[]#~`!{}\t\n") {
-		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-	}
-	return s
-}
-
 // restorable names the token in the catalog that a fresh one may be meant to
 // replace: its own serial, or the only one; the ID of an adopted snapshot where
 // there is no other.

@@ -175,17 +175,17 @@ func notOne(found, fits []*token, others []string, which string) error {
 	}
 	switch {
 	case len(fits) > 1 && which == "":
-		return &failure{exit: exitRefused, code: "ambiguous-token", message: fmt.Sprintf("%d tokens are attached: name one with --token SERIAL", len(fits)), hints: lines(fits)}
+		return &failure{Exit: exitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%d tokens are attached: name one with --token SERIAL", len(fits)), Hints: lines(fits)}
 	case len(fits) > 1:
-		return &failure{exit: exitRefused, code: "ambiguous-token", message: fmt.Sprintf("%q is the label of %d tokens: name one by its serial", which, len(fits)), hints: lines(fits)}
+		return &failure{Exit: exitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%q is the label of %d tokens: name one by its serial", which, len(fits)), Hints: lines(fits)}
 	case len(found) > 0:
-		return &failure{exit: exitRefused, code: "wrong-token", message: fmt.Sprintf("no attached token has the serial or label %q", which), hints: lines(found)}
+		return &failure{Exit: exitRefused, Code: "wrong-token", Message: fmt.Sprintf("no attached token has the serial or label %q", which), Hints: lines(found)}
 	}
-	f := &failure{exit: exitFailed, code: "no-token", message: "no token is attached", hints: others}
+	f := &failure{Exit: exitFailed, Code: "no-token", Message: "no token is attached", Hints: others}
 	if which != "" {
-		f.message = fmt.Sprintf("no token is attached, so %q is not either", which)
+		f.Message = fmt.Sprintf("no token is attached, so %q is not either", which)
 	}
-	f.hints = append(f.hints, "plug in the token; a software token is named with --token soft:FILE")
+	f.Hints = append(f.Hints, "plug in the token; a software token is named with --token soft:FILE")
 	return f
 }
 
@@ -200,7 +200,7 @@ func (a *app) attached(ctx context.Context) (found []*token, others []string, er
 		if !r.Present {
 			continue
 		}
-		t, err := openReader(ctx, r.Name)
+		t, err := a.openReader(ctx, r.Name)
 		switch {
 		case err == nil:
 			found = append(found, t)
@@ -218,12 +218,12 @@ func (a *app) attached(ctx context.Context) (found []*token, others []string, er
 	return found, others, nil
 }
 
-func openReader(ctx context.Context, reader string) (*token, error) {
+func (a *app) openReader(ctx context.Context, reader string) (*token, error) {
 	conn, err := pcsc.Connect(ctx, reader)
 	if err != nil {
 		return nil, err
 	}
-	return openTransmitter(ctx, conn, reader, conn.Close)
+	return a.openTransmitter(ctx, conn, reader, conn.Close)
 }
 
 // openSoft opens a software token in this process; it needs no pcscd.
@@ -232,7 +232,7 @@ func (a *app) openSoft(ctx context.Context, file string) (*token, error) {
 	if err != nil {
 		return nil, softError(file, err)
 	}
-	t, err := openTransmitter(ctx, soft, softPrefix+file, soft.Close)
+	t, err := a.openTransmitter(ctx, soft, softPrefix+file, soft.Close)
 	if err != nil {
 		return nil, err
 	}
@@ -240,10 +240,10 @@ func (a *app) openSoft(ctx context.Context, file string) (*token, error) {
 	return t, nil
 }
 
-func openTransmitter(ctx context.Context, way apdu.Transmitter, reader string, closer func() error) (*token, error) {
+func (a *app) openTransmitter(ctx context.Context, way apdu.Transmitter, reader string, closer func() error) (*token, error) {
 	t := &token{reader: reader, closers: []func() error{closer}}
 	var err error
-	if t.card, err = schsm.Open(ctx, way); err == nil {
+	if t.card, err = a.openCard(ctx, way); err == nil {
 		t.serial = t.card.Serial()
 		err = t.look(ctx)
 	}
@@ -294,7 +294,7 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	case status.Missing:
 		return failf("not-initialised", "`hsmbackup init` sets it up", "%s is not initialised and has no PIN yet", t.name())
 	case status.Blocked:
-		return &failure{exit: exitFailed, code: "pin-blocked", message: t.name() + ": the PIN is blocked", hints: []string{unblockHint}, err: apdu.ErrBlocked}
+		return &failure{Exit: exitFailed, Code: "pin-blocked", Message: t.name() + ": the PIN is blocked", Hints: []string{unblockHint}, Err: apdu.ErrBlocked}
 	case status.Tries == 1:
 		if err := a.lastTry(ctx, t); err != nil {
 			return err

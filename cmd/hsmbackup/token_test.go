@@ -61,15 +61,15 @@ func TestChooseToken(t *testing.T) {
 			continue
 		}
 		var f *failure
-		if err := notOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.exit != x.exit || !strings.Contains(f.message, x.says) {
+		if err := notOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.Exit != x.exit || !strings.Contains(f.Message, x.says) {
 			t.Errorf("%q: %v", x.which, err)
 		}
 	}
 	var f *failure
-	if !errors.As(notOne(all, all, nil, ""), &f) || !strings.Contains(f.hints[0], "DENK0000001") || !strings.Contains(f.hints[0], "2 keys") || !strings.Contains(f.hints[0], "Reader A") {
-		t.Errorf("the list of tokens: %q", f.hints)
+	if !errors.As(notOne(all, all, nil, ""), &f) || !strings.Contains(f.Hints[0], "DENK0000001") || !strings.Contains(f.Hints[0], "2 keys") || !strings.Contains(f.Hints[0], "Reader A") {
+		t.Errorf("the list of tokens: %q", f.Hints)
 	}
-	if !errors.As(notOne(nil, nil, []string{"the card in X is no SmartCard-HSM"}, ""), &f) || !strings.Contains(f.hints[0], "no SmartCard-HSM") {
-		t.Errorf("a card of another kind is not named: %q", f.hints)
+	if !errors.As(notOne(nil, nil, []string{"the card in X is no SmartCard-HSM"}, ""), &f) || !strings.Contains(f.Hints[0], "no SmartCard-HSM") {
+		t.Errorf("a card of another kind is not named: %q", f.Hints)
 	}
 }

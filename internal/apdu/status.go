@@ -48,6 +48,14 @@ func (sw SW) TriesLeft() (n int, ok bool) {
 // 6282, which only says that a read reached the end of the file.
 func (sw SW) HasData() bool { return sw == OK || sw == EndOfFile }
 
+// Refusal tells whether a command that was answered so was turned away before it
+// did anything: 6400 and the checking errors 67xx to 6Exx (ISO 7816-4, 5.6). What
+// is left of the others is known by a look only; 6F00 is what an applet answers
+// whatever it stumbled upon.
+func (sw SW) Refusal() bool {
+	return sw == ExecutionError || sw>>8 >= 0x67 && sw>>8 <= 0x6E
+}
+
 // Sentinels for errors.Is on a *StatusError. Several status words share one
 // where a caller would treat them alike.
 var (
@@ -125,10 +133,17 @@ type StatusError struct {
 	// Command says what was asked, such as "WRAP of key 3".
 	Command string
 	SW      SW
+	// Doubt: the command changes the token, and neither the answer nor a look
+	// shows that it did not.
+	Doubt bool
 }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("%s: the token answered %s", e.Command, e.SW)
+	text := fmt.Sprintf("%s: the token answered %s", e.Command, e.SW)
+	if e.Doubt {
+		text += "; it may have been carried out all the same"
+	}
+	return text
 }
 
 // Is matches the sentinels of this package.

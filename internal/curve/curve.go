@@ -186,9 +186,12 @@ func (c *Curve) Sign(rand io.Reader, d, digest []byte) (r, s *big.Int, err error
 	if !c.ValidScalar(d) {
 		return nil, nil, errors.New("private scalar out of range")
 	}
-	x, y := c.ScalarBaseMult(d)
-	key := &ecdsa.PrivateKey{PublicKey: ecdsa.PublicKey{Curve: c.arithmetic, X: x, Y: y}, D: new(big.Int).SetBytes(d)}
+	key := &ecdsa.PrivateKey{PublicKey: ecdsa.PublicKey{Curve: c.arithmetic}, D: new(big.Int).SetBytes(d)}
 	defer wipe(key.D)
+	switch c.arithmetic {
+	case elliptic.P256(), elliptic.P384(), elliptic.P521(): // Go's own insist on the point
+		key.X, key.Y = c.ScalarBaseMult(d)
+	}
 	return ecdsa.Sign(rand, key, digest)
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hsmbackup/internal/curve"
+	"hsmbackup/internal/harmless"
 )
 
 // Errors to match on.
@@ -202,8 +203,8 @@ func (k *Key) PEM() []byte {
 func (k *Key) Fingerprint() [sha256.Size]byte { return sha256.Sum256(k.SPKI()) }
 
 // SSH is the key as a line of authorized_keys that ends in the label, as
-// ssh-keygen -D prints it; empty for the curves that SSH does not know. Line
-// breaks in the label become blanks.
+// ssh-keygen -D prints it; empty for the curves that SSH does not know. What is
+// not seen in the label, line ends first of all, becomes blanks.
 func (k *Key) SSH(label string) string {
 	var pub any
 	switch {
@@ -223,7 +224,7 @@ func (k *Key) SSH(label string) string {
 		return ""
 	}
 	line := string(bytes.TrimRight(ssh.MarshalAuthorizedKey(s), "\n"))
-	label = strings.TrimSpace(strings.NewReplacer("\n", " ", "\r", " ").Replace(label))
+	label = strings.TrimSpace(harmless.Blank(label))
 	if label == "" {
 		return line
 	}

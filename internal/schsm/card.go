@@ -456,9 +456,46 @@ func (c *Card) call(ctx context.Context, name string, cmd apdu.Command) ([]byte,
 		return nil, err
 	}
 	if r.SW != apdu.OK && (r.SW != apdu.EndOfFile || len(r.Data) == 0) {
-		return nil, &apdu.StatusError{Command: name, SW: r.SW}
+		return nil, &apdu.StatusError{Command: name, SW: r.SW, Doubt: changes(cmd) && !r.SW.Refusal()}
 	}
 	return r.Data, nil
+}
+
+// changes tells whether a command changes what is on the token; counters of PINs
+// and keys are not meant.
+func changes(cmd apdu.Command) bool {
+	switch cmd.INS {
+	case 0x46, 0x48, 0x74, 0xD7, 0xE4: // GENERATE, UNWRAP, UPDATE BINARY, DELETE FILE
+		return true
+	case 0x24, 0x2C: // CHANGE REFERENCE DATA, RESET RETRY COUNTER
+		return true
+	case 0x50, 0x52: // INITIALIZE and what is asked of key domains, if not only asked
+		return len(cmd.Data) > 0
+	}
+	return false
+}
+
+// InDoubt tells whether what was answered with an error may have been carried out.
+func InDoubt(err error) bool {
+	var s *apdu.StatusError
+	return errors.As(err, &s) && s.Doubt
+}
+
+// settled looks whether a command whose answer leaves that open was carried out:
+// then there is no error. One that was not is an ordinary refusal.
+func settled(err error, look func() (done bool, err error)) error {
+	var s *apdu.StatusError
+	if !errors.As(err, &s) || !s.Doubt {
+		return err
+	}
+	done, failed := look()
+	switch {
+	case failed != nil:
+		return err
+	case done:
+		return nil
+	}
+	return &apdu.StatusError{Command: s.Command, SW: s.SW}
 }
 
 // callPatiently is call for commands that take memory: 6A84 is first of all a

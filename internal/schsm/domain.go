@@ -101,6 +101,18 @@ func (c *Card) CreateDomain(ctx context.Context, n, shares int) (Domain, error) 
 		return Domain{}, fmt.Errorf("a DKEK is made of 1 to 255 shares, not %d", shares)
 	}
 	data, err := c.call(ctx, fmt.Sprintf("creation of key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P1: 1, P2: byte(n), Data: []byte{byte(shares)}, Le: apdu.LeShort})
+	if InDoubt(err) {
+		var d Domain
+		err = settled(err, func() (bool, error) {
+			now, err := c.Domain(ctx, n)
+			d = now
+			if errors.Is(err, apdu.ErrNotFound) { // the slot is still empty
+				return false, nil
+			}
+			return err == nil && d.Shares == shares && d.Outstanding == shares, err
+		})
+		return d, err
+	}
 	if err != nil {
 		return Domain{}, err
 	}

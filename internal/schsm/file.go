@@ -1,6 +1,7 @@
 package schsm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,12 +127,41 @@ func (c *Card) WriteFile(ctx context.Context, f FID, data []byte) error {
 		for offset := 0; offset == 0 || offset < len(data); offset += writeChunk {
 			part := data[offset:min(offset+writeChunk, len(data))]
 			field := append([]byte{0x54, 2, byte(offset >> 8), byte(offset)}, tlv.Encode(0x53, part)...)
-			if _, err := c.callPatiently(ctx, name, apdu.Command{INS: 0xD7, P1: f.Prefix(), P2: f.Index(), Data: field}); err != nil {
-				return err
+			_, err := c.callPatiently(ctx, name, apdu.Command{INS: 0xD7, P1: f.Prefix(), P2: f.Index(), Data: field})
+			if err != nil && !c.wrote(ctx, err, f, data[:offset+len(part)]) {
+				return begun(err, offset)
 			}
 		}
 		return nil
 	})
+}
+
+// wrote tells whether a write that was answered with an error took place: the file
+// begins with what was written of it so far.
+func (c *Card) wrote(ctx context.Context, answer error, f FID, data []byte) bool {
+	if !InDoubt(answer) {
+		return false
+	}
+	now, err := readFile(ctx, f, c.send)
+	return err == nil && bytes.HasPrefix(now, data)
+}
+
+// begun is the error of a write at an offset: what went before it is written.
+func begun(err error, offset int) error {
+	var s *apdu.StatusError
+	if offset > 0 && errors.As(err, &s) {
+		return &apdu.StatusError{Command: s.Command, SW: s.SW, Doubt: true}
+	}
+	return err
+}
+
+// exists tells whether there is a file.
+func (c *Card) exists(ctx context.Context, f FID) (bool, error) {
+	_, err := c.selectFile(ctx, f)
+	if errors.Is(err, apdu.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // DeleteFile deletes a file. Of a key it deletes the key alone: description
@@ -141,6 +171,10 @@ func (c *Card) DeleteFile(ctx context.Context, f FID) error {
 		return errDeviceKey
 	}
 	_, err := c.call(ctx, "deletion of "+f.String(), apdu.Command{INS: 0xE4, P1: 2, Data: []byte{f.Prefix(), f.Index()}})
+	err = settled(err, func() (bool, error) {
+		there, err := c.exists(ctx, f)
+		return !there, err
+	})
 	if err == nil {
 		c.full = false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hsmbackup/internal/apdu"
@@ -48,8 +49,8 @@ var ErrUnsettled = errors.New("the token is initialised, but not all that follow
 // showed that it was not carried out.
 var ErrNotCarriedOut = errors.New("the token was not initialised")
 
-// ErrMaybeInitialised: the answer to INITIALIZE never came, and the token could
-// not be looked at afterwards.
+// ErrMaybeInitialised: the answer to INITIALIZE never came or leaves open whether
+// it was carried out, and so does a look at the token, or there was none.
 var ErrMaybeInitialised = errors.New("whether the token was initialised is not known")
 
 // INITIALIZE may take half a minute and more, and readers give up before (fact
@@ -129,7 +130,8 @@ func (i *Initialisation) check() error {
 // SO-PIN lost no try by it, and never for another reason. apdu.ErrReset means
 // that it was not carried out. After another error of the transmitter the token
 // is given a minute and then looked at: it was done, or it was not, which is
-// ErrNotCarriedOut, or it did not come back, which is ErrMaybeInitialised.
+// ErrNotCarriedOut, or it did not come back, which is ErrMaybeInitialised. A token
+// that answers with an error is looked at as well: some do so after the work.
 // ErrUnsettled came after it. With any other error nothing was changed. The
 // token is left logged in, unless the PIN is a transport PIN.
 func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
@@ -161,7 +163,11 @@ func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 		if before.Blocked {
 			return ErrSOPINBlocked
 		}
-		if err := c.initialise(ctx, i, data, before); err != nil {
+		was, err := c.face(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.initialise(ctx, i, data, before, was); err != nil {
 			return err
 		}
 		c.forgetPIN()
@@ -194,7 +200,7 @@ func (c *Card) WriteLabel(ctx context.Context, label string) error {
 	return c.WriteFile(ctx, FIDTokenInfo, pkcs15.EncodeTokenInfo(label))
 }
 
-func (c *Card) initialise(ctx context.Context, i Initialisation, data []byte, before PINStatus) error {
+func (c *Card) initialise(ctx context.Context, i Initialisation, data []byte, before PINStatus, was face) error {
 	const name = "INITIALIZE"
 	for attempt := 0; ; attempt++ {
 		// transmit, not send: nothing may repeat this command by itself.
@@ -208,20 +214,82 @@ func (c *Card) initialise(ctx context.Context, i Initialisation, data []byte, be
 		if r.SW == apdu.OK {
 			return nil
 		}
+		answer := &apdu.StatusError{Command: name, SW: r.SW, Doubt: !r.SW.Refusal()}
 		after, err := c.SOPIN(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w, and then: %w", ErrMaybeInitialised, answer, err)
 		}
 		if _, ok := r.SW.TriesLeft(); ok || after.Tries >= 0 && after.Tries < before.Tries {
 			return &PINError{Name: "SO-PIN", Tries: after.Tries}
 		}
 		if r.SW != apdu.NoMemory || attempt == gcTries {
-			return &apdu.StatusError{Command: name, SW: r.SW}
+			return c.lookBehind(ctx, i, answer, was)
 		}
 		if err := c.pause(ctx, gcPause); err != nil {
 			return err
 		}
 	}
+}
+
+// face is what a look shows of a token before and after an INITIALIZE.
+type face struct {
+	pin    PINStatus
+	files  []FID
+	domain Domain // number 0; all zero where the token shows none
+}
+
+// face looks at a token. One without a PIN is seen enough.
+func (c *Card) face(ctx context.Context) (f face, err error) {
+	if f.pin, err = c.PIN(ctx); err != nil || f.pin.Missing {
+		return f, err
+	}
+	if f.files, err = c.Enumerate(ctx); err != nil {
+		return f, err
+	}
+	if f.domain, err = c.Domain(ctx, 0); err != nil && !isAnswer(err) {
+		return f, err
+	}
+	return f, nil
+}
+
+// same tells whether two looks show the same. The tries of the PIN do not count:
+// a login hides them.
+func (f face) same(o face) bool {
+	return f.pin.Missing == o.pin.Missing && f.pin.Transport == o.pin.Transport && slices.Equal(f.files, o.files) &&
+		f.domain.Shares == o.domain.Shares && f.domain.Outstanding == o.domain.Outstanding && f.domain.KCV == o.domain.KCV
+}
+
+// fresh tells whether a token looks as an initialisation leaves it: a PIN with
+// all its tries, no file, and shares still to come. The PIN itself is found out
+// by the login that follows.
+func (f face) fresh(i Initialisation) bool {
+	if f.pin.Missing || f.pin.Transport != (i.Options&OptionTransportPIN != 0) || f.pin.Tries >= 0 && f.pin.Tries != i.PINTries {
+		return false
+	}
+	own := []FID{FIDDeviceCertificate, KeyFile(0), DescriptionFile(0), CertificateFile(0)}
+	if slices.ContainsFunc(f.files, func(f FID) bool { return !slices.Contains(own, f) }) {
+		return false
+	}
+	return i.Shares == 0 || i.NoDKEK || f.domain.Shares == i.Shares && f.domain.Outstanding == i.Shares
+}
+
+// lookBehind finds out whether an INITIALIZE that was answered with an error was
+// carried out. A token that was as fresh before does not show it: then the answer
+// counts, if it is a refusal.
+func (c *Card) lookBehind(ctx context.Context, i Initialisation, answer *apdu.StatusError, was face) error {
+	c.forgetPIN() // the old one must not be sent to a token that may have a new one
+	c.lost()
+	now, err := c.face(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w, and then: %w", ErrMaybeInitialised, answer, err)
+	case now.fresh(i) && !was.fresh(i):
+		return nil
+	case now.same(was) && !(now.fresh(i) && answer.Doubt):
+		answer.Doubt = false
+		return answer
+	}
+	return fmt.Errorf("%w: %w", ErrMaybeInitialised, answer)
 }
 
 // lookAfter waits for a token whose answer to INITIALIZE never came, and finds
@@ -239,11 +307,11 @@ func (c *Card) lookAfter(ctx context.Context, i Initialisation, before PINStatus
 	if after.Tries >= 0 && after.Tries < before.Tries {
 		return &PINError{Name: "SO-PIN", Tries: after.Tries}
 	}
-	fresh, err := c.isFresh(ctx, i)
+	now, err := c.face(ctx)
 	if err != nil {
 		return open(err)
 	}
-	if !fresh {
+	if !now.fresh(i) {
 		return fmt.Errorf("%w: no answer came (%v), and the token is as it was; the SO-PIN has all the tries it had", ErrNotCarriedOut, lost)
 	}
 	return nil
@@ -266,35 +334,6 @@ func (c *Card) await(ctx context.Context, lost error) error {
 		}
 	}
 	return fmt.Errorf("no sign of the token for %s (%w)", settleTries*settlePause, lost)
-}
-
-// isFresh tells whether a token looks as an initialisation leaves it: a PIN
-// with all its tries, no file, and shares still to come. The PIN itself is
-// found out by the login that follows.
-func (c *Card) isFresh(ctx context.Context, i Initialisation) (bool, error) {
-	pin, err := c.PIN(ctx)
-	if err != nil || pin.Missing || pin.Transport != (i.Options&OptionTransportPIN != 0) || pin.Tries >= 0 && pin.Tries != i.PINTries {
-		return false, err
-	}
-	fids, err := c.Enumerate(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, f := range fids {
-		switch f {
-		case FIDDeviceCertificate, KeyFile(0), DescriptionFile(0), CertificateFile(0): // the token's own
-		default:
-			return false, nil
-		}
-	}
-	if i.Shares == 0 || i.NoDKEK {
-		return true, nil
-	}
-	d, err := c.Domain(ctx, 0)
-	if err != nil && !isAnswer(err) {
-		return false, err
-	}
-	return err == nil && d.Shares == i.Shares && d.Outstanding == i.Shares, nil
 }
 
 // Memory asks for the free memory in bytes. Tokens before 2.4 do not tell, and

@@ -93,7 +93,7 @@ func (c *Card) Generate(ctx context.Context, reference byte, spec cvc.KeySpec) (
 	}
 	name := fmt.Sprintf("GENERATE of key %d", reference)
 	data, err := c.callPatiently(ctx, name, apdu.Command{INS: 0x46, P1: reference, Data: spec.Encode(), Extended: true, Le: apdu.LeExtended})
-	if err != nil {
+	if err = settled(err, c.made(ctx, reference)); err != nil {
 		return nil, err
 	}
 	if _, _, err := tlv.Parse(data); err != nil { // a reader that cut the answer: the token kept it too
@@ -117,7 +117,12 @@ func (c *Card) GenerateAES(ctx context.Context, reference byte, bits int, algori
 	}
 	field := tlv.Encode(0x91, algorithms)
 	_, err := c.callPatiently(ctx, fmt.Sprintf("GENERATE SYMMETRIC of key %d", reference), apdu.Command{CLA: 0x80, INS: 0x48, P1: reference, P2: p2, Data: field})
-	return err
+	return settled(err, c.made(ctx, reference))
+}
+
+// made looks whether a key is there at a reference that was free.
+func (c *Card) made(ctx context.Context, reference byte) func() (bool, error) {
+	return func() (bool, error) { return c.exists(ctx, KeyFile(reference)) }
 }
 
 // Sign uses a private key: RSARaw over a whole block, ECDSA over a hash. The
@@ -222,6 +227,7 @@ func (c *Card) unwrapByFile(ctx context.Context, reference byte, blob []byte) er
 // not take, 6400 that of the imitation.
 func (c *Card) unwrap(ctx context.Context, name string, cmd apdu.Command) error {
 	_, err := c.callPatiently(ctx, name, cmd)
+	err = settled(err, c.made(ctx, cmd.P1))
 	var s *apdu.StatusError
 	if errors.As(err, &s) && (s.SW == apdu.WrongData || s.SW == apdu.ExecutionError) {
 		return fmt.Errorf("%s: %w (%s)", name, ErrUnwrapRefused, s.SW)

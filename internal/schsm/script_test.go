@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -397,7 +398,7 @@ func TestInitialiseBytes(t *testing.T) {
 			s, card := scripted(t, "03 05")
 			i := base
 			c.change(&i)
-			s.expect(step{"00 20 00 88", "6A88"}, step{c.bytes, "9000"})
+			s.expect(step{"00 20 00 88", "6A88"}, step{"00 20 00 81", "6A88"}, step{c.bytes, "9000"})
 			s.expect(c.after...)
 			if err := card.Initialise(ctx, i); err != nil {
 				t.Fatal(err)
@@ -510,6 +511,8 @@ func TestUnwrapWays(t *testing.T) {
 	byFile := func(n int, sw string) []step {
 		return append(append([]step{deleted}, file(n, "9000")...), step{"80 74 05 93", sw}, clean)
 	}
+	// looked is what follows an answer that leaves open whether there is a key now.
+	looked := func(sw string) step { return step{"00 A4 00 00 02 CC 05 00", sw} }
 	direct := func(n int, sw string) step {
 		return step{fmt.Sprintf("80 74 05 93 00 %04X", n) + strings.Repeat("B1", n), sw}
 	}
@@ -540,7 +543,9 @@ func TestUnwrapWays(t *testing.T) {
 		{"another DKEK, too long for the reader", "04 01", 1014, 1099, byFile(1099, "6A80"), ErrUnwrapRefused},
 		{"1232 is the limit", "03 05", 0, 1226, byFile(1226, "6700"), apdu.ErrWrongLength},
 		{"1232 fits", "03 05", 0, 1225, append(byFile(1225, "6700"), direct(1225, "9000")), nil},
-		{"firmware 3.1", "03 01", 0, 1099, byFile(1099, "6F00"), apdu.ErrInternal},
+		{"firmware 3.1", "03 01", 0, 1099, slices.Insert(byFile(1099, "6F00"), 7, looked("6A82")), apdu.ErrInternal},
+		{"done, but not said", "03 05", 0, 363, []step{direct(363, "6F00"), looked("9000")}, nil},
+		{"not seen whether", "03 05", 0, 363, []step{direct(363, "6581"), looked("6581")}, apdu.ErrInternal},
 		{"full", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "6A84"), direct(363, "6A84"), direct(363, "6A84")}, apdu.ErrNoMemory},
 		{"garbage first", "03 05", 0, 363, []step{direct(363, "6A84"), direct(363, "6A84"), direct(363, "9000")}, nil},
 	} {

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/image/font/sfnt"
 	"golang.org/x/text/unicode/norm"
 	"rsc.io/qr"
+
+	"hsmbackup/internal/harmless"
 )
 
 // Paper is a size of paper.
@@ -250,7 +252,7 @@ var face = sync.OnceValues(func() (*sfnt.Font, error) { return sfnt.Parse(goregu
 // printed gives a text as the fonts can show it.
 func printed(s string) string {
 	var out strings.Builder
-	for _, r := range norm.NFC.String(visible(s)) {
+	for _, r := range norm.NFC.String(harmless.Text(s)) {
 		if hasGlyph(r) {
 			out.WriteRune(r)
 		} else {

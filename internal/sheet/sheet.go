@@ -258,19 +258,6 @@ func steps(n int) string {
 	return fmt.Sprintf("%d steps", n)
 }
 
-// visible replaces characters that are not seen, such as line ends and marks
-// that turn the direction of writing: names and labels come from files and
-// tokens, and must neither break out of their line nor look like what they are
-// not.
-func visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-}
-
 // wrap breaks a text at blanks into lines of at most width, as measured; what
 // has no blank is broken where it must be.
 func wrap(s string, width float64, measure func(string) float64) []string {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"hsmbackup/internal/harmless"
 )
 
 // The shape of a sheet as text, in characters.
@@ -58,7 +60,7 @@ func (w *writer) line(s string) {
 func (w *writer) wrapped(first, s string) {
 	indent := utf8.RuneCountInString(first)
 	width := float64(textWidth - len(w.prefix) - indent)
-	for _, l := range wrap(visible(s), width, func(s string) float64 { return float64(utf8.RuneCountInString(s)) }) {
+	for _, l := range wrap(harmless.Text(s), width, func(s string) float64 { return float64(utf8.RuneCountInString(s)) }) {
 		w.line(first + l)
 		first = strings.Repeat(" ", indent)
 	}
@@ -99,7 +101,7 @@ func (p *page) plain() []byte {
 		for i, step := range s.steps {
 			w.wrapped(fmt.Sprintf("%d. ", i+1), step.What)
 			if step.Command != "" { // whole, to be copied
-				w.line("     " + visible(step.Command))
+				w.line("     " + harmless.Text(step.Command))
 			}
 		}
 	}

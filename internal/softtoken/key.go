@@ -29,6 +29,16 @@ type key struct {
 	KEK []byte `json:",omitempty"`
 }
 
+func (k *key) clone() *key {
+	c := *k
+	c.Private, c.Algorithms, c.KEK = bytes.Clone(k.Private), bytes.Clone(k.Algorithms), bytes.Clone(k.KEK)
+	if k.Counter != nil {
+		n := *k.Counter
+		c.Counter = &n
+	}
+	return &c
+}
+
 // exportable: under no other DKEK than the first, and only if the list lets it.
 func (k *key) exportable(d domain) bool {
 	kcv := d.kcv()

@@ -1,6 +1,7 @@
 package softtoken
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -33,6 +34,15 @@ type pin struct {
 	Salt, Hash []byte
 	// Tries are left of Set.
 	Tries, Set int
+}
+
+func (p *pin) clone() *pin {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	c.Salt, c.Hash = bytes.Clone(p.Salt), bytes.Clone(p.Hash)
+	return &c
 }
 
 func newPIN(value []byte, tries int) *pin {

@@ -1,9 +1,11 @@
 package softtoken
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"hsmbackup/dkek"
@@ -117,6 +119,25 @@ func (s *state) holdsObjects() bool {
 		}
 	}
 	return len(s.Keys) > 0
+}
+
+// clone copies everything.
+func (s *state) clone() *state {
+	c := *s
+	c.RootKey, c.DeviceKey, c.DeviceCertificates = bytes.Clone(s.RootKey), bytes.Clone(s.DeviceKey), bytes.Clone(s.DeviceCertificates)
+	c.PIN, c.SO = s.PIN.clone(), s.SO.clone()
+	c.Domains = slices.Clone(s.Domains)
+	for i := range c.Domains {
+		c.Domains[i].DKEK = bytes.Clone(c.Domains[i].DKEK)
+	}
+	c.Keys, c.Files = map[byte]*key{}, map[uint16][]byte{}
+	for n, k := range s.Keys {
+		c.Keys[n] = k.clone()
+	}
+	for fid, b := range s.Files {
+		c.Files[fid] = bytes.Clone(b)
+	}
+	return &c
 }
 
 // wipe clears the secrets.

@@ -142,6 +142,18 @@ func Open(path string) (*Token, error) {
 	return t, nil
 }
 
+// Clone gives an equal token in memory, in the same session and without a
+// fault: a test prepares one and pulls a copy of it at each command.
+func (t *Token) Clone() *Token {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := &Token{selected: t.selected, loggedIn: t.loggedIn, current: t.current, chipAuth: t.chipAuth}
+	if t.state != nil {
+		c.state = t.state.clone()
+	}
+	return c
+}
+
 // Close lets go of the file and wipes what is in memory. The token is gone
 // then: Transmit gives apdu.ErrGone, Serial and Firmware are empty. It may be
 // called again.

@@ -16,10 +16,10 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"unicode"
 
 	"golang.org/x/term"
 
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/secret"
 )
 
@@ -210,15 +210,5 @@ func (t Terminal) TypeBack(ctx context.Context, prompt, want string) error {
 	return nil
 }
 
-// Printable replaces control characters and those that are not seen, such as
-// marks that turn the direction of writing: labels come from tokens and files,
-// and must neither move the cursor of whoever looks at them nor look like what
-// they are not.
-func Printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-}
+// Printable is harmless.Text.
+func Printable(s string) string { return harmless.Text(s) }

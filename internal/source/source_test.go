@@ -1,29 +1,13 @@
-package main
+package source
 
 import (
-	"context"
 	"errors"
 	"io"
 	"strings"
 	"testing"
 
-	"hsmbackup/internal/secret"
-	"hsmbackup/internal/terminal"
+	"hsmbackup/internal/console"
 )
-
-// noTerminal is what a program without a terminal sees.
-type noTerminal struct{}
-
-func (noTerminal) Available() bool { return false }
-func (noTerminal) ReadSecret(context.Context, string) (*secret.Bytes, error) {
-	return nil, terminal.ErrNone
-}
-func (noTerminal) ReadLine(context.Context, string) (string, error) { return "", terminal.ErrNone }
-func (noTerminal) Ask(context.Context, string) (bool, error)        { return false, terminal.ErrNone }
-func (noTerminal) TypeBack(context.Context, string, string) error   { return terminal.ErrNone }
-func (noTerminal) Screen(context.Context, []byte, string) (*secret.Bytes, error) {
-	return nil, terminal.ErrNone
-}
 
 func TestParseSource(t *testing.T) {
 	for _, c := range []struct{ text, kind, arg string }{
@@ -34,8 +18,8 @@ func TestParseSource(t *testing.T) {
 		{"fd:3", "fd", "3"},
 		{"cmd:pass show a:b", "cmd", "pass show a:b"},
 	} {
-		s, err := parseSource("--pin", c.text)
-		if err != nil || s.kind != c.kind || s.arg != c.arg {
+		s, err := Parse("--pin", c.text)
+		if err != nil || s.Kind != c.kind || s.Arg != c.arg {
 			t.Errorf("%q: %+v, %v", c.text, s, err)
 		}
 	}
@@ -43,13 +27,13 @@ func TestParseSource(t *testing.T) {
 
 func TestParseSourceReject(t *testing.T) {
 	for _, text := range []string{"648219", "hunter2", "env:", "file:", "cmd:", "fd:", "fd:-1", "fd:secret", "pass:hunter2", ":hunter2", "ENV:hunter2", "prompt:hunter2"} {
-		_, err := parseSource("--pin", text)
-		f := explain(err)
-		if err == nil || f.exit != exitUsage {
+		_, err := Parse("--pin", text)
+		var f *console.Failure
+		if !errors.As(err, &f) || f.Exit != console.ExitUsage {
 			t.Errorf("%q is taken: %v", text, err)
 			continue
 		}
-		if len(text) > 6 && strings.Contains(err.Error()+strings.Join(f.hints, ""), text[strings.Index(text, ":")+1:]) {
+		if len(text) > 6 && strings.Contains(err.Error()+strings.Join(f.Hints, ""), text[strings.Index(text, ":")+1:]) {
 			t.Errorf("%q is repeated: %v", text, err)
 		}
 	}
@@ -80,22 +64,22 @@ func TestFirstLine(t *testing.T) {
 		{"a\rb\n", "a\rb"},
 		{strings.Repeat("x", maxSecret-1) + "\n", strings.Repeat("x", maxSecret-1)},
 	} {
-		b, err := firstLine(slow{r: strings.NewReader(c.in)}, source{})
+		b, err := firstLine(slow{r: strings.NewReader(c.in)}, Source{})
 		if err != nil || string(b.Bytes()) != c.want {
 			t.Errorf("%.20q: %q, %v", c.in, b.Bytes(), err)
 		}
 	}
-	if _, err := firstLine(strings.NewReader(strings.Repeat("x", maxSecret+1)), source{}); err == nil {
+	if _, err := firstLine(strings.NewReader(strings.Repeat("x", maxSecret+1)), Source{}); err == nil {
 		t.Error("a line without end is taken")
 	}
 	broken := errors.New("broken")
-	if _, err := firstLine(slow{strings.NewReader("648"), broken}, source{}); !errors.Is(err, broken) {
+	if _, err := firstLine(slow{strings.NewReader("648"), broken}, Source{}); !errors.Is(err, broken) {
 		t.Errorf("half a secret: %v", err)
 	}
 	// What follows the line is left to others.
 	r := strings.NewReader("first\nsecond\n")
 	for _, want := range []string{"first", "second"} {
-		if b, err := firstLine(r, source{}); err != nil || string(b.Bytes()) != want {
+		if b, err := firstLine(r, Source{}); err != nil || string(b.Bytes()) != want {
 			t.Errorf("%q, %v, want %q", b.Bytes(), err, want)
 		}
 	}
@@ -104,23 +88,24 @@ func TestFirstLine(t *testing.T) {
 // A secret in the environment is dropped there, and a descriptor is read once.
 func TestSourcesAreReadOnce(t *testing.T) {
 	environment := map[string]string{"PIN": "648219"}
-	a := newApp()
-	a.lookupEnv = func(name string) (string, bool) { v, ok := environment[name]; return v, ok }
-	a.unsetEnv = func(name string) error { delete(environment, name); return nil }
-	a.stdin = strings.NewReader("from stdin\n")
-	defer a.secrets.wipe()
-	env, fd := source{"--pin", "env", "PIN"}, source{"--password", "fd", "0"}
-	a.dropEnvironment(env, fd)
+	c := console.New(nil)
+	c.Stdin = strings.NewReader("from stdin\n")
+	r := NewReader(c)
+	r.LookupEnv = func(name string) (string, bool) { v, ok := environment[name]; return v, ok }
+	r.UnsetEnv = func(name string) error { delete(environment, name); return nil }
+	defer r.Wipe()
+	env, fd := Source{"--pin", "env", "PIN"}, Source{"--password", "fd", "0"}
+	r.DropEnvironment(env, fd)
 	if len(environment) != 0 {
 		t.Error("the secret is still in the environment")
 	}
 	for _, c := range []struct {
-		s    source
+		s    Source
 		want string
 	}{{env, "648219"}, {env, "648219"}, {fd, "from stdin"}, {fd, "from stdin"}} {
-		b, err := a.readSecret(t.Context(), c.s, "secret", true)
+		b, err := r.Read(t.Context(), c.s, "secret", true, nil)
 		if err != nil || string(b.Bytes()) != c.want {
-			t.Errorf("%s: %q, %v", c.s.kind, b.Bytes(), err)
+			t.Errorf("%s: %q, %v", c.s.Kind, b.Bytes(), err)
 		}
 		b.Wipe()
 	}

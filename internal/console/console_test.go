@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"errors"
@@ -25,32 +25,43 @@ func TestLostOutput(t *testing.T) {
 		says          string
 	}{
 		{nil, 1, 4, "could not be written to standard output"},
-		{&outcome{exit: exitIncomplete, message: "one key is missing"}, 3, 4, "one key is missing; and the result could not be written"},
-		{&outcome{exit: exitDamaged, message: "damage"}, 5, 4, "damage; and the result"},
-		{refusef("guard", "", "refused"), 6, 6, "refused"},
-		{failf("no", "", "failed"), 1, 4, "failed"},
+		{&Outcome{Exit: ExitIncomplete, Message: "one key is missing"}, 3, 4, "one key is missing; and the result could not be written"},
+		{&Outcome{Exit: ExitDamaged, Message: "damage"}, 5, 4, "damage; and the result"},
+		{Refusef("guard", "", "refused"), 6, 6, "refused"},
+		{Failf("no", "", "failed"), 1, 4, "failed"},
 	} {
 		for _, changed := range []bool{false, true} {
-			a := newApp()
-			a.stdout, a.changed = &output{w: full{}}, changed
-			a.printf("a result")
+			o := &Output{W: full{}}
+			_, _ = o.Write([]byte("a result"))
 			want := c.exit
 			if changed {
 				want = c.changed
 			}
-			if f := describe(a.lostOutput(c.err), changed); f.exit != want || !strings.Contains(f.message, c.says) {
-				t.Errorf("%v, changed %v: exit %d, %q, want %d", c.err, changed, f.exit, f.message, want)
+			f := Describe(o.lost(c.err, changed), changed, nil)
+			if f.Exit != want || !strings.Contains(f.Message, c.says) {
+				t.Errorf("%v, changed %v: exit %d, %q, want %d", c.err, changed, f.Exit, f.Message, want)
 			}
 		}
 	}
-	a := newApp()
-	a.stdout = &output{w: os.Stderr}
-	if err := a.lostOutput(nil); err != nil {
+	o := &Output{W: os.Stderr}
+	if err := o.lost(nil, false); err != nil {
 		t.Errorf("nothing was lost: %v", err)
 	}
 	refusal := errors.New("x")
-	if err := a.lostOutput(refusal); err != refusal {
+	if err := o.lost(refusal, false); err != refusal {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	e := Exits{}
+	if e.Outcome("x") != nil {
+		t.Error("nothing wrong is an error")
+	}
+	for _, exit := range []int{ExitOK, ExitFailed, ExitIncomplete, ExitDamaged, ExitChanged, ExitRefused} {
+		if e.Add(exit); e.Worst() != exit {
+			t.Errorf("%d does not count more than those before", exit)
+		}
 	}
 }
 
@@ -74,7 +85,7 @@ func TestCounts(t *testing.T) {
 		part, n int
 		want    string
 	}{{1, 1, "1 of 1 key is"}, {0, 1, "0 of 1 key is"}, {1, 2, "1 of 2 keys are"}} {
-		if got := countOf(c.part, c.n, "key"); got != c.want {
+		if got := CountOf(c.part, c.n, "key"); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
@@ -82,7 +93,7 @@ func TestCounts(t *testing.T) {
 		list []string
 		want string
 	}{{nil, ""}, {[]string{"a"}, "a"}, {[]string{"a", "b"}, "a; b"}, {[]string{"a", "b", "c"}, "a; and 2 more"}} {
-		if got := brief(c.list); got != c.want {
+		if got := Brief(c.list); got != c.want {
 			t.Errorf("%q: %q, want %q", c.list, got, c.want)
 		}
 	}
