@@ -39,8 +39,8 @@ type app struct {
 	gathered *material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
-	// damaged: something in the catalog does not check out, and was named.
-	damaged bool
+	// damaged says what of the catalog does not check out; nil if all does.
+	damaged error
 	// confirmed: --confirm has answered a question.
 	confirmed bool
 	// testOnlyStep is called before each step of a set-up.
@@ -65,8 +65,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		err = a.helpless
 	}
-	if a.damaged {
-		err = console.AmidDamage(err)
+	if a.damaged != nil {
+		err = console.AmidDamage(err, a.damaged, damagedHint)
 	}
 	return a.End(ctx, err, a.changed || schsm.InDoubt(err), args)
 }

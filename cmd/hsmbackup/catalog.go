@@ -88,7 +88,7 @@ func (a *app) lookCatalog() (*store.Catalog, error) {
 	return a.opened(cat, named(path, err))
 }
 
-// opened names what is damaged of a catalog that was opened. The job goes on with
+// opened notes what is damaged of a catalog that was opened. The job goes on with
 // what is whole, and ends with 5.
 func (a *app) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
 	if err != nil {
@@ -99,10 +99,9 @@ func (a *app) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
 		closeCatalog(cat)
 		return nil, err
 	}
-	for _, d := range state.Damage {
-		a.note("DAMAGED: %s", d)
+	if err := state.Err(); err != nil {
+		a.damaged = fmt.Errorf("catalog %s: %w", cat.Path(), err)
 	}
-	a.damaged = a.damaged || len(state.Damage) > 0
 	return cat, nil
 }
 

@@ -108,7 +108,7 @@ func explain(err error) *failure {
 		f.Hint("use the hsmbackup that wrote it, or a newer one")
 	case errors.Is(err, store.ErrDamaged):
 		f.Exit, f.Code = exitDamaged, "catalog-damaged"
-		f.Hint("`hsmbackup check` lists all that does not check out; keep the file, and go on with a copy of it")
+		f.Hint(damagedHint)
 	case errors.Is(err, store.ErrReadOnly):
 		f.Code = "catalog-read-only"
 	case errors.Is(err, store.ErrFull):
@@ -155,3 +155,5 @@ func explain(err error) *failure {
 const doctorHint = "`hsmbackup doctor` says what is in the way, with a line to type"
 
 const unblockHint = "`pkcs15-tool --unblock-pin` sets a new one with the SO-PIN, if the token was initialised that way (`hsmbackup status` shows its options)"
+
+const damagedHint = "`hsmbackup check` lists all that does not check out; keep the file, and go on with a copy of it"

@@ -15,16 +15,15 @@ type Outcome struct {
 
 func (o *Outcome) Error() string { return o.Message }
 
-// AmidDamage is how a job ends that went on with what is whole of a damaged
-// catalog: damage goes before what is incomplete, and after everything else.
-func AmidDamage(err error) error {
-	const hint = "`hsmbackup check` lists all that does not check out; keep the file, and go on with a copy of it"
+// AmidDamage is how a job ends that went on with what is whole of something
+// damaged: damage goes before what is incomplete, and after everything else.
+func AmidDamage(err, damage error, hint string) error {
 	var done *Outcome
 	switch {
 	case err == nil:
-		return &Outcome{Exit: ExitDamaged, Message: "the catalog is damaged", Hints: []string{hint}}
+		return &Outcome{Exit: ExitDamaged, Message: damage.Error(), Hints: []string{hint}}
 	case errors.As(err, &done) && done.Exit == ExitIncomplete:
-		return &Outcome{Exit: ExitDamaged, Message: done.Message, Hints: append(done.Hints, hint)}
+		return &Outcome{Exit: ExitDamaged, Message: done.Message + "; " + damage.Error(), Hints: append(done.Hints, hint)}
 	}
 	return err
 }
