@@ -41,6 +41,8 @@ type app struct {
 	changed bool
 	// confirmed: --confirm has answered a question.
 	confirmed bool
+	// soPIN is the SO-PIN that this run sends.
+	soPIN *sending
 	// testOnlyStep is called before each step of a set-up.
 	testOnlyStep func(name string)
 	// helpless is why there is no help for what --help was asked for.
@@ -63,6 +65,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		err = a.helpless
 	}
+	a.sent(a.soPIN, err)
 	return a.End(ctx, err, a.changed || schsm.InDoubt(err), args)
 }
 
