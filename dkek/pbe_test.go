@@ -250,6 +250,56 @@ func TestOpenPBEs(t *testing.T) {
 	}
 }
 
+// memory is a TestOnlyMemory that counts.
+type memory struct {
+	known       map[string][]byte
+	found, kept int
+}
+
+func (m *memory) Find(passSalt []byte) []byte {
+	known := m.known[string(passSalt)]
+	if known != nil {
+		m.found++
+	}
+	return known
+}
+
+func (m *memory) Keep(passSalt, result []byte) {
+	m.known[string(passSalt)] = result
+	m.kept++
+}
+
+// What is remembered gives what a derivation gives, a wrong password and an
+// altered file included.
+func TestOnlyRememberGivesTheSame(t *testing.T) {
+	cheap(t, 3)
+	m := &memory{known: map[string][]byte{}}
+	TestOnlyRemember(m)
+	t.Cleanup(func() { TestOnlyRemember(nil) })
+	share, password := NewShare(), []byte("ordinary trumpet")
+	file, err := SealPBE(context.Background(), share, password, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		last := uint64(0)
+		if got, err := OpenPBE(context.Background(), file, password, func(done, _ uint64) { last = done }); err != nil || !got.Equal(share) || last != 9 {
+			t.Errorf("%v, progress %d", err, last)
+		}
+		if _, err := OpenPBE(context.Background(), file, []byte("wrong"), nil); !errors.Is(err, ErrWrongPassword) {
+			t.Errorf("wrong password: %v", err)
+		}
+		altered := bytes.Clone(file)
+		altered[len(altered)-1] ^= 1
+		if _, err := OpenPBE(context.Background(), altered, password, nil); !errors.Is(err, ErrWrongPassword) {
+			t.Errorf("altered: %v", err)
+		}
+	}
+	if m.kept != 1 || m.found != 4 {
+		t.Errorf("%d kept, %d found", m.kept, m.found)
+	}
+}
+
 func TestPBECancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -167,6 +167,24 @@ func TestSubsetsOfMany(t *testing.T) {
 
 // 100,000 splits lose none. Each is recombined by split itself, and by chance
 // once more here.
+// Before anybody gets a part, what was split is compared with what comes
+// together again.
+func TestRecombine(t *testing.T) {
+	share := NewShare()
+	parts, err := Split(share, SplitOptions{Needed: 2, Total: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := recombine(share.Bytes(), parts, 2); err != nil {
+		t.Error(err)
+	}
+	other := slices.Clone(share.Bytes())
+	other[0] ^= 1
+	if recombine(other, parts, 2) == nil {
+		t.Error("another share comes together, and nothing is said")
+	}
+}
+
 func TestManySplits(t *testing.T) {
 	splits := 100_000
 	if testing.Short() {

@@ -43,6 +43,8 @@ type app struct {
 	damaged error
 	// confirmed: --confirm has answered a question.
 	confirmed bool
+	// soPIN is the SO-PIN that this run sends.
+	soPIN *sending
 	// testOnlyStep is called before each step of a set-up.
 	testOnlyStep func(name string)
 	// helpless is why there is no help for what --help was asked for.
@@ -65,6 +67,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		err = a.helpless
 	}
+	a.sent(a.soPIN, err)
 	if a.damaged != nil {
 		err = console.AmidDamage(err, a.damaged, damagedHint)
 	}

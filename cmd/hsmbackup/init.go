@@ -356,6 +356,9 @@ func mostTries(n int) int {
 // newPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.
 func (a *app) newPINs(ctx context.Context, t *token, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
+	if a.soPIN, err = a.send(t, "SO-PIN", a.flags.soPIN.source); err != nil {
+		return nil, nil, err
+	}
 	text, err := a.readChecked(ctx, a.flags.soPIN.source, "SO-PIN of "+t.name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
 	if err != nil {
 		return nil, nil, err

@@ -18,13 +18,16 @@ import (
 )
 
 // programs are the names under which tests run this binary as the program.
-var programs = map[string]func(){"hsmbackup": main}
+var programs = map[string]func(){"hsmbackup": func() {
+	derivations(os.Getenv(derivationsEnv)).remember()
+	main()
+}}
 
 func TestMain(m *testing.M) {
 	if programs[filepath.Base(os.Args[0])] == nil {
 		enterPCSC()
 	}
-	testscript.Main(m, programs)
+	testscript.Main(rememberingM{m}, programs)
 }
 
 // TestScripts runs the whole program, one script per topic. $DATA is the folder
@@ -40,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DATA", data)
 			e.Setenv("HSMBACKUP_CATALOG", "c.db")
+			e.Setenv(derivationsEnv, os.Getenv(derivationsEnv))
 			e.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(e.WorkDir, "no-pcscd"))
 			for name, place := range map[string]string{"README.md": "README.md", "packaging/demo.sh": filepath.Join("packaging", "demo.sh")} {
 				b, err := os.ReadFile(filepath.Join("..", "..", place))

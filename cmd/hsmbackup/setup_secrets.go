@@ -69,7 +69,11 @@ func (j *setupJob) newSOPIN(ctx context.Context) (*secret.Bytes, error) {
 	}
 	source := j.flags.soPIN.source
 	var text *secret.Bytes
-	err := j.patiently(ctx, source.Kind == "prompt", func() (err error) {
+	var err error
+	if j.soPIN, err = j.send(j.t, "SO-PIN", source); err != nil {
+		return nil, err
+	}
+	err = j.patiently(ctx, source.Kind == "prompt", func() (err error) {
 		text, err = j.readChecked(ctx, source, "SO-PIN of "+j.t.name()+", 16 hex digits", j.inv.SOPIN.Missing, func(typed *secret.Bytes) error {
 			if err := checkSOPINFormat(typed); err != nil {
 				return err

@@ -301,7 +301,8 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 		}
 		insist = true
 	}
-	if err := a.checkRefused(t, from); err != nil {
+	out, err := a.send(t, "PIN", from)
+	if err != nil {
 		return err
 	}
 	what := "PIN of " + t.name()
@@ -314,7 +315,7 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	}
 	defer pin.Wipe()
 	err = t.card.Login(ctx, pin, insist)
-	a.noteRefused(t, from, err)
+	a.sent(out, err)
 	return err
 }
 
