@@ -26,11 +26,6 @@ type Ages struct {
 	Drill time.Time
 	// ShareSeen: shares of each recovery key have been at hand since.
 	ShareSeen time.Time
-	// RollCall: of each part set in use, one custodian more than needed has
-	// answered since; of a set that needs all, all have. HasParts tells whether
-	// there is any.
-	RollCall time.Time
-	HasParts bool
 	// Copies is how many verified copies hold the newest snapshot.
 	Copies int
 	// Keys counts the stored keys by what a restore could do for them.
@@ -49,10 +44,6 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 		return nil, err
 	}
 	proofs, err := cat.Proofs()
-	if err != nil {
-		return nil, err
-	}
-	sets, err := Keepers(cat, cat.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +86,6 @@ func TakeAges(cat *store.Catalog) ([]Ages, error) {
 		a.Proof = leastRecent(s, proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
 		a.ShareSeen = sharesSeen(s, h.shares)
-		a.RollCall, a.HasParts = rollCall(s, sets)
 		for _, c := range copies {
 			if c.Seq >= added[s.ID] {
 				a.Copies++
@@ -155,23 +145,6 @@ func sharesSeen(s *store.Snapshot, shares map[store.KCV]store.ShareSeen) time.Ti
 		times = append(times, seen.Time)
 	}
 	return oldest(times)
-}
-
-// rollCall looks at the sets in use for the recovery keys of a snapshot.
-func rollCall(s *store.Snapshot, sets []KeptSet) (last time.Time, any bool) {
-	var times []time.Time
-	for _, set := range sets {
-		if !set.InUse() || !slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV != "" && k.KCV == set.KCV }) {
-			continue
-		}
-		var answered []time.Time
-		for _, k := range set.Keepers {
-			answered = append(answered, k.Answered)
-		}
-		slices.SortFunc(answered, func(a, b time.Time) int { return b.Compare(a) })
-		times = append(times, answered[set.Wanted-1])
-	}
-	return oldest(times), len(times) > 0
 }
 
 func oldest(times []time.Time) time.Time {

@@ -13,6 +13,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
@@ -81,7 +82,7 @@ func (a *app) status(ctx context.Context) error {
 		}
 		list = append(list, s)
 	}
-	sets, err := a.setsInUse(cat)
+	sets, err := custody.InUse(cat, a.now())
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(sets, backup.KeptSet.AtRisk) && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
+	if slices.ContainsFunc(sets, custody.KeptSet.AtRisk) && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
 		next = "hsmbackup dkek rollcall"
 	}
 	if next != "" {
