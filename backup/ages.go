@@ -25,11 +25,6 @@ type Ages struct {
 	Drill time.Time
 	// ShareSeen: shares of each recovery key have been at hand since.
 	ShareSeen time.Time
-	// RollCall: of each part set in use, one custodian more than needed has
-	// answered since; of a set that needs all, all have. HasParts tells whether
-	// there is any.
-	RollCall time.Time
-	HasParts bool
 	// Copies is how many verified copies hold the newest snapshot.
 	Copies int
 	// Keys counts the stored keys by what a restore could do for them.
@@ -40,7 +35,6 @@ type Ages struct {
 // newest snapshots. Tokens that go on under another serial are left out.
 func TakeAges(state *store.State, now time.Time) []Ages {
 	h := newHistory(state)
-	sets := Keepers(state, now)
 	var list []Ages
 	for _, s := range state.Latest() {
 		if s.Adopted || state.Succeeded(s.Token.Serial) != "" {
@@ -50,7 +44,6 @@ func TakeAges(state *store.State, now time.Time) []Ages {
 		a.Proof = leastRecent(s, state.Proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, state.Proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
 		a.ShareSeen = sharesSeen(s, h.Shares)
-		a.RollCall, a.HasParts = rollCall(s, sets)
 		for _, c := range state.Copies {
 			if c.Seq >= state.SeqOf(s) {
 				a.Copies++
@@ -110,23 +103,6 @@ func sharesSeen(s *store.Snapshot, shares map[store.KCV]store.ShareSeen) time.Ti
 		times = append(times, seen.Time)
 	}
 	return oldest(times)
-}
-
-// rollCall looks at the sets in use for the recovery keys of a snapshot.
-func rollCall(s *store.Snapshot, sets []KeptSet) (last time.Time, any bool) {
-	var times []time.Time
-	for _, set := range sets {
-		if !set.InUse() || !slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV != "" && k.KCV == set.KCV }) {
-			continue
-		}
-		var answered []time.Time
-		for _, k := range set.Keepers {
-			answered = append(answered, k.Answered)
-		}
-		slices.SortFunc(answered, func(a, b time.Time) int { return b.Compare(a) })
-		times = append(times, answered[set.Wanted-1])
-	}
-	return oldest(times), len(times) > 0
 }
 
 func oldest(times []time.Time) time.Time {

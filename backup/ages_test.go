@@ -21,13 +21,12 @@ func agesOf(t testing.TB, cat *store.Catalog) Ages {
 }
 
 func TestAges(t *testing.T) {
-	cat, s, key := twoKeys(t)
-	kcv := key.KCV().String()
+	cat, s, _ := twoKeys(t)
 	a := agesOf(t, cat)
 	if a.Serial != "SOFT0200001" || a.Backup != s.Taken || a.Proof.IsZero() || a.ShareSeen.IsZero() || a.Keys[Covered] != 2 {
 		t.Errorf("after a backup: %+v", a)
 	}
-	if !a.Drill.IsZero() || !a.Check.IsZero() || a.Copies != 0 || a.HasParts {
+	if !a.Drill.IsZero() || !a.Check.IsZero() || a.Copies != 0 {
 		t.Errorf("what never was: %+v", a)
 	}
 	// Half a drill is none.
@@ -60,37 +59,6 @@ func TestAges(t *testing.T) {
 	}
 	if a = agesOf(t, cat); a.Copies != 1 {
 		t.Errorf("%d copies", a.Copies)
-	}
-
-	// One more than needed must have answered, of a set for this recovery key.
-	set := store.PartSet{Set: "00c0ffee", Share: 1, Shares: 1, Needed: 2, KCV: kcv}
-	for i, name := range []string{"alice", "bob", "carol", "dave"} {
-		set.Custodians = append(set.Custodians, store.Custodian{Index: i + 1, Name: name, Commitment: make([]byte, 32)})
-	}
-	if err := cat.Append(set); err != nil {
-		t.Fatal(err)
-	}
-	answer := func(index int) {
-		t.Helper()
-		if err := cat.Append(store.RollCall{Set: set.Set, Index: index, Origin: "roll-call"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	answer(1)
-	answer(1)
-	answer(3)
-	if a = agesOf(t, cat); !a.HasParts || !a.RollCall.IsZero() {
-		t.Errorf("two of four have answered, three should: %+v", a)
-	}
-	answer(4)
-	if a = agesOf(t, cat); a.RollCall.IsZero() {
-		t.Error("three have answered")
-	}
-	if err := cat.Append(store.RetiredSet{Set: set.Set, Reason: "test"}); err != nil {
-		t.Fatal(err)
-	}
-	if a = agesOf(t, cat); a.HasParts {
-		t.Error("a retired set counts")
 	}
 
 	// A token that goes on under another serial is not missed.

@@ -19,6 +19,8 @@ const (
 	Changed
 	// Damaged: something that was stored does not check out.
 	Damaged
+	// Misused: what was asked for cannot be; nothing was changed.
+	Misused
 )
 
 // Error is a failure in words for people.

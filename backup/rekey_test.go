@@ -61,12 +61,8 @@ func TestRekey(t *testing.T) {
 		t.Fatalf("%+v, %v", before, err)
 	}
 	from, to := keyOf(t, oldShare), keyOf(t, newShares...)
-	oldSet := register(t, cat, oldShare, 2, "alice", "bob")[0].Set
-	if err := cat.Append(store.RetiredSet{Set: oldSet, Reason: "of no KCV"}); err != nil {
-		t.Fatal(err)
-	}
-	for i, kcv := range []string{from.KCV().String(), to.KCV().String()} {
-		set := store.PartSet{Set: []string{"0000001d", "0000002d"}[i], Share: 1, Shares: 1, Needed: 2, KCV: kcv}
+	for i, kcv := range []string{"", from.KCV().String(), to.KCV().String()} {
+		set := store.PartSet{Set: []string{"0000000d", "0000001d", "0000002d"}[i], Share: 1, Shares: 1, Needed: 2, KCV: kcv}
 		for n, name := range []string{"alice", "bob"} {
 			set.Custodians = append(set.Custodians, store.Custodian{Index: n + 1, Name: name, Commitment: make([]byte, 32)})
 		}
@@ -75,6 +71,9 @@ func TestRekey(t *testing.T) {
 		}
 	}
 
+	if err := cat.Append(store.RetiredSet{Set: "0000000d", Reason: "of no KCV"}); err != nil {
+		t.Fatal(err)
+	}
 	o := RekeyOptions{Shares: 2, Program: "hsmbackup test", Why: "routine"}
 	r, err := Rekey(ctx, cat, latest(t, cat), from, to, o)
 	if err != nil {
@@ -488,4 +487,12 @@ func TestRekeyWantsTheAnchor(t *testing.T) {
 	if _, err := Rekey(context.Background(), cat, []*store.Snapshot{s}, from, keyOf(t, newShare(t, 50)), RekeyOptions{}); ClassOf(err) != Damaged {
 		t.Errorf("%v", err)
 	}
+}
+
+func codeOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
 }

@@ -62,10 +62,7 @@ func TestFault16SwappedBlobs(t *testing.T) {
 			defer key.Wipe()
 			verify := func(cat *store.Catalog) *Verification {
 				t.Helper()
-				all, err := read(t, cat).Snapshots, error(nil)
-				if err != nil {
-					t.Fatal(err)
-				}
+				all := read(t, cat).Snapshots
 				v, err := VerifyOffline(ctx, cat, all, key, Options{})
 				if err != nil {
 					t.Fatal(err)
@@ -90,10 +87,7 @@ func TestFault16SwappedBlobs(t *testing.T) {
 					t.Errorf("opened, key %d: %+v", k.Reference, k)
 				}
 			}
-			all, err := read(t, cat).Snapshots, error(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			all := read(t, cat).Snapshots
 			if v, err = rehearse(t, cat, nil, all, share); err != nil || v.OK() || !v.Damaged() {
 				t.Errorf("drilled: %+v, %v", v, err)
 			}

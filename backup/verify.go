@@ -72,8 +72,6 @@ type Verification struct {
 	Copies []CopyState
 	// Took is how long a drill took, from the first share to the last key used.
 	Took time.Duration
-	// Keepers are the sets of parts in use, where they were looked at.
-	Keepers []KeptSet
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
 }

@@ -51,5 +51,12 @@ func (s *Share) Wipe() {
 	}
 }
 
+// WipeShares wipes all of a list.
+func WipeShares(shares []*Share) {
+	for _, s := range shares {
+		s.Wipe()
+	}
+}
+
 // Format never gives the secret.
 func (s Share) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }

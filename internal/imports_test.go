@@ -43,6 +43,10 @@ var mayImport = map[string][]string{
 	"store":  {"internal/secret"},
 	"backup": with(values, "dkek", "store", "internal/schsm", "internal/apdu"),
 
+	"internal/custody": {"backup", "dkek", "store", "internal/harmless", "internal/newfile", "internal/pkcs15",
+		"internal/pubkey", "internal/secret", "internal/sheet", "internal/words"},
+	"internal/newfile": nil,
+
 	"internal/schsm":     {"internal/apdu", "internal/tlv", "internal/pkcs15", "internal/cvc", "internal/pubkey", "internal/curve", "internal/cmac", "internal/secret"},
 	"internal/pcsc":      {"internal/apdu"},
 	"internal/softtoken": with(values, "internal/apdu", "dkek"),
@@ -70,6 +74,7 @@ var never = map[string][]string{
 	"store":              {"dkek", "internal/apdu", "internal/schsm", "internal/pcsc", "internal/softtoken"},
 	"internal/softtoken": {"internal/schsm", "store", "internal/pcsc"},
 	"internal/schsm":     {"dkek", "store", "internal/pcsc", "internal/softtoken"},
+	"internal/custody":   {"internal/pcsc", "internal/softtoken", "internal/vpcd", "internal/terminal"},
 	"backup":             {"internal/pcsc", "internal/softtoken", "internal/vpcd", "internal/terminal", "internal/words"},
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -147,7 +148,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 			return err
 		}
 		defer key.Wipe()
-		wipeShares(shares)
+		dkek.WipeShares(shares)
 		options.Key = key
 	}
 	if first {
@@ -246,7 +247,7 @@ func wrappedFiles(args []string) (files []backup.AdoptFile, unread []unreadFile,
 		} else {
 			seen[clean] = true
 		}
-		content, err := readSmall(path)
+		content, err := custody.ReadFile(path)
 		if inFolder && !isWrapped(path, content, err) {
 			passedOver++
 			return

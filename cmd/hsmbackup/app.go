@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/schsm"
 	from "hsmbackup/internal/source"
@@ -36,7 +37,7 @@ type app struct {
 
 	flags sharedFlags
 	// gathered is what --share brought, once it was looked at.
-	gathered *material
+	gathered *custody.Material
 	// changed: a token or the catalog is not as it was before.
 	changed bool
 	// damaged says what of the catalog does not check out; nil if all does.
@@ -60,7 +61,7 @@ func newApp() *app {
 // run carries out one command line and gives the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	defer a.secrets.Wipe()
-	defer func() { a.gathered.wipe() }()
+	defer func() { a.gathered.Wipe() }()
 	root := newRoot(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

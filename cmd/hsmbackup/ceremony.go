@@ -5,6 +5,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/store"
 )
 
@@ -31,7 +32,7 @@ func setUpCeremonies(s backup.SetUp, serial string, kcvs []dkek.KCV) []store.Cer
 	for i, set := range s.Sets {
 		c := store.Ceremony{Job: s.Origin, Token: serial, Outcome: "done"}
 		if i < len(kcvs) {
-			c.KCV = kcvText(kcvs[i])
+			c.KCV = custody.KCVText(kcvs[i])
 		}
 		switch missing := set.Shares - len(set.Load); {
 		case set.Shares == 0:

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
 
@@ -122,7 +123,7 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 			}
 			data.domains = p.Snapshot.Token.Domains
 			data.unlock(shares)
-			wipeShares(shares)
+			dkek.WipeShares(shares)
 		}
 		pin := o.toPIN.source
 		if o.toPIN.text == "" {

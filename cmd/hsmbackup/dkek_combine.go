@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -57,13 +56,13 @@ all of them. The parts stay valid.`,
 }
 
 func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
-	if _, err := os.Lstat(f.out); err == nil {
-		return failf("exists", "", "%s exists already, and nothing is ever overwritten", f.out)
+	if err := custody.NotThere(f.out); err != nil {
+		return err
 	}
 	// --password is for the new file.
 	for i := range a.flags.shareArgs {
-		if s := &a.flags.shareArgs[i]; !s.ownPassword {
-			s.password = source{Flag: "--share " + s.file + ",password=", Kind: "prompt"}
+		if s := &a.flags.shareArgs[i]; !s.OwnPassword {
+			s.Password = a.passwordFrom(source{Flag: "--share " + s.File + ",password=", Kind: "prompt"})
 		}
 	}
 	cat, notRecorded, err := a.catalogToRecord()
@@ -71,17 +70,21 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	one, of, err := a.combined(ctx, cat)
+	m, err := a.gather(ctx, cat)
+	if err != nil {
+		return err
+	}
+	one, of, err := m.Combined(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer one.Wipe()
-	password, err := a.newPassword(ctx, f.dkekCreate)
+	password, err := a.newPassword(ctx, f.weak)
 	if err != nil {
 		return err
 	}
 	defer password.Wipe()
-	kcv, err := a.writeShare(ctx, f.out, one, password)
+	kcv, err := custody.WriteShare(ctx, desk{a}, f.out, one, password)
 	if err != nil {
 		return err
 	}
@@ -92,7 +95,7 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 	if notRecorded != "" {
 		a.note("not recorded in the catalog: %s", notRecorded)
 	}
-	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: a.gathered.setNames(), Outcome: "done"})
+	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: m.SetNames(), Outcome: "done"})
 	if a.flags.json {
 		return a.document(struct {
 			File string `json:"file"`
@@ -100,39 +103,14 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		}{f.out, kcv.String()})
 	}
 	a.printf("%s: share written, read back and opened", terminal.Printable(f.out))
-	switch m := a.gathered; {
-	case m.count() > 1:
-		a.printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, count(m.count(), "share"))
-	case len(m.sets) == 1 && m.sets[0].Shares > 1:
-		a.printf("it is share %d of %d of the recovery key", m.sets[0].Share, m.sets[0].Shares)
+	switch {
+	case m.Count() > 1:
+		a.printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, count(m.Count(), "share"))
+	case len(m.Sets) == 1 && m.Sets[0].Shares > 1:
+		a.printf("it is share %d of %d of the recovery key", m.Sets[0].Share, m.Sets[0].Shares)
 	default:
 		a.printf("KCV %s, if this is the only share", kcv)
 	}
 	a.next("keep the file and its password apart; whoever has both needs no custodian")
 	return nil
-}
-
-// combined gives the one share that was brought together, or one that stands for
-// several; and the KCV of the recovery key, if its parts tell. The caller wipes
-// the share.
-func (a *app) combined(ctx context.Context, cat *store.Catalog) (*dkek.Share, dkek.KCV, error) {
-	m, err := a.gather(ctx, cat)
-	if err != nil {
-		return nil, dkek.KCV{}, err
-	}
-	if m.count() == 1 {
-		shares, err := a.openShares(ctx, cat)
-		if err != nil {
-			return nil, dkek.KCV{}, err
-		}
-		return shares[0], m.kcv(), nil
-	}
-	key, shares, err := a.openKey(ctx, cat)
-	if err != nil {
-		return nil, dkek.KCV{}, err
-	}
-	defer key.Wipe()
-	wipeShares(shares)
-	one, err := dkek.ShareFromBytes(append([]byte(nil), key.Bytes()...))
-	return one, key.KCV(), err
 }

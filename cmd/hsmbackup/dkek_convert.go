@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"os"
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 )
 
@@ -39,50 +38,35 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 	if o.out == "" {
 		return usagef("", "--out FILE is missing: it names the file to write the share to")
 	}
-	if _, err := os.Lstat(o.out); err == nil {
-		return failf("exists", "", "%s exists already, and nothing is ever overwritten", o.out)
+	if err := custody.NotThere(o.out); err != nil {
+		return err
 	}
-	var args []shareArg
-	for _, text := range names {
-		s, err := a.parseShare("", text)
-		if err != nil {
-			return err
-		}
-		if !s.ownPassword { // --password is for the new file
-			s.password = source{Flag: text + ",password=", Kind: "prompt"}
-		}
-		a.secrets.DropEnvironment(s.password)
-		args = append(args, s)
-	}
-	args, err := withSheets(args)
+	given, err := a.parseShares("", names)
 	if err != nil {
 		return err
 	}
-	for _, s := range args {
-		if s.err != nil {
-			return s.err
-		}
-		if !dkek.IsPBE(s.content) {
-			return failf("not-a-share", "parts of custodians: `hsmbackup dkek combine --share FILE… --out NEW.pbe`", "%s is neither a share file nor sheets of sc-hsm-tool", s.file)
-		}
-	}
-	if len(args) > 1 {
-		return usagef("convert them one by one", "%d shares are given: each gets a file of its own", len(args))
-	}
-	shares, errs, err := a.openPBEs(ctx, args)
-	if err == nil {
-		err = errs[0]
-	}
+	one, err := custody.OneShareFile(given, func(g custody.Given) error {
+		return failf("not-a-share", "parts of custodians: `hsmbackup dkek combine --share FILE… --out NEW.pbe`", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
+	}, func(n int) error {
+		return usagef("convert them one by one", "%d shares are given: each gets a file of its own", n)
+	})
 	if err != nil {
 		return err
 	}
-	defer wipeShares(shares)
-	password, err := a.newPassword(ctx, o)
+	if !one.OwnPassword { // --password is for the new file
+		one.Password = a.passwordFrom(source{Flag: one.File + ",password=", Kind: "prompt"})
+	}
+	share, err := a.opener().OpenFile(ctx, one)
+	if err != nil {
+		return err
+	}
+	defer share.Wipe()
+	password, err := a.newPassword(ctx, o.weak)
 	if err != nil {
 		return err
 	}
 	defer password.Wipe()
-	kcv, err := a.writeShare(ctx, o.out, shares[0], password)
+	kcv, err := custody.WriteShare(ctx, desk{a}, o.out, share, password)
 	if err != nil {
 		return err
 	}
@@ -93,14 +77,14 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 			From string `json:"from"`
 			Kind string `json:"kind"`
 			KCV  string `json:"kcv"`
-		}{o.out, args[0].file, args[0].kind(), kcv.String()})
+		}{o.out, one.File, one.Kind(), kcv.String()})
 	}
-	a.printf("%s: the share of %s written, read back and opened", terminal.Printable(o.out), terminal.Printable(args[0].file))
+	a.printf("%s: the share of %s written, read back and opened", terminal.Printable(o.out), terminal.Printable(one.File))
 	a.printf("KCV %s, if this is the only share", kcv)
 	old := "its password"
-	if len(args[0].sheets) > 0 {
+	if one.BySheets() {
 		old = "its sheets"
 	}
-	a.next("%s with %s still opens the same share: keep both or destroy both", args[0].file, old)
+	a.next("%s with %s still opens the same share: keep both or destroy both", one.File, old)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/store"
 )
 
@@ -73,26 +74,26 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	if err != nil {
 		return err
 	}
-	given := m.count()
+	given := m.Count()
 	if missing < given {
 		return failf("too-many-shares", "", "%s misses %s, %d are given", t.name(), count(missing, "share"), given)
 	}
-	for _, s := range m.sets {
+	for _, s := range m.Sets {
 		if s.Shares != slots {
-			return failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.describe(), count(s.Shares, "share"), t.name(), slots)
+			return failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.Describe(), count(s.Shares, "share"), t.name(), slots)
 		}
 	}
 	whole := missing == slots && slots == given
-	shares, err := a.openShares(ctx, cat)
+	shares, err := m.Open(ctx, cat)
 	if err != nil {
 		return err
 	}
-	defer wipeShares(shares)
+	defer dkek.WipeShares(shares)
 	// The shares give the recovery key only if they are all of it.
 	var key *dkek.Key
 	var expect dkek.KCV
 	if whole {
-		key, err = m.key(shares)
+		key, err = m.Key(shares)
 	} else if key, err = dkek.Combine(shares...); given == 1 {
 		err = nil // a share by itself may be anything
 	}
@@ -104,9 +105,9 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	case whole:
 		expect = key.KCV()
 	case missing == given:
-		expect = m.kcv()
+		expect = m.KCV()
 	}
-	note, err := backup.TrustToken(ctx, t.card, cat, kcvText(expect), a.trust(t))
+	note, err := backup.TrustToken(ctx, t.card, cat, custody.KCVText(expect), a.trust(t))
 	if err != nil {
 		return err
 	}
@@ -135,9 +136,9 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	}
 	of := kcv
 	if of.IsZero() {
-		of = m.kcv()
+		of = m.KCV()
 	}
-	a.ceremony(cat, store.Ceremony{Job: "load", KCV: kcvText(of), Sets: m.setNames(), Token: t.serial, Outcome: outcome})
+	a.ceremony(cat, store.Ceremony{Job: "load", KCV: custody.KCVText(of), Sets: m.SetNames(), Token: t.serial, Outcome: outcome})
 	if notRecorded != "" {
 		a.note("not recorded that these shares were seen: %s", notRecorded)
 	}
@@ -146,7 +147,7 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 			Serial      string `json:"serial"`
 			KCV         string `json:"kcv"`
 			Outstanding int    `json:"outstanding"`
-		}{t.serial, kcvText(kcv), missing - given})
+		}{t.serial, custody.KCVText(kcv), missing - given})
 	}
 	if kcv.IsZero() {
 		a.printf("%s loaded into %s, %s missing", count(given, "share"), t.name(), fmt.Sprint(missing-given))

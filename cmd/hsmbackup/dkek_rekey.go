@@ -67,7 +67,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	case len(o.newShares) == 0:
 		return usagef("`hsmbackup dkek create` makes them", "the shares of the new recovery key are missing: --new-share FILE for each")
 	}
-	next, err := a.parseNewShares(o.newShares)
+	next, err := a.parseShares("--new-share", o.newShares)
 	if err != nil {
 		return err
 	}
@@ -95,14 +95,18 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return err
 	}
 	defer from.Wipe()
-	wipeShares(shares)
-	sets := a.gathered.setNames()
-	to, shares, err := a.openKeyOf(ctx, cat, next)
+	dkek.WipeShares(shares)
+	m, err := a.opener().Gather(ctx, cat, next)
+	if err != nil {
+		return err
+	}
+	defer m.Wipe()
+	to, shares, err := m.OpenKey(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer to.Wipe()
-	wipeShares(shares)
+	dkek.WipeShares(shares)
 	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: program(), Progress: a.steps})
 	a.progress.Close()
 	if err != nil {
@@ -111,7 +115,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	left := r.Left()
 	if r.Any() {
 		a.changed = true
-		a.recordRekey(cat, r, o.why, slices.Concat(sets, a.gathered.setNames(), r.Retired), left)
+		a.recordRekey(cat, r, o.why, slices.Concat(a.gathered.SetNames(), m.SetNames(), r.Retired), left)
 		state, err := cat.Read()
 		if err != nil {
 			return err
@@ -119,30 +123,6 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		r.Head = state.Head
 	}
 	return a.printRekey(r, o.why, left)
-}
-
-// parseNewShares reads --new-share as the other shares were read.
-func (a *app) parseNewShares(texts []string) ([]shareArg, error) {
-	var list []shareArg
-	for _, text := range texts {
-		s, err := a.parseShare("--new-share", text)
-		if err != nil {
-			return nil, err
-		}
-		a.secrets.DropEnvironment(s.password)
-		list = append(list, s)
-	}
-	return withSheets(list)
-}
-
-// openKeyOf is openKey for other shares than those of --share, which are done
-// with.
-func (a *app) openKeyOf(ctx context.Context, cat *store.Catalog, args []shareArg) (*dkek.Key, []*dkek.Share, error) {
-	before := a.flags.shareArgs
-	a.gathered.wipe()
-	a.flags.shareArgs, a.gathered = args, nil
-	defer func() { a.flags.shareArgs = before }()
-	return a.openKey(ctx, cat)
 }
 
 // askWhy asks for the reason, and says what follows from it.

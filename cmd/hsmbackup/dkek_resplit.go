@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"hsmbackup/dkek"
 )
 
 func newDKEKResplitCommand(a *app) *cobra.Command {
@@ -38,9 +40,6 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 	if len(a.flags.shareArgs) == 0 {
 		return usagef("", "--share FILE is missing: it names the parts that bring the share together")
 	}
-	if err := a.canHandOut(h); err != nil {
-		return err
-	}
 	cat, err := a.custodyCatalog(ctx, h)
 	if err != nil {
 		return err
@@ -51,25 +50,25 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 		return err
 	}
 	switch {
-	case len(m.sets) == 0:
+	case len(m.Sets) == 0:
 		return usagef("`hsmbackup dkek split FILE` splits a share file", "no parts are given to be split anew")
-	case m.count() > 1:
-		return usagef("", "%d shares are given: each is split by itself", m.count())
+	case m.Count() > 1:
+		return usagef("", "%d shares are given: each is split by itself", m.Count())
 	}
-	old := m.sets[0]
-	h.share, h.shares, h.kcv, h.retires = old.Share, old.Shares, old.KCV, old.Set
-	shares, err := a.openShares(ctx, cat)
+	old := m.Sets[0]
+	h.Share, h.Shares, h.KCV, h.Retires = old.Share, old.Shares, old.KCV, old.Set
+	shares, err := m.Open(ctx, cat)
 	if err != nil {
 		return err
 	}
-	defer wipeShares(shares)
+	defer dkek.WipeShares(shares)
 	if err := a.splitAndPrint(ctx, cat, h, shares[0]); err != nil {
 		return err
 	}
-	if old.known == nil {
+	if !old.Known() {
 		a.note("set %s is not in this catalog, so it is not marked as retired", old.Set)
 	}
-	here, missing := old.who()
+	here, missing := old.Who()
 	a.note("the parts of set %s stay valid: any %d of them still bring this very share together", old.Set, old.Needed)
 	a.next("have them destroyed, all %d: those of %s", old.Total, strings.Join(append(here, missing...), ", "))
 	return nil

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/backup"
-	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -111,7 +109,7 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	defer closeCatalog(cat)
 	// A part or an answer says by itself which set it is of, and that may be one
 	// that nobody calls any more.
-	var sets []backup.KeptSet
+	var sets []custody.KeptSet
 	if len(o.custodians) > 0 || !shares && !o.record {
 		if sets, err = a.called(cat, o.custodians); err != nil {
 			return err
@@ -123,7 +121,7 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	case o.record:
 		return a.recordAnswers(ctx, cat, o, args)
 	}
-	call, err := backup.Call(cat, a.now())
+	call, err := custody.Call(cat, a.now())
 	if err != nil {
 		return err
 	}
@@ -134,57 +132,12 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 }
 
 // called gives the sets that --custodian is about.
-func (a *app) called(cat *store.Catalog, names []string) ([]backup.KeptSet, error) {
+func (a *app) called(cat *store.Catalog, names []string) ([]custody.KeptSet, error) {
 	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	return backup.Called(backup.Keepers(state, a.now()), names)
-}
-
-// openParts reads the parts of --share.
-func (a *app) openParts(ctx context.Context) ([]*dkek.Part, error) {
-	var list []*dkek.Part
-	for _, s := range a.flags.shareArgs {
-		if s.err != nil {
-			wipeParts(list)
-			return nil, s.err
-		}
-		if s.typed {
-			p, err := a.typePart(ctx, "The part that answers.", "", nil)
-			if err == nil && p == nil {
-				err = failf("no-part", "", "no part was typed")
-			}
-			if err != nil {
-				wipeParts(list)
-				return nil, err
-			}
-			list = append(list, p)
-			continue
-		}
-		s, err := a.unseal(ctx, s)
-		if err != nil {
-			wipeParts(list)
-			return nil, fmt.Errorf("%s: %w", s.file, err)
-		}
-		if !dkek.IsPart(s.content) {
-			wipeParts(list)
-			return nil, failf("not-a-part", "`hsmbackup dkek check "+shellQuoted(s.file)+"` says what it is", "%s is no custodian's part", s.file)
-		}
-		p, err := s.parsePart()
-		if err != nil {
-			wipeParts(list)
-			return nil, &failure{Exit: exitFailed, Code: "bad-part", Message: fmt.Sprintf("%s: %v", s.file, err), Err: err}
-		}
-		list = append(list, p)
-	}
-	return list, nil
-}
-
-func wipeParts(parts []*dkek.Part) {
-	for _, p := range parts {
-		p.Wipe()
-	}
+	return custody.Called(custody.Keepers(state, a.now()), names)
 }
 
 // answerCall is the custodian's side; it needs no catalog and leaves nothing
@@ -200,59 +153,27 @@ func (a *app) answerCall(ctx context.Context, text string) error {
 		}
 		text = line
 	}
-	challenge, err := dkek.ParseChallenge([]byte(text))
-	if err != nil {
-		return mistyped("challenge", err)
-	}
-	if until := challenge.Day.Add(backup.ChallengeGood); a.now().After(until) {
-		a.note("warning: this challenge is of %s: answers to it were taken until %s", challenge.Day.Format(time.DateOnly), until.Format(time.DateOnly))
-	}
-	parts, err := a.openParts(ctx)
+	answers, err := a.opener().Answer(ctx, text, a.flags.shareArgs, a.now())
 	if err != nil {
 		return err
 	}
-	defer wipeParts(parts)
-	doc := struct {
-		Answers []jsonGiven `json:"answers"`
-	}{[]jsonGiven{}}
-	for _, p := range parts {
-		doc.Answers = append(doc.Answers, jsonGiven{p.Set, p.Index, p.Answer(challenge).Text()})
-	}
 	if a.flags.json {
-		return a.document(doc)
+		return a.document(struct {
+			Answers []custody.GivenAnswer `json:"answers"`
+		}{answers})
 	}
-	for _, g := range doc.Answers {
+	for _, g := range answers {
 		a.printf("%s", g.Answer)
 	}
 	return nil
 }
 
-type jsonGiven struct {
-	Set    string `json:"set"`
-	Index  int    `json:"index"`
-	Answer string `json:"answer"`
-}
-
-// mistyped is about a text with an error in it: nothing stored is damaged.
-func mistyped(what string, err error) error {
-	code := "bad-" + what
-	return &failure{Exit: exitFailed, Code: code, Message: err.Error(), Err: err, Hints: []string{"copy it whole, in one piece; it is no secret"}}
-}
-
 type jsonRollCall struct {
-	Challenge string        `json:"challenge,omitempty"`
-	Good      string        `json:"good_until,omitempty"`
-	Answers   []jsonAnswer  `json:"answers"`
-	Open      []jsonCall    `json:"open,omitempty"`
-	Sets      []jsonPartSet `json:"part_sets"`
-}
-
-type jsonAnswer struct {
-	Set       string `json:"set"`
-	Index     int    `json:"index"`
-	Custodian string `json:"custodian"`
-	OK        bool   `json:"ok"`
-	Reason    string `json:"reason"`
+	Challenge string            `json:"challenge,omitempty"`
+	Good      string            `json:"good_until,omitempty"`
+	Answers   []custody.Came    `json:"answers"`
+	Open      []jsonCall        `json:"open,omitempty"`
+	Sets      []custody.PartSet `json:"part_sets"`
 }
 
 type jsonCall struct {
@@ -262,10 +183,10 @@ type jsonCall struct {
 }
 
 // giveChallenge is the first step without a terminal.
-func (a *app) giveChallenge(call backup.OpenCall, sets []backup.KeptSet) error {
+func (a *app) giveChallenge(call custody.OpenCall, sets []custody.KeptSet) error {
 	a.changed = true
 	if a.flags.json {
-		return a.document(jsonRollCall{Challenge: call.Challenge, Good: call.Good().Format(time.DateOnly), Answers: []jsonAnswer{}, Sets: a.partSets(sets)})
+		return a.document(jsonRollCall{Challenge: call.Challenge, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
 	}
 	a.printf("%s", call.Challenge)
 	a.next("each custodian: `hsmbackup dkek rollcall --answer %s --share FILE`", call.Challenge)
@@ -273,49 +194,14 @@ func (a *app) giveChallenge(call backup.OpenCall, sets []backup.KeptSet) error {
 	return nil
 }
 
-// answers collects what came of each answer.
-type answers struct {
-	list []jsonAnswer
-	sets []string
-	kcv  string
+// recordCall leaves a ceremony behind if anybody answered.
+func (a *app) recordCall(r *custody.Roll, missing []string) {
+	if c, any := r.Ceremony(missing); any {
+		a.ceremony(r.Cat, c)
+	}
 }
 
-func (s *answers) add(got backup.Answered, set string, index int, err error) {
-	j := jsonAnswer{Set: set, Index: index, Custodian: got.Keeper.Name, OK: err == nil}
-	if err != nil {
-		j.Reason = err.Error()
-	} else if !slices.Contains(s.sets, set) {
-		s.sets, s.kcv = append(s.sets, set), got.Set.KCV
-	}
-	s.list = append(s.list, j)
-}
-
-// names gives who has answered.
-func (s *answers) names() (list []string) {
-	for _, j := range s.list {
-		if j.OK && !slices.Contains(list, j.Custodian) {
-			list = append(list, j.Custodian)
-		}
-	}
-	return list
-}
-
-// record leaves a ceremony behind if anybody answered.
-func (a *app) recordCall(cat *store.Catalog, s *answers, missing []string) {
-	if len(s.names()) == 0 {
-		return
-	}
-	c := store.Ceremony{Job: "roll-call", Sets: s.sets, Outcome: strings.Join(s.names(), ", ") + " answered"}
-	if len(s.sets) == 1 {
-		c.KCV = s.kcv
-	}
-	if len(missing) > 0 {
-		c.Outcome += "; not " + strings.Join(missing, ", ")
-	}
-	a.ceremony(cat, c)
-}
-
-func (a *app) printAnswered(got backup.Answered) {
+func (a *app) printAnswered(got custody.Answered) {
 	again := ""
 	if got.Before {
 		again = "; this answer was recorded before, and counts once"
@@ -323,24 +209,27 @@ func (a *app) printAnswered(got backup.Answered) {
 	a.printf("%s has part %d of set %s%s", terminal.Printable(got.Keeper.Name), got.Keeper.Index, got.Set.Set, again)
 }
 
+func (a *app) roll(cat *store.Catalog, o rollCall) *custody.Roll {
+	return &custody.Roll{Cat: cat, Only: o.custodians, Now: a.now()}
+}
+
 // answerHere has parts that are at hand answer at once.
 func (a *app) answerHere(ctx context.Context, cat *store.Catalog, o rollCall) error {
-	parts, err := a.openParts(ctx)
+	parts, err := a.opener().OpenParts(ctx, a.flags.shareArgs)
 	if err != nil {
 		return err
 	}
-	defer wipeParts(parts)
-	var came answers
+	r := a.roll(cat, o)
 	var refused error
 	for i, p := range parts {
-		got, err := backup.AnswerWith(cat, p, o.custodians, a.now())
-		if err != nil && !backup.IsRefusal(err) {
+		defer p.Wipe()
+		got, bad, err := r.TakePart(p)
+		if err != nil {
 			return err
 		}
-		came.add(got, p.Set, p.Index, err)
-		refused = a.answered(got, a.flags.shareArgs[i].file, err, refused)
+		refused = a.answered(got, a.flags.shareArgs[i].File, bad, refused)
 	}
-	return a.closeCall(cat, &came, refused)
+	return a.closeCall(r, refused)
 }
 
 // recordAnswers is the second step without a terminal.
@@ -348,48 +237,27 @@ func (a *app) recordAnswers(ctx context.Context, cat *store.Catalog, o rollCall,
 	if len(texts) == 0 {
 		return usagef("", "--record takes the answers that came: hsmansw1…")
 	}
-	var came answers
+	r := a.roll(cat, o)
 	var refused error
 	for i, text := range texts {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		got, answer, err := a.recordAnswer(cat, text, o.custodians)
-		if err != nil && !isAnswerError(err) {
+		got, bad, err := r.Take(text)
+		if err != nil {
 			return err
 		}
 		what := ""
 		if len(texts) > 1 {
 			what = fmt.Sprintf("answer %d", i+1)
 		}
-		if answer == nil {
-			answer = &dkek.Answer{}
-		}
-		came.add(got, answer.Set, answer.Index, err)
-		refused = a.answered(got, what, err, refused)
+		refused = a.answered(got, what, bad, refused)
 	}
-	return a.closeCall(cat, &came, refused)
-}
-
-// recordAnswer reads, checks and records one answer.
-func (a *app) recordAnswer(cat *store.Catalog, text string, only []string) (backup.Answered, *dkek.Answer, error) {
-	answer, err := dkek.ParseAnswer([]byte(text))
-	if err != nil {
-		return backup.Answered{}, nil, mistyped("answer", err)
-	}
-	got, err := backup.RecordAnswer(cat, answer, only, a.now())
-	return got, answer, err
-}
-
-// isAnswerError tells what is wrong with an answer from what is wrong with the
-// catalog.
-func isAnswerError(err error) bool {
-	var f *failure
-	return errors.As(err, &f) || backup.IsRefusal(err)
+	return a.closeCall(r, refused)
 }
 
 // answered reports one answer; a refusal is kept as the error if it is the first.
-func (a *app) answered(got backup.Answered, what string, err, first error) error {
+func (a *app) answered(got custody.Answered, what string, err, first error) error {
 	if err == nil {
 		a.changed = true
 		if !a.flags.json {
@@ -411,17 +279,18 @@ func (a *app) answered(got backup.Answered, what string, err, first error) error
 
 // closeCall records who answered and gives how it ended: with answers that were
 // refused beside good ones it is incomplete.
-func (a *app) closeCall(cat *store.Catalog, came *answers, refused error) error {
-	a.recordCall(cat, came, nil)
-	if refused != nil && len(came.names()) == 0 {
+func (a *app) closeCall(r *custody.Roll, refused error) error {
+	a.recordCall(r, nil)
+	if refused != nil && len(r.Names()) == 0 {
 		return refused
 	}
-	sets, err := a.setsInUse(cat)
+	state, err := r.Cat.Read()
 	if err != nil {
 		return err
 	}
+	sets := custody.InUse(state, a.now())
 	if a.flags.json {
-		if err := a.document(jsonRollCall{Answers: came.list, Sets: a.partSets(sets)}); err != nil {
+		if err := a.document(jsonRollCall{Answers: r.Came, Sets: a.partSets(sets)}); err != nil {
 			return err
 		}
 	}
@@ -438,52 +307,20 @@ func (a *app) closeCall(cat *store.Catalog, came *answers, refused error) error 
 }
 
 // callRoll asks for answers at a terminal.
-func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call backup.OpenCall, sets []backup.KeptSet, o rollCall) error {
+func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.OpenCall, sets []custody.KeptSet, o rollCall) error {
 	a.changed = true
 	for _, s := range sets {
 		a.printKeepers(s)
 	}
 	a.printf("challenge: %s", call.Challenge)
 	a.printf("each custodian, on any computer: hsmbackup dkek rollcall --answer %s --share FILE", call.Challenge)
-	waiting := map[string]string{} // SET/INDEX: name
-	var order []string
-	for _, s := range sets {
-		for _, k := range s.Keepers {
-			if len(o.custodians) == 0 || slices.Contains(o.custodians, k.Name) {
-				part := fmt.Sprintf("%s/%d", s.Set, k.Index)
-				waiting[part], order = k.Name, append(order, part)
-			}
-		}
+	r := a.roll(cat, o)
+	asked, open, missing, err := r.Ask(ctx, desk{a}, sets, a.printAnswered)
+	if err != nil {
+		return err
 	}
-	var came answers
-	for len(waiting) > 0 {
-		line, err := a.tty.ReadLine(ctx, fmt.Sprintf("answer, %d still missing (Enter alone ends):", len(waiting)))
-		if errors.Is(err, terminal.ErrNoAnswer) || err == nil && strings.TrimSpace(line) == "" {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		got, answer, err := a.recordAnswer(cat, line, o.custodians)
-		switch {
-		case err != nil && !isAnswerError(err):
-			return err
-		case err != nil:
-			a.note("%s", err)
-		default:
-			came.add(got, answer.Set, answer.Index, nil)
-			delete(waiting, fmt.Sprintf("%s/%d", answer.Set, answer.Index))
-			a.printAnswered(got)
-		}
-	}
-	var missing []string
-	for _, part := range order {
-		if name, ok := waiting[part]; ok && !slices.Contains(missing, name) {
-			missing = append(missing, name)
-		}
-	}
-	a.recordCall(cat, &came, missing)
-	a.printf("%d of %d have answered", len(order)-len(waiting), len(order))
+	a.recordCall(r, missing)
+	a.printf("%d of %d have answered", asked-open, asked)
 	exits := exitSet{}
 	message, hints := "", []string{}
 	if len(missing) > 0 {
@@ -521,18 +358,18 @@ func (a *app) listKeepers(o rollCall) error {
 	if err != nil {
 		return err
 	}
-	sets := backup.Keepers(state, a.now())
+	sets := custody.Keepers(state, a.now())
 	if len(o.custodians) > 0 {
-		if sets, err = backup.Called(sets, o.custodians); err != nil {
+		if sets, err = custody.Called(sets, o.custodians); err != nil {
 			return err
 		}
 	}
-	open, err := backup.OpenCalls(cat, a.now())
+	open, err := custody.OpenCalls(cat, a.now())
 	if err != nil {
 		return err
 	}
 	if a.flags.json {
-		doc := jsonRollCall{Answers: []jsonAnswer{}, Sets: a.partSets(sets)}
+		doc := jsonRollCall{Answers: []custody.Came{}, Sets: a.partSets(sets)}
 		for _, c := range open {
 			doc.Open = append(doc.Open, jsonCall{c.Challenge, c.Good().Format(time.DateOnly), append([]string{}, c.Answered...)})
 		}

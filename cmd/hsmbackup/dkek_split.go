@@ -3,23 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
+	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
 )
-
-// canHandOut tells before anything is made that there is a way to hand parts
-// out.
-func (a *app) canHandOut(h *handOut) error {
-	if h.dir == "" && !a.tty.Available() {
-		return usagef("", "there is no terminal to show the parts on: --out DIR writes them to files")
-	}
-	return nil
-}
 
 // newShare makes a share of the random numbers of this computer and, if one is
 // attached or named, those of a token. It tells which one.
@@ -45,25 +38,19 @@ func (a *app) newShare(ctx context.Context) (*dkek.Share, string, error) {
 }
 
 // custodyCatalog opens the catalog that knows the custodians, and makes it if
-// there is none. Files that are in the way end it here, unless an interrupted
-// run left them, and so do recipients that would lock a part in its own box.
-func (a *app) custodyCatalog(ctx context.Context, h *handOut) (*store.Catalog, error) {
+// there is none. What is in the way of a hand-out ends it here, and so do
+// recipients that would lock a part in its own box.
+func (a *app) custodyCatalog(ctx context.Context, h *custody.HandOut) (*store.Catalog, error) {
 	cat, err := a.existingCatalog()
 	if err != nil {
 		return nil, err
 	}
-	var pending []string
-	if cat != nil {
-		pending, err = cat.Journal().Keys(handOutNotes)
-	}
-	if err == nil && len(pending) == 0 {
-		err = h.nothingThere()
-	}
+	err = h.Begin(desk{a}, cat)
 	if err == nil && cat == nil {
 		cat, err = a.makeCatalog()
 	}
 	if err == nil {
-		err = a.guardRecipients(ctx, cat, h)
+		err = h.GuardRecipients(cat, func() ([]*pubkey.Key, error) { return a.keysAtHand(ctx) })
 	}
 	if err != nil {
 		closeCatalog(cat)
@@ -72,13 +59,54 @@ func (a *app) custodyCatalog(ctx context.Context, h *handOut) (*store.Catalog, e
 	return cat, nil
 }
 
+// keysAtHand are the keys on the tokens at hand.
+func (a *app) keysAtHand(ctx context.Context) (keys []*pubkey.Key, err error) {
+	found, err := a.tokensAtHand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer closeTokens(found)
+	for _, t := range found {
+		inv, err := backup.Take(ctx, t.card)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range inv.Keys {
+			if k.Public != nil {
+				keys = append(keys, k.Public)
+			}
+		}
+	}
+	return keys, nil
+}
+
+// tokensAtHand are the token that was named, or else all that are attached;
+// none, where this computer has no readers.
+func (a *app) tokensAtHand(ctx context.Context) ([]*token, error) {
+	if a.flags.token != "" {
+		t, err := a.openToken(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return []*token{t}, nil
+	}
+	found, _, err := a.attached(ctx)
+	if err != nil {
+		return nil, ctx.Err()
+	}
+	return found, nil
+}
+
+func closeTokens(list []*token) {
+	for _, t := range list {
+		t.close()
+	}
+}
+
 // createSplit makes a share and hands out its parts.
 func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 	h, err := f.plan("create", a.flags.who)
 	if err != nil {
-		return err
-	}
-	if err := a.canHandOut(h); err != nil {
 		return err
 	}
 	cat, err := a.custodyCatalog(ctx, h)
@@ -94,8 +122,8 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 	if from != "" {
 		a.note("made of random numbers of this computer and of %s", from)
 	}
-	if h.shares == 1 {
-		if h.kcv, err = shareKCV(share); err != nil {
+	if h.Shares == 1 {
+		if h.KCV, err = custody.ShareKCV(share); err != nil {
 			return err
 		}
 	}
@@ -104,22 +132,63 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 
 // splitAndPrint hands out the parts of a share and, if the recovery key is known
 // with it, notes that it was here.
-func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *handOut, share *dkek.Share) error {
-	n, err := a.handOutParts(ctx, cat, h, share)
+func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.HandOut, share *dkek.Share) error {
+	r, err := h.Run(ctx, desk{a}, cat, share, a.now())
+	a.changed = a.changed || h.Changed
 	if err != nil {
 		return err
 	}
-	if h.shares == 1 && n.Set.KCV == kcvText(h.kcv) {
-		key, err := dkek.Combine(share)
-		if err != nil {
-			return err
+	if err := h.RecordSeen(cat, share, r); err != nil {
+		a.note("not recorded that this share was seen: %s", describe(err, false).Message)
+	}
+	return a.printHandOut(r, h)
+}
+
+// printHandOut says what was handed out.
+func (a *app) printHandOut(r *custody.HandedOut, h *custody.HandOut) error {
+	if a.flags.json {
+		return a.document(r)
+	}
+	var rows [][]string
+	for _, p := range r.Custodians {
+		how := "typed back"
+		switch {
+		case p.File == "":
+		case p.Confirmed:
+			how = p.File + ": sealed, answered for"
+		case p.Sealed():
+			how = p.File + ": sealed, written and read back"
+		default:
+			how = p.File + ": written and read back"
 		}
-		defer key.Wipe()
-		if err := backup.RecordShares(cat, key, true, "dkek "+h.job); err != nil {
-			a.note("not recorded that this share was seen: %s", describe(err, false).Message)
+		if p.Sheet != "" {
+			how += "; sheet " + p.Sheet
+		}
+		rows = append(rows, []string{fmt.Sprintf("part %d", p.Index), p.Name, how})
+	}
+	a.table(rows)
+	what := "the recovery key"
+	if r.Shares > 1 {
+		what = fmt.Sprintf("share %d of %d of the recovery key", r.Share, r.Shares)
+	}
+	a.printf("set %s: any %d of %d bring %s together", r.Set, r.Needed, r.Total, what)
+	if r.KCV != "" {
+		a.printf("KCV %s", r.KCV)
+	}
+	if h.Sheets != "" {
+		a.next("print the sheets on a printer at a cable, for a spool is a disk; then destroy their files, which are copies of the parts")
+	}
+	if open := r.Open(); len(open) > 0 {
+		a.note("not confirmed by their custodians yet: %s", strings.Join(open, ", "))
+		a.next("give each their file, keep no copy, and call the roll: `hsmbackup dkek rollcall`")
+	}
+	for _, k := range h.Receivers {
+		if k.Recipient != "" && !dkek.PostQuantum(k.Recipient) {
+			a.next("a sealed file that is meant to last should be sealed to a post-quantum recipient (age-keygen -pq makes age1pq1…)")
+			break
 		}
 	}
-	return a.printHandOut(n, h)
+	return nil
 }
 
 func newDKEKSplitCommand(a *app) *cobra.Command {
@@ -158,12 +227,9 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 		return err
 	}
 	if f.kcv != "" {
-		if h.kcv, err = dkek.ParseKCV(f.kcv); err != nil {
+		if h.KCV, err = dkek.ParseKCV(f.kcv); err != nil {
 			return usagef("", "--kcv: %s", err)
 		}
-	}
-	if err := a.canHandOut(h); err != nil {
-		return err
 	}
 	arg, err := a.oneShareFile(names)
 	if err != nil {
@@ -174,83 +240,41 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 		return err
 	}
 	defer closeCatalog(cat)
-	shares, errs, err := a.openPBEs(ctx, []shareArg{arg})
-	if err == nil && errs[0] != nil {
-		err = fmt.Errorf("%s: %w", arg.file, errs[0])
-	}
+	share, err := a.opener().OpenFile(ctx, arg)
 	if err != nil {
 		return err
 	}
-	defer wipeShares(shares)
+	defer share.Wipe()
 	others, err := a.openShares(ctx, cat)
 	if err != nil {
 		return err
 	}
-	defer wipeShares(others)
-	if err := h.knowKCV(append(slices.Clone(shares), others...)); err != nil {
+	defer dkek.WipeShares(others)
+	if err := h.KnowKCV(append([]*dkek.Share{share}, others...)); err != nil {
 		return err
 	}
-	if h.kcv.IsZero() {
+	if h.KCV.IsZero() {
 		a.note("the parts carry no KCV: give the other shares with --share, or --kcv, for the parts to tell what must come out")
 	}
-	if err := a.splitAndPrint(ctx, cat, h, shares[0]); err != nil {
+	if err := a.splitAndPrint(ctx, cat, h, share); err != nil {
 		return err
 	}
-	a.next("%s still opens the same share: keep it or destroy it", arg.file)
+	a.next("%s still opens the same share: keep it or destroy it", arg.File)
 	return nil
 }
 
 // oneShareFile is the share file that arguments name, with its sheets.
-func (a *app) oneShareFile(names []string) (shareArg, error) {
-	var args []shareArg
-	for _, text := range names {
-		s, err := a.parseShare("", text)
-		if err != nil {
-			return s, err
-		}
-		a.secrets.DropEnvironment(s.password)
-		args = append(args, s)
-	}
-	args, err := withSheets(args)
+func (a *app) oneShareFile(names []string) (custody.Given, error) {
+	given, err := a.parseShares("", names)
 	if err != nil {
-		return shareArg{}, err
+		return custody.Given{}, err
 	}
-	for _, s := range args {
-		switch {
-		case s.err != nil:
-			return s, s.err
-		case dkek.IsPart(s.content), dkek.IsAge(s.content):
-			return s, failf("is-a-part", "`hsmbackup dkek resplit --share …` gives a share that is in parts to other custodians; `dkek combine` makes a share file of it", "%s is no share file but a part", s.file)
-		case !dkek.IsPBE(s.content):
-			return s, failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", s.file)
+	return custody.OneShareFile(given, func(g custody.Given) error {
+		if g.IsPart() {
+			return failf("is-a-part", "`hsmbackup dkek resplit --share …` gives a share that is in parts to other custodians; `dkek combine` makes a share file of it", "%s is no share file but a part", g.File)
 		}
-	}
-	if len(args) > 1 {
-		return args[0], usagef("one at a time; the other shares are given with --share, so that the parts know the KCV", "%d shares are given: each is split by itself", len(args))
-	}
-	return args[0], nil
-}
-
-// knowKCV works out the KCV of the recovery key, where these are all its shares,
-// and compares it with the one that was typed.
-func (h *handOut) knowKCV(shares []*dkek.Share) error {
-	if len(shares) > h.shares {
-		return usagef("--of I/M says which share of how many is split", "%d shares are given, and the recovery key is said to have %d", len(shares), h.shares)
-	}
-	if len(shares) < h.shares {
-		if len(shares) > 1 {
-			return usagef("give all other shares of it, or none and --kcv", "%d shares are given, and the recovery key is said to have %d", len(shares), h.shares)
-		}
-		return nil
-	}
-	key, err := dkek.Combine(shares...)
-	if err != nil {
-		return err
-	}
-	defer key.Wipe()
-	if !h.kcv.IsZero() && h.kcv != key.KCV() {
-		return failf("kcv-mismatch", "make sure of both: nothing was handed out", "the shares give the recovery key %s, --kcv says %s", key.KCV(), h.kcv)
-	}
-	h.kcv = key.KCV()
-	return nil
+		return failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
+	}, func(n int) error {
+		return usagef("one at a time; the other shares are given with --share, so that the parts know the KCV", "%d shares are given: each is split by itself", n)
+	})
 }

@@ -18,6 +18,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/doctor"
+	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -90,7 +91,7 @@ func (a *app) doctor(ctx context.Context, report string) error {
 	doctor.Sort(findings)
 	doc := jsonDoctor{OK: !doctor.InTheWay(findings), System: f.System(), PCSC: f.PCSC, OpenSC: f.OpenSC(), Readers: f.Readers, Findings: findings}
 	if report != "" {
-		if err := writeNew(report, reportText(f, findings, trace)); err != nil {
+		if err := newfile.Write(report, reportText(f, findings, trace)); err != nil {
 			return err
 		}
 		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", report)

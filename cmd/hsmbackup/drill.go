@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/softtoken"
 )
@@ -52,7 +53,7 @@ func (a *app) drill(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	defer wipeShares(shares)
+	defer dkek.WipeShares(shares)
 	v, err := backup.Drill(ctx, cat, list, shares, backup.DrillOptions{NewToken: memoryToken, Progress: a.steps, Started: started})
 	a.progress.Close()
 	if err != nil {

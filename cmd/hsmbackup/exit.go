@@ -21,6 +21,7 @@ var classExit = map[backup.Class]int{
 	backup.Refused: exitRefused,
 	backup.Changed: exitChanged,
 	backup.Damaged: exitDamaged,
+	backup.Misused: exitUsage,
 }
 
 // describe is what is said of an error, and its exit code. changed tells that a

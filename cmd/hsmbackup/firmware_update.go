@@ -311,7 +311,7 @@ func (j *updateJob) prepare(ctx context.Context) (*backup.Readiness, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer wipeShares(shares)
+		defer dkek.WipeShares(shares)
 		o.Shares = shares
 	}
 	ready, err := backup.PrepareUpdate(ctx, j.t.card, j.cat, o)
@@ -582,7 +582,7 @@ func (j *updateJob) playBack(ctx context.Context, u *backup.Update) (*backup.Res
 				return nil, err
 			}
 			data.unlock(shares)
-			wipeShares(shares)
+			dkek.WipeShares(shares)
 		}
 		if err := j.login(ctx, j.t); err != nil {
 			return nil, err
@@ -645,7 +645,7 @@ func (j *updateJob) loadRest(ctx context.Context, inv *backup.Inventory, s *stor
 	if err != nil {
 		return false, err
 	}
-	defer wipeShares(shares)
+	defer dkek.WipeShares(shares)
 	if len(shares) != inv.Domains[0].Outstanding {
 		return false, nil // it is initialised anew, for as many
 	}

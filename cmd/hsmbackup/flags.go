@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"hsmbackup/internal/custody"
 )
 
 // sharedFlags are the flags that mean the same for every verb.
@@ -24,7 +26,7 @@ type sharedFlags struct {
 	soPIN      sourceFlag
 	password   sourceFlag
 
-	shareArgs []shareArg // shares, parsed
+	shareArgs []custody.Given // shares, parsed
 }
 
 // sourceFlag is a flag that says where a secret is read.
@@ -106,19 +108,9 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	for _, text := range a.flags.shares {
-		s, err := a.parseShare("--share", text)
-		if err != nil {
-			return err
-		}
-		a.flags.shareArgs = append(a.flags.shareArgs, s)
-	}
 	a.secrets.DropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.password.source)
-	for _, s := range a.flags.shareArgs {
-		a.secrets.DropEnvironment(s.password)
-	}
 	var err error
-	a.flags.shareArgs, err = withSheets(a.flags.shareArgs)
+	a.flags.shareArgs, err = a.parseShares("--share", a.flags.shares)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
@@ -69,10 +70,10 @@ can be exported, and restored to this very token until it is initialised again.`
 	return cmd
 }
 
-func (o initOptions) check(args []shareArg) error {
+func (o initOptions) check(args []custody.Given) error {
 	whole := 0 // what is there of parts shows later
 	for _, s := range args {
-		if s.err != nil || dkek.IsPBE(s.content) {
+		if s.MayBeWhole() {
 			whole++
 		}
 	}
@@ -97,19 +98,19 @@ func tooMany(given, shares int) error {
 
 // fit compares the number of shares that the token is to have with those that
 // are here and with what their parts say; by itself it is theirs.
-func (o *initOptions) fit(m *material) error {
+func (o *initOptions) fit(m *custody.Material) error {
 	if o.asGiven {
-		o.shares = max(1, m.count())
-		for _, s := range m.sets {
+		o.shares = max(1, m.Count())
+		for _, s := range m.Sets {
 			o.shares = max(o.shares, s.Shares)
 		}
 	}
-	if m.count() > o.shares && !o.noDKEK {
-		return tooMany(m.count(), o.shares)
+	if m.Count() > o.shares && !o.noDKEK {
+		return tooMany(m.Count(), o.shares)
 	}
-	for _, s := range m.sets {
+	for _, s := range m.Sets {
 		if s.Shares != o.shares {
-			return usagef("", "%s: its recovery key has %s, the token would be set up for %d", s.describe(), count(s.Shares, "share"), o.shares)
+			return usagef("", "%s: its recovery key has %s, the token would be set up for %d", s.Describe(), count(s.Shares, "share"), o.shares)
 		}
 	}
 	return nil
@@ -161,10 +162,10 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 			return nil
 		}
 		s.Sets = []backup.DomainSet{{Shares: o.shares, Load: shares}}
-		if len(m.sets) == 0 || len(shares) < o.shares {
+		if len(m.Sets) == 0 || len(shares) < o.shares {
 			return nil
 		}
-		key, err := m.key(shares)
+		key, err := m.Key(shares)
 		key.Wipe()
 		return err
 	})
@@ -179,7 +180,7 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 		return a.document(struct {
 			Serial string `json:"serial"`
 			KCV    string `json:"kcv"`
-		}{t.serial, kcvText(kcv)})
+		}{t.serial, custody.KCVText(kcv)})
 	}
 	a.printf("%s is initialised", t.name())
 	switch {
@@ -188,7 +189,7 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 	case o.shares == 0:
 		a.printf("its recovery key %s was made up by the token: nobody has shares of it", kcv)
 	case kcv.IsZero():
-		a.printf("%s of its recovery key missing", count(o.shares-m.count(), "share"))
+		a.printf("%s of its recovery key missing", count(o.shares-m.Count(), "share"))
 		a.next("`hsmbackup dkek load --share FILE` loads them")
 	default:
 		a.printf("it has the recovery key %s, from %s", kcv, count(o.shares, "share"))
@@ -216,13 +217,6 @@ func guardWipe(inv *backup.Inventory, cat *store.Catalog) error {
 // backupCannotTake tells whether another backup changes nothing for a key.
 func backupCannotTake(k backup.KeyCoverage) bool {
 	return k.Coverage == backup.NotExportable || madeUp(k)
-}
-
-func kcvText(kcv dkek.KCV) string {
-	if kcv.IsZero() {
-		return ""
-	}
-	return kcv.String()
 }
 
 // trust is what the command line says of a token that shares may go to. The PIN
@@ -301,7 +295,7 @@ func (a *app) setUp(ctx context.Context, t *token, inv *backup.Inventory, cat *s
 		if shares, err = a.openShares(ctx, cat); err != nil {
 			return fail(err)
 		}
-		defer wipeShares(shares)
+		defer dkek.WipeShares(shares)
 	}
 	if err := assign(&s, shares); err != nil {
 		return fail(err)

@@ -1,6 +1,9 @@
 package main
 
-import "hsmbackup/store"
+import (
+	"hsmbackup/internal/custody"
+	"hsmbackup/store"
+)
 
 // The documents of --json. Hex is upper case for KCVs and lower case for
 // everything else; times are RFC 3339 in UTC.
@@ -8,7 +11,7 @@ import "hsmbackup/store"
 type jsonStatus struct {
 	Tokens []jsonToken `json:"tokens"`
 	// PartSets are those in use.
-	PartSets []jsonPartSet `json:"part_sets,omitempty"`
+	PartSets []custody.PartSet `json:"part_sets,omitempty"`
 	// Updates say where firmware updates stand that are under way.
 	Updates []string `json:"firmware_updates,omitempty"`
 }
@@ -61,53 +64,6 @@ type jsonKey struct {
 	AlsoOn []string `json:"also_on,omitempty"`
 }
 
-type jsonDKEKCheck struct {
-	KCV      string      `json:"kcv"`
-	Complete bool        `json:"complete"`
-	Shares   []jsonShare `json:"shares"`
-	// Sets are the sets that parts are of.
-	Sets    []jsonSetAtHand `json:"sets,omitempty"`
-	Wrapped []jsonWrapped   `json:"wrapped"`
-}
-
-type jsonShare struct {
-	File   string `json:"file"`
-	Kind   string `json:"kind"`
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason"`
-
-	what string // for people
-}
-
-// jsonSetAtHand is a set of parts and who of it is here: names, where the catalog
-// knows them.
-type jsonSetAtHand struct {
-	Set     string   `json:"set"`
-	KCV     string   `json:"kcv"` // as the parts say
-	Needed  int      `json:"needed"`
-	Total   int      `json:"total"`
-	Share   int      `json:"share"`
-	Shares  int      `json:"shares"`
-	Here    []string `json:"here"`
-	Missing []string `json:"missing"`
-	// More is how many more parts are needed.
-	More    int    `json:"more"`
-	Retired string `json:"retired,omitempty"`
-}
-
-type jsonWrapped struct {
-	File      string `json:"file"`
-	Type      string `json:"type"`
-	Label     string `json:"label"`
-	ID        string `json:"id"`
-	KCV       string `json:"kcv"`
-	PublicKey string `json:"public_key"`
-	Proof     string `json:"proof"`
-	Matched   string `json:"matched"`
-	OK        bool   `json:"ok"`
-	Reason    string `json:"reason"`
-}
-
 type jsonVerification struct {
 	Proof     string              `json:"proof"`
 	OK        bool                `json:"ok"`
@@ -123,7 +79,7 @@ type jsonVerification struct {
 	// Seconds is how long a drill took.
 	Seconds float64 `json:"seconds,omitempty"`
 	// PartSets are those in use, of a check.
-	PartSets []jsonPartSet `json:"part_sets,omitempty"`
+	PartSets []custody.PartSet `json:"part_sets,omitempty"`
 }
 
 type jsonSnapshotProof struct {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -114,7 +115,7 @@ func (a *app) exportLog(path string, all []store.Entry, list []jsonEntry) error 
 		fmt.Fprintf(&content, "head: %s\n", head(last))
 		fmt.Fprintf(&content, "`hsmbackup check --head \"%s\"` compares a catalog with this log\n", head(last))
 	}
-	if err := writeNew(path, content.Bytes()); err != nil {
+	if err := newfile.Write(path, content.Bytes()); err != nil {
 		return err
 	}
 	if a.flags.json {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/custody"
 	"hsmbackup/store"
 )
 
@@ -22,7 +23,9 @@ var coverages = []backup.Coverage{backup.Covered, backup.Unproven, backup.NoShar
 // metrics renders what a check found in Prometheus' text format: counts and
 // ages, no names but the serials of tokens. What never happened is +Inf seconds
 // ago, so that a limit on the age catches it.
-func metrics(ages []backup.Ages, findings int, now time.Time) []byte {
+//
+// calls tell of a token with parts in use when its custodians last answered.
+func metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now time.Time) []byte {
 	var out bytes.Buffer
 	family := func(name, help string, sample func(a backup.Ages) float64) {
 		fmt.Fprintf(&out, "# HELP hsmbackup_%s %s\n# TYPE hsmbackup_%s gauge\n", name, help, name)
@@ -52,8 +55,8 @@ func metrics(ages []backup.Ages, findings int, now time.Time) []byte {
 	}
 	fmt.Fprintf(&out, "# HELP hsmbackup_findings What the last check found damaged, in the catalog and in copies of it.\n# TYPE hsmbackup_findings gauge\nhsmbackup_findings %d\n", findings)
 	// A recovery key that nobody split has no custodians to call.
-	if ages = slices.DeleteFunc(slices.Clone(ages), func(a backup.Ages) bool { return !a.HasParts }); len(ages) > 0 {
-		age("rollcall", "Since one custodian more than needed has answered a roll-call.", func(a backup.Ages) time.Time { return a.RollCall })
+	if ages = slices.DeleteFunc(slices.Clone(ages), func(a backup.Ages) bool { _, any := calls[a.Serial]; return !any }); len(ages) > 0 {
+		age("rollcall", "Since one custodian more than needed has answered a roll-call.", func(a backup.Ages) time.Time { return calls[a.Serial] })
 	}
 	return out.Bytes()
 }
@@ -86,7 +89,14 @@ func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verifica
 			ages[i].Check = now
 		}
 	}
-	if err := replaceFile(path, metrics(ages, findings, now), 0o644); err != nil {
+	sets := custody.InUse(state, now)
+	calls := map[string]time.Time{}
+	for _, a := range ages {
+		if last, any := custody.LastCall(a.Snapshot, sets); any {
+			calls[a.Serial] = last
+		}
+	}
+	if err := replaceFile(path, metrics(ages, calls, findings, now), 0o644); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
 	return nil

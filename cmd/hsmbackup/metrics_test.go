@@ -15,7 +15,7 @@ import (
 
 func someAges(now time.Time) []backup.Ages {
 	return []backup.Ages{
-		{Serial: "DENK0404144", Backup: now.Add(-time.Hour), Check: now, Proof: now.Add(-time.Hour), ShareSeen: now.Add(-48 * time.Hour), Copies: 2, HasParts: true, RollCall: now.Add(-time.Minute),
+		{Serial: "DENK0404144", Backup: now.Add(-time.Hour), Check: now, Proof: now.Add(-time.Hour), ShareSeen: now.Add(-48 * time.Hour), Copies: 2,
 			Keys: map[backup.Coverage]int{backup.Covered: 2, backup.NotExportable: 1}},
 		{Serial: "SOFT\"0\\1\n", Backup: now.Add(time.Hour), Keys: map[backup.Coverage]int{}},
 	}
@@ -41,7 +41,7 @@ func checkMetrics(t *testing.T, content []byte) (string, error) {
 
 func TestMetrics(t *testing.T) {
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	got := metrics(someAges(now), 1, now)
+	got := metrics(someAges(now), map[string]time.Time{"DENK0404144": now.Add(-time.Minute)}, 1, now)
 	for _, line := range []string{
 		`hsmbackup_backup_age_seconds{serial="DENK0404144"} 3600`,
 		`hsmbackup_check_age_seconds{serial="DENK0404144"} 0`,

@@ -97,7 +97,7 @@ var metricName = regexp.MustCompile(`\bhsmbackup_[a-z_]+`)
 
 // The metrics that the pages speak of are there.
 func TestQuotedMetrics(t *testing.T) {
-	there := string(metrics(someAges(time.Now()), 0, time.Now()))
+	there := string(metrics(someAges(time.Now()), map[string]time.Time{"DENK0404144": time.Now()}, 0, time.Now()))
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "periodic-proof.md"))
 	if err != nil {
 		t.Fatal(err)

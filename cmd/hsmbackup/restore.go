@@ -505,7 +505,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 				return err
 			}
 			data.unlock(shares)
-			wipeShares(shares)
+			dkek.WipeShares(shares)
 		}
 		if err := a.login(ctx, t); err != nil {
 			return err
@@ -746,12 +746,14 @@ func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, 
 		return false, err
 	}
 	m, err := a.gather(ctx, cat)
-	given := m.count()
-	if err == nil && slots == 0 {
-		err = m.lacksShares()
-	}
 	if err != nil {
 		return false, err
+	}
+	given := m.Count()
+	if slots == 0 {
+		if err := m.LacksShares(); err != nil {
+			return false, err
+		}
 	}
 	if !a.flags.json {
 		a.printPlan(afterInit(p))

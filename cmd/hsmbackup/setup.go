@@ -12,6 +12,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -84,7 +85,7 @@ func (o *setupOptions) check() error {
 		return usagef("", "--weak-password is for a share file: parts have no password")
 	case o.domains < 0 || o.domains > 16:
 		return usagef("", "--domains takes 1 to 16")
-	case o.sheet != "" && !isSheetName(o.sheet):
+	case o.sheet != "" && !custody.IsSheetName(o.sheet):
 		return usagef("", "--sheet takes a file that ends in .pdf or .txt")
 	}
 	return nil

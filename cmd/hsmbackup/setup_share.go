@@ -11,6 +11,8 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
+	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -65,7 +67,7 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	if j.share, err = j.makeShare(ctx); err != nil {
 		return err
 	}
-	if j.kcv, err = j.writeShare(ctx, j.o.out, j.share, password); err != nil {
+	if j.kcv, err = custody.WriteShare(ctx, desk{j.app}, j.o.out, j.share, password); err != nil {
 		return err
 	}
 	j.changed = true
@@ -96,7 +98,7 @@ func (j *setupJob) givenShare(ctx context.Context) error {
 		return err
 	}
 	if len(shares) != 1 {
-		wipeShares(shares)
+		dkek.WipeShares(shares)
 		return usagef("`hsmbackup init` sets a token up for several", "setup takes a recovery key of one share, %d are given", len(shares))
 	}
 	j.share = shares[0]
@@ -105,7 +107,7 @@ func (j *setupJob) givenShare(ctx context.Context) error {
 
 // taken compares the share with the recovery key that the set-up was begun with.
 func (j *setupJob) taken() error {
-	kcv, err := shareKCV(j.share)
+	kcv, err := custody.ShareKCV(j.share)
 	if err != nil {
 		return err
 	}
@@ -128,38 +130,39 @@ func (j *setupJob) handOut(ctx context.Context) error {
 		return err
 	}
 	if done != nil {
-		return j.partsBack(ctx, h, done)
+		return j.partsBack(ctx, h, done.Set, done.Needed)
 	}
-	if err := j.canHandOut(h); err != nil {
+	if err := h.Begin(desk{j.app}, j.cat); err != nil {
 		return err
 	}
-	if err := j.guardRecipients(ctx, j.cat, h); err != nil {
+	if err := h.GuardRecipients(j.cat, func() ([]*pubkey.Key, error) { return j.keysAtHand(ctx) }); err != nil {
 		return err
 	}
-	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now, and handed out in parts: any %d of the %d custodians bring it together, fewer know nothing.", h.needed, len(h.keepers))
+	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now, and handed out in parts: any %d of the %d custodians bring it together, fewer know nothing.", h.Needed, len(h.Receivers))
 	if err := j.step(ctx, "share"); err != nil {
 		return err
 	}
 	if j.share, err = j.makeShare(ctx); err != nil {
 		return err
 	}
-	if h.kcv, err = shareKCV(j.share); err != nil {
+	if h.KCV, err = custody.ShareKCV(j.share); err != nil {
 		return err
 	}
-	j.note.KCV = h.kcv.String()
+	j.note.KCV = h.KCV.String()
 	if err := j.note.Put(j.cat, j.t.serial); err != nil {
 		return err
 	}
-	n, err := j.handOutParts(ctx, j.cat, h, j.share)
+	r, err := h.Run(ctx, desk{j.app}, j.cat, j.share, j.now())
+	j.changed = j.changed || h.Changed
 	if err != nil {
 		return err
 	}
-	if n.Set.KCV != j.note.KCV { // one that an earlier run had handed out, but for its record
+	if r.KCV != j.note.KCV { // one that an earlier run had handed out, but for its record
 		j.share.Wipe()
-		j.note.KCV = n.Set.KCV
-		return j.partsBack(ctx, h, &n.Set)
+		j.note.KCV = r.KCV
+		return j.partsBack(ctx, h, r.Set, r.Needed)
 	}
-	j.kcv = h.kcv
+	j.kcv = h.KCV
 	return j.knowKCV()
 }
 
@@ -179,25 +182,14 @@ func (j *setupJob) handedOut() (*store.PartSet, error) {
 
 // partsBack brings parts together that were handed out: from the files that
 // anyone can read, else as their custodians type them.
-func (j *setupJob) partsBack(ctx context.Context, h *handOut, set *store.PartSet) error {
-	j.app.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set.Set, set.Needed)
-	var args []shareArg
-	for _, k := range h.keepers {
-		path := h.fileOf(k)
-		if path == "" || k.recipient != "" || len(args) == set.Needed {
-			continue
-		}
-		arg := shareArg{file: path}
-		arg.read()
-		if arg.err == nil && dkek.IsPart(arg.content) {
-			args = append(args, arg)
-		}
-	}
-	if len(args) < set.Needed {
+func (j *setupJob) partsBack(ctx context.Context, h *custody.HandOut, set string, needed int) error {
+	j.app.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
+	args := h.PartsBack(needed)
+	if len(args) < needed {
 		if !j.tty.Available() {
-			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set.Set, set.Needed, j.t.name())
+			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.t.name())
 		}
-		args = []shareArg{{file: typedPart, typed: true}}
+		args = []custody.Given{{File: custody.TypedPart, Typed: true}}
 	}
 	j.flags.shareArgs = args
 	return j.givenShare(ctx)
@@ -226,7 +218,7 @@ func (j *setupJob) where() []string {
 	}
 	var list []string
 	for _, s := range j.flags.shareArgs {
-		list = append(list, s.file)
+		list = append(list, s.File)
 	}
 	return list
 }
@@ -250,15 +242,15 @@ func (j *setupJob) knowKCV() error {
 func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
 	if j.flags.password.text != "" {
 		err = j.patiently(ctx, j.flags.password.Kind == "prompt", func() error {
-			password, err = j.newPassword(ctx, dkekCreate{weak: j.o.weak})
+			password, err = j.newPassword(ctx, j.o.weak)
 			return err
 		})
 		return password, err
 	}
-	if password, err = j.randomPassword(); err != nil {
+	if password, err = custody.RandomPassword(desk{j.app}); err != nil {
 		return nil, err
 	}
-	screen := passwordScreen(password)
+	screen := custody.PasswordScreen(password)
 	defer clear(screen)
 	if err := j.shown(ctx, screen, "password", password); err != nil {
 		password.Wipe()
@@ -269,24 +261,19 @@ func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, e
 
 // takeUp opens a share file that is there already.
 func (j *setupJob) takeUp(ctx context.Context, path string) error {
-	arg := shareArg{file: j.o.out, password: j.flags.password.source}
-	arg.read()
-	if arg.err != nil {
-		return arg.err
+	arg := custody.Given{File: j.o.out, Password: j.passwordFrom(j.flags.password.source)}
+	content, err := arg.Read()
+	if err != nil {
+		return err
 	}
-	if !dkek.IsPBE(arg.content) {
+	if !dkek.IsPBE(content) {
 		return failf("exists", "name another file with --out", "%s exists already and is no share file; nothing is ever overwritten", j.o.out)
 	}
 	j.app.note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
 	j.tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
-	shares, errs, err := j.openPBEs(ctx, []shareArg{arg})
-	if err == nil {
-		err = errs[0]
+	if j.share, err = j.opener().OpenFile(ctx, arg); err != nil {
+		return err
 	}
-	if err != nil {
-		wipeShares(shares)
-		return fmt.Errorf("%s: %w", j.o.out, err)
-	}
-	j.share, j.file, j.note.Share = shares[0], arg.content, path
+	j.file, j.note.Share = content, path
 	return j.taken()
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"hsmbackup/internal/custody"
+	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/sheet"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -45,7 +47,7 @@ func (j *setupJob) writeSheet(ctx context.Context) error {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
-		if err := writeNew(path, content); err != nil {
+		if err := newfile.Write(path, content); err != nil {
 			return err
 		}
 	}
@@ -99,8 +101,8 @@ func freeName(path string, content []byte) (string, error) {
 // sheetContent is the sheet of a single admin, without secrets. Its date is that
 // of the day on which the set-up was begun, so that it stays the same.
 func (j *setupJob) sheetContent() ([]byte, error) {
-	return sheetFile(&sheet.Admin{
-		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: absolute(j.cat.Path()), Date: j.note.Begun,
-		Steps: restoreSteps(j.t.serial, j.files()),
+	return custody.SheetFile(&sheet.Admin{
+		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: custody.Absolute(j.cat.Path()), Date: j.note.Begun,
+		Steps: custody.RestoreSteps(j.t.serial, j.files()),
 	}, j.o.sheet, sheet.A4)
 }

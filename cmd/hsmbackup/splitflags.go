@@ -1,7 +1,6 @@
 package main
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 )
 
 // splitFlags say how a share is split, and among whom.
@@ -58,8 +58,8 @@ func parsePair(flag, text string) (a, b int, err error) {
 const maxCustodians = 16
 
 // plan reads the flags. What it cannot know of the share stands at 1 of 1.
-func (f *splitFlags) plan(job, who string) (*handOut, error) {
-	h := &handOut{job: job, who: who, dir: f.out, sheets: f.sheets, share: 1, shares: 1}
+func (f *splitFlags) plan(job, who string) (*custody.HandOut, error) {
+	h := &custody.HandOut{Job: job, Who: who, Dir: f.out, Sheets: f.sheets, Share: 1, Shares: 1}
 	if f.split == "" {
 		return nil, usagef("with --split 2/3 and three times --custodian NAME, any two of them bring it together", "--split K/N is missing")
 	}
@@ -70,65 +70,52 @@ func (f *splitFlags) plan(job, who string) (*handOut, error) {
 	if needed < 2 {
 		return nil, usagef("one part that is enough is a share: `hsmbackup dkek create --out FILE`", "--split %s: at least 2 parts must be needed", f.split)
 	}
-	h.needed = needed
+	h.Needed = needed
 	if len(f.custodians) != total {
 		return nil, usagef("", "--split %s makes %d parts, --custodian names %d people", f.split, total, len(f.custodians))
 	}
 	for _, name := range f.custodians {
-		if err := checkName(name); err != nil {
-			return nil, err
+		if !custody.IsName(name) {
+			return nil, usagef("letters, digits, and . _ - within; no more than 64 bytes", "--custodian %q is no name for a file", name)
 		}
-		if slices.ContainsFunc(h.keepers, func(k keeper) bool { return strings.EqualFold(k.name, name) }) {
+		if slices.ContainsFunc(h.Receivers, func(k custody.Receiver) bool { return strings.EqualFold(k.Name, name) }) {
 			return nil, usagef("", "--custodian %s is named twice: each part is for somebody else", name)
 		}
-		h.keepers = append(h.keepers, keeper{name: name})
+		h.Receivers = append(h.Receivers, custody.Receiver{Name: name})
 	}
 	if err := f.addRecipients(h); err != nil {
 		return nil, err
 	}
-	if h.sheets != "" && !slices.ContainsFunc(h.keepers, func(k keeper) bool { return k.recipient == "" }) {
+	if h.Sheets != "" && !slices.ContainsFunc(h.Receivers, func(k custody.Receiver) bool { return k.Recipient == "" }) {
 		return nil, usagef("", "--sheets: every part is sealed, and a sheet would hold it in clear")
 	}
 	if f.of != "" {
-		if h.share, h.shares, err = parsePair("--of", f.of); err != nil {
+		if h.Share, h.Shares, err = parsePair("--of", f.of); err != nil {
 			return nil, err
 		}
 	}
 	return h, nil
 }
 
-func (f *splitFlags) addRecipients(h *handOut) error {
+func (f *splitFlags) addRecipients(h *custody.HandOut) error {
 	for _, text := range f.recipients {
 		name, recipient, ok := strings.Cut(text, "=")
-		i := slices.IndexFunc(h.keepers, func(k keeper) bool { return k.name == name })
+		i := slices.IndexFunc(h.Receivers, func(k custody.Receiver) bool { return k.Name == name })
 		switch {
 		case !ok || recipient == "":
 			return usagef("", "--recipient takes NAME=RECIPIENT: whose part, and the public key that it is sealed to")
 		case i < 0:
 			return usagef("", "--recipient names %q, who is no --custodian", name)
-		case h.keepers[i].recipient != "":
+		case h.Receivers[i].Recipient != "":
 			return usagef("", "--recipient names %s twice", name)
 		}
 		if err := dkek.CheckRecipient(recipient); err != nil {
 			return usagef("", "--recipient of %s: %s", name, err)
 		}
-		h.keepers[i].recipient = recipient
+		h.Receivers[i].Recipient = recipient
 	}
-	if len(f.recipients) > 0 && h.dir == "" {
+	if len(f.recipients) > 0 && h.Dir == "" {
 		return usagef("", "--recipient seals parts to files: --out DIR names the folder for them")
-	}
-	return nil
-}
-
-// names are safe as names of files, on every system.
-var (
-	names    = regexp.MustCompile(`^[\pL\pN][\pL\pN._-]*$`)
-	reserved = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$`)
-)
-
-func checkName(name string) error {
-	if !names.MatchString(name) || reserved.MatchString(name) || len(name) > 64 || strings.HasSuffix(name, ".") {
-		return usagef("letters, digits, and . _ - within; no more than 64 bytes", "--custodian %q is no name for a file", name)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
@@ -80,10 +81,7 @@ func (a *app) status(ctx context.Context) error {
 		s.coverage, s.behind = backup.Cover(s.inv, state), backup.BehindRekey(s.inv, state)
 		list = append(list, s)
 	}
-	sets, err := a.setsInUse(cat)
-	if err != nil {
-		return err
-	}
+	sets := custody.InUse(state, a.now())
 	updates, err := backup.Updates(cat)
 	if err != nil {
 		return err
@@ -127,7 +125,7 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(sets, backup.KeptSet.AtRisk) && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
+	if slices.ContainsFunc(sets, custody.KeptSet.AtRisk) && (next == "" || strings.HasPrefix(next, "hsmbackup check,")) {
 		next = "hsmbackup dkek rollcall"
 	}
 	if next != "" {

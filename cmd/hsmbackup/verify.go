@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/internal/words"
 	"hsmbackup/store"
@@ -131,7 +133,7 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 		return err
 	}
 	defer key.Wipe()
-	wipeShares(shares)
+	dkek.WipeShares(shares)
 	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.steps, Program: program()})
 	a.progress.Close()
 	if err != nil {
@@ -242,10 +244,11 @@ func (a *app) check(ctx context.Context, headText, metricsFile string) error {
 	if err != nil {
 		return err
 	}
-	if v.Keepers, err = a.setsInUse(cat); err != nil && !errors.Is(err, store.ErrDamaged) {
-		return err // damage is among the findings
+	state, err := cat.Read()
+	if err != nil {
+		return err
 	}
-	return a.printVerification(v, "proof: intact, without any secret", why, uncovered)
+	return a.printVerification(v, "proof: intact, without any secret", why, uncovered, custody.InUse(state, a.now())...)
 }
 
 // inNoSnapshot gives the keys of attached tokens that no snapshot has as they
@@ -277,7 +280,7 @@ func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.Ke
 
 // printVerification prints a result and gives the error that carries its exit
 // code.
-func (a *app) printVerification(v *backup.Verification, first, notRecorded string, uncovered []backup.KeyCoverage) error {
+func (a *app) printVerification(v *backup.Verification, first, notRecorded string, uncovered []backup.KeyCoverage, sets ...custody.KeptSet) error {
 	if notRecorded == "" {
 		notRecorded = v.NotRecorded
 	}
@@ -289,10 +292,10 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if !v.OK() || len(uncovered) > 0 {
 		exits.add(exitIncomplete)
 	}
-	risk := a.stale(v.Keepers)
+	risk := a.stale(sets)
 	if a.flags.json {
 		doc := verificationDocument(v, notRecorded, uncovered)
-		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(v.Keepers)
+		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(sets)
 		if err := a.document(doc); err != nil {
 			return err
 		}
@@ -310,7 +313,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		}
 		a.printCopies(v.Copies)
 		a.printf("%s", anchorText(v))
-		a.printRisks(v.Keepers)
+		a.printRisks(sets)
 	}
 	if notRecorded != "" {
 		a.note("the result was not recorded: %s", notRecorded)

@@ -1,24 +1,27 @@
-package backup
+package custody
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
 
 // The times of a roll-call.
 const (
-	// ChallengeGood is how long answers to a challenge are taken, from the day on
+	// challengeGood is how long answers to a challenge are taken, from the day on
 	// that it carries.
-	ChallengeGood = 30 * 24 * time.Hour
-	// AnswerGood is how long an answer shows that a part is still there.
-	AnswerGood = 365 * 24 * time.Hour
+	challengeGood = 30 * 24 * time.Hour
+	// answerGood is how long an answer shows that a part is still there.
+	answerGood = 365 * 24 * time.Hour
 	// handOutTime is how long the custodians of a new set have to show that they
 	// got their parts, before it counts as neglected.
 	handOutTime = 30 * 24 * time.Hour
@@ -26,75 +29,6 @@ const (
 	// is told from a wrong one.
 	challengeKept = 400 * 24 * time.Hour
 )
-
-// Keeper is a custodian with when they last showed to have the part: when it was
-// handed out, at a roll-call, when it was used. A zero time is never.
-type Keeper struct {
-	store.Custodian
-	Answered time.Time
-	Origin   string
-}
-
-// KeptSet is a set of parts and how its keepers have answered.
-type KeptSet struct {
-	store.PartSet
-	Keepers []Keeper
-	// Wanted is how many should have answered within AnswerGood: one more than
-	// are needed, or all there are. Recent is how many have.
-	Wanted, Recent int
-	// Fresh: it was made lately, so that custodians may not have got their parts
-	// yet.
-	Fresh bool
-}
-
-// InUse tells whether its parts are still meant to be used.
-func (s KeptSet) InUse() bool { return s.Retired.IsZero() }
-
-// AtRisk tells whether too few keepers of a set in use have answered lately.
-func (s KeptSet) AtRisk() bool { return s.InUse() && s.Recent < s.Wanted }
-
-// Stale tells whether a set at risk has been so for longer than handing out
-// takes.
-func (s KeptSet) Stale() bool { return s.AtRisk() && !s.Fresh }
-
-// Name is how a set is spoken of.
-func (s KeptSet) Name() string {
-	name := fmt.Sprintf("set %s (any %d of %d parts", s.Set, s.Needed, len(s.Custodians))
-	if s.Shares > 1 {
-		name += fmt.Sprintf(", share %d of %d", s.Share, s.Shares)
-	}
-	if s.KCV != "" {
-		name += ", recovery key " + s.KCV
-	}
-	return name + ")"
-}
-
-// Lately tells whether a keeper has answered within AnswerGood.
-func (k Keeper) Lately(now time.Time) bool {
-	return !k.Answered.IsZero() && now.Sub(k.Answered) <= AnswerGood
-}
-
-// Keepers gives all sets of parts, the oldest first, those that are retired too.
-func Keepers(state *store.State, now time.Time) []KeptSet {
-	list := make([]KeptSet, 0, len(state.PartSets))
-	for _, set := range state.PartSets {
-		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: now.Sub(set.Time) <= handOutTime}
-		for _, c := range set.Custodians {
-			k := Keeper{Custodian: c}
-			for _, call := range state.RollCalls {
-				if call.Set == set.Set && call.Index == c.Index {
-					k.Answered, k.Origin = call.Time, call.Origin
-				}
-			}
-			if k.Lately(now) {
-				s.Recent++
-			}
-			s.Keepers = append(s.Keepers, k)
-		}
-		list = append(list, s)
-	}
-	return list
-}
 
 // OpenCall is a challenge that was given out and that answers are awaited to.
 type OpenCall struct {
@@ -106,7 +40,7 @@ type OpenCall struct {
 }
 
 // Good tells until when answers are taken.
-func (c OpenCall) Good() time.Time { return c.challenge.Day.Add(ChallengeGood) }
+func (c OpenCall) Good() time.Time { return c.challenge.Day.Add(challengeGood) }
 
 const callNotes = "roll-call/"
 
@@ -260,43 +194,188 @@ func whose(cat *store.Catalog, set string, index int, only []string, now time.Ti
 	return a, nil
 }
 
-// Called gives the sets in use that have custodians with these names; none means
-// all. A name that no set in use has is refused, and so is a catalog without
-// sets.
-func Called(sets []KeptSet, names []string) ([]KeptSet, error) {
-	var list []KeptSet
-	known := map[string]bool{}
-	var all []string
-	for _, s := range sets {
-		if !s.InUse() {
-			continue
+// isRefusal tells what is wrong with an answer from a catalog that cannot be read
+// or written.
+func isRefusal(err error) bool {
+	var e *backup.Error
+	return errors.As(err, &e)
+}
+
+// mistyped is about a text with an error in it: nothing stored is damaged.
+func mistyped(what string, err error) error {
+	return because(failf("bad-"+what, "copy it whole, in one piece; it is no secret", "%v", err), err)
+}
+
+// OpenParts opens parts that are to answer. The caller wipes them.
+func (o *Opener) OpenParts(ctx context.Context, given []Given) (list []*dkek.Part, err error) {
+	for i := range given {
+		p, err := o.part(ctx, &given[i], "The part that answers.", "")
+		if err != nil {
+			wipeParts(list)
+			return nil, err
 		}
-		called := len(names) == 0
-		for _, k := range s.Keepers {
-			if !known[k.Name] {
-				all = append(all, k.Name)
-			}
-			known[k.Name] = true
-			called = called || slices.Contains(names, k.Name)
-		}
-		if called {
-			list = append(list, s)
-		}
-	}
-	if len(all) == 0 {
-		return nil, failf("no-parts", "`hsmbackup dkek create --split K/N` or `hsmbackup dkek split FILE` makes one", "no set of parts is in use in this catalog: there is nobody to call")
-	}
-	for _, name := range names {
-		if !known[name] {
-			return nil, failf("unknown-custodian", "registered are "+strings.Join(all, ", "), "no custodian of a set in use is called %q", name)
-		}
+		list = append(list, p)
 	}
 	return list, nil
 }
 
-// IsRefusal tells a refused answer from a catalog that cannot be read or
-// written.
-func IsRefusal(err error) bool {
-	var e *Error
-	return errors.As(err, &e)
+func wipeParts(parts []*dkek.Part) {
+	for _, p := range parts {
+		p.Wipe()
+	}
+}
+
+// GivenAnswer is an answer that a part gave.
+type GivenAnswer struct {
+	Set    string `json:"set"`
+	Index  int    `json:"index"`
+	Answer string `json:"answer"`
+}
+
+// Answer has parts answer a challenge; this is the custodians' side, and needs no
+// catalog.
+func (o *Opener) Answer(ctx context.Context, text string, given []Given, now time.Time) ([]GivenAnswer, error) {
+	challenge, err := dkek.ParseChallenge([]byte(text))
+	if err != nil {
+		return nil, mistyped("challenge", err)
+	}
+	if until := challenge.Day.Add(challengeGood); now.After(until) {
+		o.Desk.Note("warning: this challenge is of %s: answers to it were taken until %s", challenge.Day.Format(time.DateOnly), until.Format(time.DateOnly))
+	}
+	parts, err := o.OpenParts(ctx, given)
+	if err != nil {
+		return nil, err
+	}
+	defer wipeParts(parts)
+	list := []GivenAnswer{}
+	for _, p := range parts {
+		list = append(list, GivenAnswer{p.Set, p.Index, p.Answer(challenge).Text()})
+	}
+	return list, nil
+}
+
+// Roll is a roll-call under way in a catalog: what came of each answer.
+type Roll struct {
+	Cat *store.Catalog
+	// Only are the names of the custodians whose answers are taken; none: all.
+	Only []string
+	Now  time.Time
+
+	Came []Came
+	sets []string
+	kcv  store.KCV
+}
+
+// Came is what came of one answer.
+type Came struct {
+	Set       string `json:"set"`
+	Index     int    `json:"index"`
+	Custodian string `json:"custodian"`
+	OK        bool   `json:"ok"`
+	Reason    string `json:"reason"`
+}
+
+func (r *Roll) add(got Answered, set string, index int, err error) {
+	c := Came{Set: set, Index: index, Custodian: got.Keeper.Name, OK: err == nil}
+	if err != nil {
+		c.Reason = err.Error()
+	} else if !slices.Contains(r.sets, set) {
+		r.sets, r.kcv = append(r.sets, set), got.Set.KCV
+	}
+	r.Came = append(r.Came, c)
+}
+
+// Names gives who has answered.
+func (r *Roll) Names() (list []string) {
+	for _, c := range r.Came {
+		if c.OK && !slices.Contains(list, c.Custodian) {
+			list = append(list, c.Custodian)
+		}
+	}
+	return list
+}
+
+// Ceremony is the record of the roll-call; false if nobody answered.
+func (r *Roll) Ceremony(missing []string) (store.Ceremony, bool) {
+	names := r.Names()
+	c := store.Ceremony{Job: "roll-call", Sets: r.sets, Outcome: strings.Join(names, ", ") + " answered"}
+	if len(r.sets) == 1 {
+		c.KCV = r.kcv
+	}
+	if len(missing) > 0 {
+		c.Outcome += "; not " + strings.Join(missing, ", ")
+	}
+	return c, len(names) > 0
+}
+
+// Take reads, checks and records an answer as text. refused is what is wrong with
+// it, err what is wrong with the catalog.
+func (r *Roll) Take(text string) (got Answered, refused, err error) {
+	got, set, index, err := r.take(text)
+	if err != nil && !isRefusal(err) {
+		return got, nil, err
+	}
+	r.add(got, set, index, err)
+	return got, err, nil
+}
+
+func (r *Roll) take(text string) (got Answered, set string, index int, err error) {
+	answer, err := dkek.ParseAnswer([]byte(text))
+	if err != nil {
+		return got, "", 0, mistyped("answer", err)
+	}
+	got, err = RecordAnswer(r.Cat, answer, r.Only, r.Now)
+	return got, answer.Set, answer.Index, err
+}
+
+// TakePart has a part answer at once, as Take does an answer.
+func (r *Roll) TakePart(p *dkek.Part) (got Answered, refused, err error) {
+	got, err = AnswerWith(r.Cat, p, r.Only, r.Now)
+	if err != nil && !isRefusal(err) {
+		return got, nil, err
+	}
+	r.add(got, p.Set, p.Index, err)
+	return got, err, nil
+}
+
+// Ask asks at a desk for the answers of the custodians of sets, until all have
+// answered or an empty line ends it. good is told of each that counts. It gives
+// how many were asked for, how many of them are open, and who is missing.
+func (r *Roll) Ask(ctx context.Context, desk Desk, sets []KeptSet, good func(Answered)) (asked, open int, missing []string, err error) {
+	waiting := map[string]string{} // SET/INDEX: name
+	var order []string
+	for _, s := range sets {
+		for _, k := range s.Keepers {
+			if len(r.Only) == 0 || slices.Contains(r.Only, k.Name) {
+				part := fmt.Sprintf("%s/%d", s.Set, k.Index)
+				waiting[part], order = k.Name, append(order, part)
+			}
+		}
+	}
+	for len(waiting) > 0 {
+		line, err := desk.ReadLine(ctx, fmt.Sprintf("answer, %d still missing (Enter alone ends):", len(waiting)))
+		if errors.Is(err, io.EOF) || err == nil && strings.TrimSpace(line) == "" {
+			break
+		}
+		if err != nil {
+			return 0, 0, nil, err
+		}
+		got, set, index, err := r.take(line)
+		switch {
+		case err != nil && !isRefusal(err):
+			return 0, 0, nil, err
+		case err != nil:
+			desk.Note("%s", desk.Words(err))
+		default:
+			r.add(got, set, index, nil)
+			delete(waiting, fmt.Sprintf("%s/%d", set, index))
+			good(got)
+		}
+	}
+	for _, part := range order {
+		if name, ok := waiting[part]; ok && !slices.Contains(missing, name) {
+			missing = append(missing, name)
+		}
+	}
+	return len(order), len(waiting), missing, nil
 }

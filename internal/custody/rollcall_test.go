@@ -1,14 +1,32 @@
-package backup
+package custody
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
+
+// newCatalog makes one that must be whole when the test ends.
+func newCatalog(t testing.TB) *store.Catalog {
+	t.Helper()
+	cat, err := store.Create(filepath.Join(t.TempDir(), "c.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if findings, err := cat.Verify(); err != nil || len(findings) > 0 {
+			t.Errorf("the catalog is damaged: %v, %v", findings, err)
+		}
+		_ = cat.Close()
+	})
+	return cat
+}
 
 // register splits a share and registers its parts.
 func register(t testing.TB, cat *store.Catalog, share *dkek.Share, needed int, names ...string) []*dkek.Part {
@@ -28,7 +46,7 @@ func register(t testing.TB, cat *store.Catalog, share *dkek.Share, needed int, n
 }
 
 func codeOf(err error) string {
-	var e *Error
+	var e *backup.Error
 	if errors.As(err, &e) {
 		return e.Code
 	}
@@ -47,7 +65,7 @@ func TestKeepers(t *testing.T) {
 		needed, total, wanted int
 	}{{2, 2, 2}, {2, 3, 3}, {3, 5, 4}, {5, 5, 5}} {
 		names := strings.Fields("a b c d e")[:c.total]
-		parts := register(t, cat, newShare(t, 1), c.needed, names...)
+		parts := register(t, cat, dkek.NewShare(), c.needed, names...)
 		look := func(at time.Time) KeptSet {
 			t.Helper()
 			sets := Keepers(read(t, cat), at)
@@ -67,16 +85,16 @@ func TestKeepers(t *testing.T) {
 		if s := look(now); s.Recent != c.wanted || s.AtRisk() || s.Keepers[c.total-1].Origin != "hand-out" {
 			t.Errorf("%d of %d: %+v", c.needed, c.total, s)
 		}
-		if s := look(now.Add(AnswerGood - time.Hour)); s.AtRisk() {
+		if s := look(now.Add(answerGood - time.Hour)); s.AtRisk() {
 			t.Error("a year is not over yet")
 		}
-		if s := look(now.Add(AnswerGood + time.Hour)); !s.AtRisk() || !s.Stale() || s.Recent != 0 {
+		if s := look(now.Add(answerGood + time.Hour)); !s.AtRisk() || !s.Stale() || s.Recent != 0 {
 			t.Error("a year is over")
 		}
 		if err := cat.Append(store.RetiredSet{Set: parts[0].Set, Reason: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if s := look(now.Add(2 * AnswerGood)); s.AtRisk() || s.InUse() {
+		if s := look(now.Add(2 * answerGood)); s.AtRisk() || s.InUse() {
 			t.Error("nobody is called of a retired set")
 		}
 	}
@@ -88,8 +106,8 @@ func TestKeepers(t *testing.T) {
 func TestRecordAnswer(t *testing.T) {
 	cat := newCatalog(t)
 	now := time.Now()
-	parts := register(t, cat, newShare(t, 1), 2, "alice", "bob", "carol")
-	stranger := register(t, newCatalog(t), newShare(t, 1), 2, "alice", "bob")[0]
+	parts := register(t, cat, dkek.NewShare(), 2, "alice", "bob", "carol")
+	stranger := register(t, newCatalog(t), dkek.NewShare(), 2, "alice", "bob")[0]
 	call, err := Call(cat, now)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +118,7 @@ func TestRecordAnswer(t *testing.T) {
 	}
 	// The same part with another content: what a custodian who lost theirs might
 	// make up.
-	forged := register(t, newCatalog(t), newShare(t, 9), 2, "alice", "bob", "carol")[1].Answer(call.challenge)
+	forged := register(t, newCatalog(t), dkek.NewShare(), 2, "alice", "bob", "carol")[1].Answer(call.challenge)
 	forged.Set = parts[1].Set
 	head := read(t, cat).Head
 	for _, c := range []struct {
@@ -113,7 +131,7 @@ func TestRecordAnswer(t *testing.T) {
 		{"another set", "unknown-set", stranger.Answer(call.challenge), nil, now},
 		{"another custodian", "other-custodian", parts[0].Answer(call.challenge), []string{"bob", "carol"}, now},
 		{"a signature of another key", "wrong-answer", forged, nil, now},
-		{"too late", "challenge-expired", parts[1].Answer(call.challenge), nil, now.Add(ChallengeGood + 24*time.Hour)},
+		{"too late", "challenge-expired", parts[1].Answer(call.challenge), nil, now.Add(challengeGood + 24*time.Hour)},
 	} {
 		if got, err := RecordAnswer(cat, c.answer, c.only, c.at); codeOf(err) != c.code {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
@@ -158,7 +176,7 @@ func TestRecordAnswer(t *testing.T) {
 func TestAnswerWith(t *testing.T) {
 	cat := newCatalog(t)
 	now := time.Now()
-	parts := register(t, cat, newShare(t, 1), 2, "alice", "bob")
+	parts := register(t, cat, dkek.NewShare(), 2, "alice", "bob")
 	if got, err := AnswerWith(cat, parts[0], nil, now); err != nil || got.Keeper.Name != "alice" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -208,4 +226,49 @@ func TestCalled(t *testing.T) {
 	if _, err := Called(sets[:1], nil); codeOf(err) != "no-parts" {
 		t.Errorf("%v", err)
 	}
+}
+
+// One more than needed must have answered, of a set in use for a recovery key of
+// the snapshot.
+func TestLastCall(t *testing.T) {
+	cat := newCatalog(t)
+	const kcv = "0123456789ABCDEF"
+	set := store.PartSet{Set: "00c0ffee", Share: 1, Shares: 1, Needed: 2, KCV: kcv}
+	for i, name := range []string{"alice", "bob", "carol", "dave"} {
+		set.Custodians = append(set.Custodians, store.Custodian{Index: i + 1, Name: name, Commitment: make([]byte, 32)})
+	}
+	if err := cat.Append(set); err != nil {
+		t.Fatal(err)
+	}
+	look := func(kcv store.KCV) (time.Time, bool) {
+		t.Helper()
+		return LastCall(&store.Snapshot{Keys: []store.Key{{KCV: kcv}}}, InUse(read(t, cat), time.Now()))
+	}
+	for i, index := range []int{1, 1, 3, 4} {
+		if err := cat.Append(store.RollCall{Set: set.Set, Index: index, Origin: "roll-call"}); err != nil {
+			t.Fatal(err)
+		}
+		if last, any := look(kcv); !any || last.IsZero() != (i < 3) {
+			t.Errorf("after %d answers: %s, %v", i+1, last, any)
+		}
+	}
+	if _, any := look("FEDCBA9876543210"); any {
+		t.Error("a set of another recovery key counts")
+	}
+	if err := cat.Append(store.RetiredSet{Set: set.Set, Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, any := look(kcv); any {
+		t.Error("a retired set counts")
+	}
+}
+
+// read gives what a catalog says.
+func read(t testing.TB, cat *store.Catalog) *store.State {
+	t.Helper()
+	s, err := cat.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

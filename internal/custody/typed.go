@@ -1,42 +1,39 @@
-package main
+package custody
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/secret"
-	"hsmbackup/internal/terminal"
 )
 
 // Parts are typed on the alternate screen, where the person sees what is typed,
 // and it is wiped when the part is whole: 99 characters cannot be typed blind.
 
-// typedPart is what a part that was typed is called in place of a file.
-const typedPart = "what was typed"
-
 // typeSet has parts typed until a set is complete: the first one of which parts
 // are missing, else a new one. Where some are enough, an empty line ends it after
 // the first.
-func (a *app) typeSet(ctx context.Context, m *material, some bool) error {
-	at := slices.IndexFunc(m.sets, func(s *partSet) bool { return s.Missing() > 0 })
+func (m *Material) typeSet(ctx context.Context, some bool) error {
+	desk := m.opener.Desk
+	at := slices.IndexFunc(m.Sets, func(s *AtHand) bool { return s.Missing() > 0 })
 	if at < 0 {
-		at = len(m.sets)
+		at = len(m.Sets)
 	}
 	problem, ends := "", false
-	for at >= len(m.sets) || m.sets[at].Missing() > 0 {
+	for at >= len(m.Sets) || m.Sets[at].Missing() > 0 {
 		title := "A custodian's part of the recovery key."
-		if at < len(m.sets) {
-			title = fmt.Sprintf("A custodian's part of %s:\n%s.", m.sets[at].describe(), m.sets[at].state())
+		if at < len(m.Sets) {
+			title = fmt.Sprintf("A custodian's part of %s:\n%s.", m.Sets[at].Describe(), m.Sets[at].State())
 		}
 		if ends {
 			title += " Enter alone ends it."
 		}
-		p, err := a.typePart(ctx, title, problem, nil)
+		p, err := TypePart(ctx, desk, title, problem, nil)
 		if err != nil {
 			return err
 		}
@@ -52,27 +49,29 @@ func (a *app) typeSet(ctx context.Context, m *material, some bool) error {
 			continue
 		}
 		ends = some
-		s := m.sets[at]
-		a.note("%s is good: %s", partName(p, s.known), s.state())
+		s := m.Sets[at]
+		desk.Note("%s is good: %s", partName(p, s.known), s.State())
 	}
 	return nil
 }
 
 // typed takes a part in that was typed for a set.
-func (m *material) typed(p *dkek.Part, at int) error {
-	if at < len(m.sets) && p.Set != m.sets[at].Set {
+func (m *Material) typed(p *dkek.Part, at int) error {
+	if at < len(m.Sets) && p.Set != m.Sets[at].Set {
 		defer p.Wipe()
-		return fmt.Errorf("that is %s, a part of another set than %s", partName(p, findSet(m.registered, p.Set)), m.sets[at].Set)
+		return fmt.Errorf("that is %s, a part of another set than %s", partName(p, findSet(m.registered, p.Set)), m.Sets[at].Set)
 	}
-	return m.add(p, typedPart)
+	return m.add(p, TypedPart)
 }
 
-// typePart has a part typed, line by line, and gives it when it is whole; nil if
+// TypePart has a part typed, line by line, and gives it when it is whole; nil if
 // nothing is typed. A line that has a mistake is asked for again at once, as far
 // as its check, if that is typed with it, or the known part tells. problem is
 // said at first.
-func (a *app) typePart(ctx context.Context, title, problem string, known *dkek.Part) (*dkek.Part, error) {
-	a.progress.Close()
+func TypePart(ctx context.Context, desk Desk, title, problem string, known *dkek.Part) (*dkek.Part, error) {
+	if !desk.Available() {
+		return nil, usagef("", "there is no terminal to type a part at")
+	}
 	lines := make([]*secret.Bytes, dkek.PartLines)
 	defer func() {
 		for _, l := range lines {
@@ -86,11 +85,8 @@ func (a *app) typePart(ctx context.Context, title, problem string, known *dkek.P
 			prompt = fmt.Sprintf("Number of the line to type again (1 to %d):", len(lines))
 		}
 		text := typingScreen(title, problem, lines)
-		typed, err := a.tty.Screen(ctx, text, prompt)
+		typed, err := desk.Screen(ctx, text, prompt)
 		clear(text)
-		if errors.Is(err, terminal.ErrNone) {
-			return nil, usagef("", "there is no terminal to type a part at")
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -171,8 +167,8 @@ func parseLines(lines []*secret.Bytes) (*dkek.Part, error) {
 // typingScreen is what stands above the line that is typed; the caller clears
 // it.
 func typingScreen(title, problem string, lines []*secret.Bytes) []byte {
-	text := make([]byte, 0, 2048+len(title)+len(problem))
-	text = append(text, title...)
+	text := make([]byte, 0, 2048+2*len(title)+2*len(problem))
+	text = append(text, harmless.Lines(title)...)
 	text = append(text, "\n\nType it line by line, as it stands on paper; blanks and case do not matter.\nTyped with its check (=xy), a line that has a mistake is found at once.\n\n"...)
 	for i, l := range lines {
 		if l.Len() > 0 {
@@ -181,7 +177,7 @@ func typingScreen(title, problem string, lines []*secret.Bytes) []byte {
 		}
 	}
 	if problem != "" {
-		text = fmt.Appendf(text, "\n%s\n", terminal.Printable(problem))
+		text = fmt.Appendf(text, "\n%s\n", harmless.Text(problem))
 	}
 	return text
 }

@@ -1,4 +1,4 @@
-package main
+package custody
 
 import (
 	"errors"
@@ -7,18 +7,23 @@ import (
 	"strings"
 	"time"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
 
-// partSet are the parts at hand of one set, and what the catalog knows of it.
-type partSet struct {
+// AtHand are the parts of one set that are here, and what the catalog knows of
+// it.
+type AtHand struct {
 	*dkek.PartGroup
 	files map[int]string // by the part's index
 	known *store.PartSet // nil: not in the catalog
 }
 
-func (s *partSet) wipe() {
+// Known tells whether the catalog has the set.
+func (s *AtHand) Known() bool { return s.known != nil }
+
+func (s *AtHand) wipe() {
 	for _, p := range s.Parts {
 		p.Wipe()
 	}
@@ -26,10 +31,10 @@ func (s *partSet) wipe() {
 
 // registeredSets are those of the catalog, which may be nil. Parts come together
 // without it, so that a log which cannot be read is no reason to stop here.
-func (a *app) registeredSets(cat *store.Catalog) []store.PartSet {
+func registeredSets(cat *store.Catalog, desk Desk) []store.PartSet {
 	state, err := cat.Read()
 	if err != nil {
-		a.note("the catalog does not tell whose the parts are: %s", describe(err, false).Message)
+		desk.Note("the catalog does not tell whose the parts are: %s", desk.Words(err))
 		return nil
 	}
 	return state.PartSets
@@ -60,22 +65,22 @@ func partName(p *dkek.Part, known *store.PartSet) string {
 
 // add takes a part in. The error says of one that cannot be taken what it is; it
 // is wiped.
-func (m *material) add(p *dkek.Part, file string) (err error) {
+func (m *Material) add(p *dkek.Part, file string) (err error) {
 	defer func() {
 		if err != nil {
 			p.Wipe()
 		}
 	}()
-	i := slices.IndexFunc(m.sets, func(s *partSet) bool { return s.Set == p.Set })
+	i := slices.IndexFunc(m.Sets, func(s *AtHand) bool { return s.Set == p.Set })
 	known := findSet(m.registered, p.Set)
 	if err := isAsGivenOut(p, file, known); err != nil {
 		return err
 	}
 	if i < 0 {
-		m.sets = append(m.sets, &partSet{dkek.GroupParts([]*dkek.Part{p})[0], map[int]string{p.Index: file}, known})
+		m.Sets = append(m.Sets, &AtHand{dkek.GroupParts([]*dkek.Part{p})[0], map[int]string{p.Index: file}, known})
 		return nil
 	}
-	s := m.sets[i]
+	s := m.Sets[i]
 	for _, o := range s.Parts {
 		if p.Equal(o) {
 			return failf("duplicate-part", "give each part once: it counts once", "%s and %s hold the same part: %s", s.files[p.Index], file, partName(p, known))
@@ -98,14 +103,14 @@ func isAsGivenOut(p *dkek.Part, file string, known *store.PartSet) error {
 		return nil
 	}
 	if want := known.Custodians[p.Index-1].Commitment; string(want) != string(p.Commitment()) {
-		return &failure{Exit: exitDamaged, Code: "other-part", Message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
-			Hints: []string{"ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit"}, Err: dkek.ErrMismatch}
+		return &backup.Error{Class: backup.Damaged, Code: "other-part", Message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
+			Hint: "ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit", Err: dkek.ErrMismatch}
 	}
 	return nil
 }
 
-// who lists the custodians of the parts that are here, and of the others.
-func (s *partSet) who() (here, missing []string) {
+// Who lists the custodians of the parts that are here, and of the others.
+func (s *AtHand) Who() (here, missing []string) {
 	for i := 1; i <= s.Total; i++ {
 		list := &missing
 		if slices.ContainsFunc(s.Parts, func(p *dkek.Part) bool { return p.Index == i }) {
@@ -116,10 +121,10 @@ func (s *partSet) who() (here, missing []string) {
 	return here, missing
 }
 
-// state says of a set what is here and what is missing: "any 3 of 5, order does
+// State says of a set what is here and what is missing: "any 3 of 5, order does
 // not matter; alice, bob are here, one more of carol, dave, erin".
-func (s *partSet) state() string {
-	here, missing := s.who()
+func (s *AtHand) State() string {
+	here, missing := s.Who()
 	verb := "are"
 	if len(here) == 1 {
 		verb = "is"
@@ -133,8 +138,8 @@ func (s *partSet) state() string {
 	return text
 }
 
-// describe names a set for people.
-func (s *partSet) describe() string {
+// Describe names a set for people.
+func (s *AtHand) Describe() string {
 	text := "set " + s.Set
 	if s.Shares > 1 {
 		text += fmt.Sprintf(", share %d of %d", s.Share, s.Shares)
@@ -145,9 +150,25 @@ func (s *partSet) describe() string {
 	return text
 }
 
-func (s *partSet) json() jsonSetAtHand {
-	here, missing := s.who()
-	j := jsonSetAtHand{Set: s.Set, KCV: kcvText(s.KCV), Needed: s.Needed, Total: s.Total, Share: s.Share, Shares: s.Shares,
+// SetAtHand is a set of parts and who of it is here: names, where the catalog
+// knows them.
+type SetAtHand struct {
+	Set     string   `json:"set"`
+	KCV     string   `json:"kcv"` // as the parts say
+	Needed  int      `json:"needed"`
+	Total   int      `json:"total"`
+	Share   int      `json:"share"`
+	Shares  int      `json:"shares"`
+	Here    []string `json:"here"`
+	Missing []string `json:"missing"`
+	// More is how many more parts are needed.
+	More    int    `json:"more"`
+	Retired string `json:"retired,omitempty"`
+}
+
+func (s *AtHand) document() SetAtHand {
+	here, missing := s.Who()
+	j := SetAtHand{Set: s.Set, KCV: KCVText(s.KCV), Needed: s.Needed, Total: s.Total, Share: s.Share, Shares: s.Shares,
 		Here: here, Missing: append([]string{}, missing...), More: s.Missing()}
 	if s.known != nil && !s.known.Retired.IsZero() {
 		j.Retired = s.known.Retired.Format(time.RFC3339)
@@ -157,43 +178,43 @@ func (s *partSet) json() jsonSetAtHand {
 
 // bringTogether checks that each set is complete, and that no two of them are of
 // one share.
-func (a *app) bringTogether(m *material) error {
+func (m *Material) bringTogether() error {
 	var missing []string
-	for _, s := range m.sets {
+	for _, s := range m.Sets {
 		if s.Missing() > 0 {
-			missing = append(missing, s.describe()+": "+s.state())
+			missing = append(missing, s.Describe()+": "+s.State())
 		}
 	}
 	if len(missing) > 0 {
 		hint := "`--share prompt` has the other parts typed"
-		if len(m.sets) > 1 {
+		if len(m.Sets) > 1 {
 			hint = "parts of one set belong together: parts of several sets of one share do not add up"
 		}
 		return failf("missing-parts", hint, "parts are missing: %s", strings.Join(missing, "; "))
 	}
-	shares := make([]*dkek.Share, len(m.sets))
-	defer wipeShares(shares)
-	for i, s := range m.sets {
+	shares := make([]*dkek.Share, len(m.Sets))
+	defer dkek.WipeShares(shares)
+	for i, s := range m.Sets {
 		var err error
 		if shares[i], err = dkek.CombineParts(s.Parts); err != nil {
 			return err
 		}
-		for j, o := range m.sets[:i] {
+		for j, o := range m.Sets[:i] {
 			if shares[i].Equal(shares[j]) {
-				return failf("duplicate-share", "give parts of one of the two sets", "%s and %s are sets of the same share, which counts once", o.describe(), s.describe())
+				return failf("duplicate-share", "give parts of one of the two sets", "%s and %s are sets of the same share, which counts once", o.Describe(), s.Describe())
 			}
 		}
 		if s.known != nil && !s.known.Retired.IsZero() {
-			a.note("%s: its parts still give the share, as long as anyone keeps them", s.describe())
+			m.opener.Desk.Note("%s: its parts still give the share, as long as anyone keeps them", s.Describe())
 		}
 	}
 	return nil
 }
 
 // groups are the sets as package dkek knows them.
-func (m *material) groups() []*dkek.PartGroup {
+func (m *Material) groups() []*dkek.PartGroup {
 	var list []*dkek.PartGroup
-	for _, s := range m.sets {
+	for _, s := range m.Sets {
 		list = append(list, s.PartGroup)
 	}
 	return list
@@ -202,8 +223,8 @@ func (m *material) groups() []*dkek.PartGroup {
 // checkKCV compares the recovery key with what parts say that must come out,
 // where these shares are all that it has. Shares of several keys may be here at
 // once, for a token with several key domains.
-func (m *material) checkKCV(shares []*dkek.Share) error {
-	for i, s := range m.sets {
+func (m *Material) checkKCV(shares []*dkek.Share) error {
+	for i, s := range m.Sets {
 		all := shares
 		switch {
 		case s.Shares == 1:
@@ -224,10 +245,10 @@ func (m *material) checkKCV(shares []*dkek.Share) error {
 	return nil
 }
 
-// key is the recovery key that all shares make, which must be the one that the
+// Key is the recovery key that all shares make, which must be the one that the
 // parts are of. The caller wipes it.
-func (m *material) key(shares []*dkek.Share) (*dkek.Key, error) {
-	if err := m.lacksShares(); err != nil {
+func (m *Material) Key(shares []*dkek.Share) (*dkek.Key, error) {
+	if err := m.LacksShares(); err != nil {
 		return nil, err
 	}
 	key, err := dkek.Combine(shares...)
@@ -246,22 +267,22 @@ func otherKey(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{Exit: exitFailed, Code: "kcv-mismatch", Message: err.Error(), Hints: []string{"look for the other shares of that recovery key; each part and file by itself: `hsmbackup dkek check`"}, Err: err}
+	return because(failf("kcv-mismatch", "look for the other shares of that recovery key; each part and file by itself: `hsmbackup dkek check`", "%v", err), err)
 }
 
-// lacksShares tells whether parts say that there are more shares than these.
-func (m *material) lacksShares() error {
-	for _, s := range m.sets {
-		if n := s.Shares - m.count(); n > 0 {
-			return failf("missing-shares", "give them all: one --share for each file", "%s: the recovery key has %d shares, and %d of them are not here", s.describe(), s.Shares, n)
+// LacksShares tells whether parts say that there are more shares than these.
+func (m *Material) LacksShares() error {
+	for _, s := range m.Sets {
+		if n := s.Shares - m.Count(); n > 0 {
+			return failf("missing-shares", "give them all: one --share for each file", "%s: the recovery key has %d shares, and %d of them are not here", s.Describe(), s.Shares, n)
 		}
 	}
 	return nil
 }
 
-// kcv is the KCV of the recovery key, if the parts agree on one.
-func (m *material) kcv() (kcv dkek.KCV) {
-	for i, s := range m.sets {
+// KCV is that of the recovery key, if the parts agree on one.
+func (m *Material) KCV() (kcv dkek.KCV) {
+	for i, s := range m.Sets {
 		if i > 0 && s.KCV != kcv {
 			return dkek.KCV{}
 		}
@@ -270,20 +291,28 @@ func (m *material) kcv() (kcv dkek.KCV) {
 	return kcv
 }
 
-// recordUse notes in the catalog, if it can be written, whose parts were here.
-func (a *app) recordUse(cat *store.Catalog, m *material) {
+// RecordUse notes in the catalog, if it can be written, whose parts were here.
+func (m *Material) RecordUse(cat *store.Catalog) {
 	if cat == nil || !cat.Writable() {
 		return
 	}
-	for _, s := range m.sets {
+	for _, s := range m.Sets {
 		if s.known == nil {
 			continue
 		}
 		for _, p := range s.Parts {
 			if err := cat.Append(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
-				a.note("not recorded that %s was here: %s", partName(p, s.known), describe(err, false).Message)
+				m.opener.Desk.Note("not recorded that %s was here: %s", partName(p, s.known), m.opener.Desk.Words(err))
 				return
 			}
 		}
 	}
+}
+
+// KCVText is a KCV as it is recorded and shown: empty where it is not known.
+func KCVText(kcv dkek.KCV) string {
+	if kcv.IsZero() {
+		return ""
+	}
+	return kcv.String()
 }

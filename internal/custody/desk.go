@@ -1,0 +1,55 @@
+package custody
+
+import (
+	"context"
+	"fmt"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/secret"
+)
+
+// Desk is where people are shown something and type something.
+type Desk interface {
+	// Available tells whether there is anybody.
+	Available() bool
+	// Screen shows a text where nothing is kept, with a line to type below it,
+	// and wipes both.
+	Screen(ctx context.Context, text []byte, prompt string) (*secret.Bytes, error)
+	// ReadLine asks for what is no secret. io.EOF: nobody answers any more.
+	ReadLine(ctx context.Context, prompt string) (string, error)
+	// Note says something beside the job, Next what to do about it or after it.
+	Note(format string, args ...any)
+	Next(format string, args ...any)
+	// Words are what is said of an error that ends nothing.
+	Words(err error) string
+	// Derivation shows how far a key derivation is; Derived ends it.
+	Derivation(what string) dkek.Progress
+	Derived()
+	// Readable says of a file with a secret in it if others can read it.
+	Readable(path string)
+}
+
+func failf(code, hint, format string, args ...any) error {
+	return &backup.Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func refusef(code, hint, format string, args ...any) error {
+	return &backup.Error{Class: backup.Refused, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// usagef is about what was asked for, and cannot be.
+func usagef(hint, format string, args ...any) error {
+	return &backup.Error{Class: backup.Misused, Code: "usage", Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// because names what is behind an error, for errors.Is.
+func because(err, behind error) error {
+	err.(*backup.Error).Err = behind
+	return err
+}
+
+func hinted(err error, hint string) error {
+	err.(*backup.Error).Hint = hint
+	return err
+}
