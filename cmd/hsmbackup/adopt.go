@@ -407,18 +407,12 @@ func (a *app) printAdopted(r adopted) {
 		if r.Existing {
 			was = ", which was there already"
 		}
-		a.printf("adopted snapshot %s%s: %s, %d proven", s.ID, was, count(len(s.Keys), "key"), proven)
+		a.printf("adopted snapshot %s%s: %s, %d proven", s.ID, was, storedKeys(s), proven)
 	} else {
 		a.printf("nothing was adopted")
 	}
 	if r.taken != nil {
-		covered := 0
-		for _, k := range r.taken.Keys {
-			if k.Coverage.Done() {
-				covered++
-			}
-		}
-		a.printf("first snapshot of %s, %s: %d of %s restorable", r.serial, r.taken.Snapshot.ID, covered, count(len(r.taken.Keys), "key"))
+		a.printf("first snapshot of %s, %s: %s", r.serial, r.taken.Snapshot.ID, restorableOf(r.taken.Keys))
 	}
 	if r.head != "" {
 		a.printf("head: %s", r.head)

@@ -145,15 +145,8 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	for _, c := range r.Cleaned {
 		a.note("removed what an interrupted proof had left behind: %s", c)
 	}
-	covered, exits := 0, exitSet{}
-	for _, k := range r.Keys {
-		if k.Coverage.Done() {
-			covered++
-		} else {
-			exits.add(exitIncomplete)
-		}
-	}
-	if len(r.Snapshot.Missing) > 0 {
+	exits := exitSet{}
+	if !backup.Complete(r.Keys) || len(r.Snapshot.Missing) > 0 {
 		exits.add(exitIncomplete)
 	}
 	if a.flags.json {
@@ -166,10 +159,38 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		for _, m := range r.Snapshot.Missing {
 			a.printf("  not kept: %s: %s", m.What, m.Reason)
 		}
-		a.printf("snapshot %s of %s: %d of %s restorable", r.Snapshot.ID, t.name(), covered, count(len(r.Keys), "key"))
+		a.printf("snapshot %s of %s: %s", r.Snapshot.ID, t.name(), restorableOf(r.Keys))
 		a.printf("head: %s", head(r.Head))
 	}
 	return outcomes(exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...), underOldKey(r))
+}
+
+// restorableOf says how many of a token's keys would come back. One that was
+// accepted never does.
+func restorableOf(keys []backup.KeyCoverage) string {
+	n := map[backup.Coverage]int{}
+	for _, k := range keys {
+		n[k.Coverage]++
+	}
+	text := fmt.Sprintf("%d of %s restorable", n[backup.Covered], count(len(keys), "key"))
+	if a := n[backup.Accepted]; a > 0 {
+		text += fmt.Sprintf(", %d accepted as not exportable", a)
+	}
+	return text
+}
+
+// storedKeys says how many keys a snapshot holds, and how many it only names.
+func storedKeys(s *store.Snapshot) string {
+	text, without := count(len(s.Keys), "key"), 0
+	for _, k := range s.Keys {
+		if k.Reason != "" {
+			without++
+		}
+	}
+	if without > 0 {
+		text += fmt.Sprintf(", %d not exported", without)
+	}
+	return text
 }
 
 // underOldKey is the outcome of a backup of a token that still has a recovery key

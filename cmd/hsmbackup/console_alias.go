@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/secret"
 	from "hsmbackup/internal/source"
 )
@@ -42,7 +43,7 @@ var (
 	areKeys     = console.AreKeys
 	countOf     = console.CountOf
 	quoted      = console.Quoted
-	shellQuoted = console.ShellQuoted
+	shellQuoted = harmless.Word
 	brief       = console.Brief
 	wrapped     = console.Wrapped
 )

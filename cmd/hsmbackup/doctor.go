@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -16,11 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/newfile"
-	"hsmbackup/internal/pcsc"
-	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -81,7 +74,7 @@ func (a *app) doctor(ctx context.Context, report string) error {
 		f.PCSC = doctor.PCSCNotAsked
 		f.Readers, trace, err = softFacts(ctx, file)
 	} else {
-		f.PCSC, f.Failure, f.Readers, trace = readerFacts(ctx)
+		trace = f.LookAtReaders(ctx)
 		err = ctx.Err()
 	}
 	if err != nil {
@@ -91,7 +84,7 @@ func (a *app) doctor(ctx context.Context, report string) error {
 	doctor.Sort(findings)
 	doc := jsonDoctor{OK: !doctor.InTheWay(findings), System: f.System(), PCSC: f.PCSC, OpenSC: f.OpenSC(), Readers: f.Readers, Findings: findings}
 	if report != "" {
-		if err := newfile.Write(report, reportText(f, findings, trace)); err != nil {
+		if err := newfile.Write(report, f.Report(program(), findings, trace)); err != nil {
 			return err
 		}
 		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", report)
@@ -133,7 +126,7 @@ func (a *app) printDoctor(f *doctor.Facts, findings []doctor.Finding) {
 	}
 	rows = append(rows, []string{"PC/SC", service})
 	for _, r := range f.Readers {
-		rows = append(rows, []string{"reader", r.Name + ": " + readerText(r)})
+		rows = append(rows, []string{"reader", r.Name + ": " + r.Text()})
 	}
 	version := f.OpenSC()
 	if version == "" {
@@ -159,24 +152,6 @@ func (a *app) printDoctor(f *doctor.Facts, findings []doctor.Finding) {
 	}
 }
 
-func readerText(r doctor.Reader) string {
-	if r.State != doctor.HasToken {
-		return r.State
-	}
-	name := r.Serial
-	if name == "" {
-		name = "a token without serial"
-	}
-	text := fmt.Sprintf("%s, firmware %s", name, r.Firmware)
-	if r.Software {
-		text += ", software token"
-	}
-	if r.Reach != nil && r.Reach.Longest > 0 {
-		text += fmt.Sprintf(", commands of up to %d bytes", r.Reach.Longest)
-	}
-	return text
-}
-
 // built is the time of the commit that this program was built from.
 func built() time.Time {
 	info, ok := debug.ReadBuildInfo()
@@ -192,87 +167,6 @@ func built() time.Time {
 	return time.Time{}
 }
 
-// readerTime is how long a reader, or the service, may take to answer. A token
-// that another program holds in a transaction never does.
-var readerTime = 5 * time.Second
-
-// readerFacts looks at every reader.
-func readerFacts(ctx context.Context) (state doctor.PCSC, failure string, list []doctor.Reader, trace []string) {
-	limited, cancel := context.WithTimeout(ctx, readerTime)
-	defer cancel()
-	found, err := pcsc.Readers(limited)
-	switch {
-	case err == nil:
-	case errors.Is(err, pcsc.ErrNotBuilt):
-		return doctor.PCSCNotBuilt, "", nil, nil
-	case errors.Is(err, pcsc.ErrNoService):
-		return doctor.PCSCNone, "", nil, nil
-	case errors.Is(err, pcsc.ErrDenied):
-		return doctor.PCSCDenied, "", nil, nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return doctor.PCSCFails, fmt.Sprintf("no answer for %s", readerTime), nil, nil
-	default:
-		return doctor.PCSCFails, err.Error(), nil, nil
-	}
-	for _, r := range found {
-		fact := doctor.Reader{Name: r.Name, ATR: hex.EncodeToString(r.ATR), State: doctor.Empty}
-		if r.Present {
-			lines := lookInto(ctx, &fact)
-			trace = append(append(trace, "in "+r.Name), lines...)
-		}
-		list = append(list, fact)
-	}
-	return doctor.PCSCFine, "", list, trace
-}
-
-// lookInto looks at the token in a reader.
-func lookInto(ctx context.Context, fact *doctor.Reader) (trace []string) {
-	limited, cancel := context.WithTimeout(ctx, readerTime)
-	defer cancel()
-	conn, err := pcsc.Connect(limited, fact.Name)
-	if err != nil {
-		fact.State, fact.Why = stateOf(err)
-		return nil
-	}
-	defer conn.Close()
-	return examine(limited, conn, fact)
-}
-
-// examine speaks to a token and notes what was said.
-func examine(ctx context.Context, way apdu.Transmitter, fact *doctor.Reader) []string {
-	trace := &apdu.Trace{Transmitter: way}
-	card, err := schsm.Open(ctx, trace)
-	if err == nil {
-		defer card.Close()
-		fact.Serial, fact.Firmware, fact.Software = card.Serial(), card.Version().String(), card.Software()
-		_, err = card.Enumerate(ctx)
-	}
-	if fact.State, fact.Why = stateOf(err); err == nil {
-		reach := doctor.Probe(ctx, trace)
-		fact.Reach = &reach
-	}
-	return trace.Lines()
-}
-
-// stateOf says what an error tells of a reader.
-func stateOf(err error) (state, why string) {
-	switch {
-	case err == nil:
-		return doctor.HasToken, ""
-	case errors.Is(err, schsm.ErrNotSmartCardHSM):
-		return doctor.OtherCard, ""
-	case errors.Is(err, schsm.ErrNoExtended):
-		return doctor.NoExtended, ""
-	case errors.Is(err, pcsc.ErrHeld):
-		return doctor.Held, "it keeps the token to itself"
-	case errors.Is(err, context.DeadlineExceeded):
-		return doctor.Held, fmt.Sprintf("it did not let go of it for %s", readerTime)
-	case errors.Is(err, pcsc.ErrNoToken):
-		return doctor.Empty, ""
-	}
-	return doctor.Fails, err.Error()
-}
-
 // softFacts looks at a software token in this process.
 func softFacts(ctx context.Context, file string) ([]doctor.Reader, []string, error) {
 	soft, err := softtoken.Open(file)
@@ -281,7 +175,7 @@ func softFacts(ctx context.Context, file string) ([]doctor.Reader, []string, err
 	}
 	defer soft.Close()
 	fact := doctor.Reader{Name: softPrefix + file}
-	trace := examine(ctx, soft, &fact)
+	trace := fact.Examine(ctx, soft)
 	return []doctor.Reader{fact}, trace, ctx.Err()
 }
 
@@ -309,6 +203,15 @@ func knownFaults(f *doctor.Facts) []doctor.Finding {
 	return list
 }
 
+// catalogPlace looks at the catalog's place alone; without one it is empty.
+func (a *app) catalogPlace() doctor.Catalog {
+	path, err := a.catalogPath()
+	if err != nil {
+		return doctor.Catalog{}
+	}
+	return doctor.Place(path)
+}
+
 // catalogFacts looks at the catalog's place, and at the catalog if there is one.
 func (a *app) catalogFacts() doctor.Catalog {
 	c := a.catalogPlace()
@@ -326,27 +229,6 @@ func (a *app) catalogFacts() doctor.Catalog {
 		defer closeCatalog(cat)
 		c.Exists, c.Newest = true, newestTaken(cat)
 	}
-	return c
-}
-
-// catalogPlace looks at the catalog's place alone; without one it is empty.
-func (a *app) catalogPlace() doctor.Catalog {
-	path, err := a.catalogPath()
-	if err != nil {
-		return doctor.Catalog{}
-	}
-	c := doctor.Catalog{Path: path}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	for err == nil {
-		if _, statErr := os.Stat(dir); statErr == nil || filepath.Dir(dir) == dir {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
-	if real, linkErr := filepath.EvalSymlinks(dir); linkErr == nil {
-		dir = real
-	}
-	c.Real, c.Writable = dir, canWrite(dir)
 	return c
 }
 
@@ -391,44 +273,4 @@ func machineVerdict(findings []doctor.Finding) (notes []string, err error) {
 		}
 	}
 	return notes, nil
-}
-
-// canWrite tells, without writing anything, whether files can be made in a
-// folder: by its mode, where the system has such a thing.
-func canWrite(dir string) bool {
-	info, err := os.Stat(dir)
-	return err == nil && info.IsDir() && access(dir)
-}
-
-// reportText is the file of --report.
-func reportText(f *doctor.Facts, findings []doctor.Finding, trace []string) []byte {
-	var b strings.Builder
-	section := func(title string) { fmt.Fprintf(&b, "\n== %s ==\n", title) }
-	fmt.Fprintf(&b, "hsmbackup %s, %s/%s, %s\n%s\n", version(), runtime.GOOS, runtime.GOARCH, f.Now.UTC().Format(time.RFC3339), f.System())
-	section("findings")
-	for _, found := range findings {
-		fmt.Fprintf(&b, "%s [%s] %s\n  -> %s\n", found.Severity, found.Code, found.What, found.Do)
-	}
-	section("commands sent to tokens, without their data; ** is a length that would tell of a secret")
-	for _, line := range trace {
-		fmt.Fprintln(&b, line)
-	}
-	section("what was seen")
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	seen := *f
-	seen.Files = map[string]string{}
-	for name, content := range f.Files {
-		if strings.HasSuffix(name, "Info.plist") {
-			content = "libccid " + f.CCID() // its list of readers is long, and known
-		}
-		seen.Files[name] = content
-	}
-	_ = e.Encode(seen) // strings, numbers and times
-	text := b.String()
-	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {
-		text = strings.ReplaceAll(text, home, "~")
-	}
-	return []byte(text)
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,9 +122,9 @@ func TestDoctorInReaders(t *testing.T) {
 	if err := conn.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	readerTime = 500 * time.Millisecond
+	doctor.TestOnlyReaderTime = 500 * time.Millisecond
 	doc = diagnose(t, 3)
-	readerTime = 5 * time.Second
+	doctor.TestOnlyReaderTime = 5 * time.Second
 	if !found(doc, "token-held") || doc.Readers[0].State != doctor.Held {
 		t.Errorf("a token that is held: %+v", doc)
 	}
@@ -203,24 +201,5 @@ func initialiseSoft(t *testing.T, token *softtoken.Token) {
 	defer card.Close()
 	if err := card.Initialise(t.Context(), schsm.Initialisation{Options: schsm.OptionUnblock, PIN: secret.New([]byte("648219")), SOPIN: secret.New([]byte("57621880")), Shares: 1}); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestStateOf(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want string
-	}{
-		{nil, doctor.HasToken},
-		{fmt.Errorf("x: %w", pcsc.ErrHeld), doctor.Held},
-		{context.DeadlineExceeded, doctor.Held},
-		{fmt.Errorf("x: %w", schsm.ErrNoExtended), doctor.NoExtended},
-		{schsm.ErrNotSmartCardHSM, doctor.OtherCard},
-		{fmt.Errorf("x: %w", pcsc.ErrNoToken), doctor.Empty},
-		{errors.New("x"), doctor.Fails},
-	} {
-		if got, _ := stateOf(c.err); got != c.want {
-			t.Errorf("%v: %q, want %q", c.err, got, c.want)
-		}
 	}
 }

@@ -122,8 +122,8 @@ func explain(err error) *failure {
 		f.Exit, f.Code = exitRefused, "ambiguous-snapshot"
 		f.Hint("`hsmbackup list` shows what there is; type more of it")
 
-	case p11Code(err) != "":
-		f.Code = p11Code(err)
+	case p11.Code(err) != "":
+		f.Code = p11.Code(err)
 		if errors.Is(err, p11.ErrPIN) {
 			f.Hint("`hsmbackup status` shows how many tries are left")
 		}

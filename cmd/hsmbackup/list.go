@@ -51,7 +51,7 @@ func (a *app) list() error {
 	}
 	var rows [][]string
 	for _, s := range all {
-		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), count(len(s.Keys), "key"), "KCV " + snapshotKCV(s), rekeyedFrom(s)})
+		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), storedKeys(s), "KCV " + snapshotKCV(s), rekeyedFrom(s)})
 	}
 	a.table(rows)
 	if len(all) == 0 && len(state.Damage) == 0 {

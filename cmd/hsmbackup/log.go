@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -100,6 +101,9 @@ func (a *app) exportLog(path string, all []store.Entry, list []jsonEntry) error 
 		}{exported, program(), head(last), list}); err != nil {
 			return err
 		}
+		text := harmless.JSON(content.Bytes())
+		content.Reset()
+		content.Write(text)
 	} else {
 		fmt.Fprintf(&content, "Log of an hsmbackup catalog, %s\n", entries(len(all)))
 		fmt.Fprintf(&content, "exported %s by %s\n\n", exported, program())

@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/p11"
 	"hsmbackup/internal/secret"
 )
 
@@ -19,8 +21,11 @@ func main() { os.Exit(run()) }
 // run is main with an exit code, so that deferred calls are made.
 func run() int {
 	secret.Harden()
-	if len(os.Args) == 2 && os.Args[1] == childPKCS11 {
-		return pkcs11Child(os.Stdin, os.Stdout)
+	if len(os.Args) == 2 && os.Args[1] == p11.ChildArgument {
+		if p11.Child(os.Stdin, os.Stdout) != nil {
+			return console.ExitFailed
+		}
+		return console.ExitOK
 	}
 	// The first of these ends the work at the next safe place and takes a secret
 	// off the screen, the second ends the program: stop gives the signals their

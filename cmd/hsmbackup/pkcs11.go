@@ -1,196 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/console"
 	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
-	"hsmbackup/internal/secret"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
-
-// A PKCS#11 module is a foreign library, and it is handed the PIN. So it is
-// loaded into a process of its own, this program once more: whatever it does to
-// that one, the work here is done and recorded, and the copies of the PIN that
-// it makes end with it.
-
-// childPKCS11 is the only argument of that process.
-const childPKCS11 = "-pkcs11-child"
-
-// p11Job is what the child is told, on one line; the PIN follows it.
-type p11Job struct {
-	Module string   `json:"module"`
-	Serial string   `json:"serial"`
-	Keys   []p11Key `json:"keys"`
-}
-
-type p11Key struct {
-	ID     []byte `json:"id"`
-	Public []byte `json:"public"` // SPKI
-}
-
-// p11Answer is what the child says, on the last line: the module may write to
-// the same output.
-type p11Answer struct {
-	Results []p11.Result `json:"results"`
-	// Error is why none was used, Code its kind.
-	Error string `json:"error"`
-	Code  string `json:"code"`
-}
-
-// p11Codes are the kinds of errors by their names between the processes, which
-// are those of --json.
-var p11Codes = map[string]error{
-	"built-without-pkcs11": p11.ErrNotBuilt,
-	"no-module":            p11.ErrNoModule,
-	"bad-module":           p11.ErrModule,
-	"not-in-pkcs11":        p11.ErrNoToken,
-	"no-pkcs11-login":      p11.ErrPIN,
-}
-
-// p11Code names the kind of an error of package p11, "" of any other.
-func p11Code(err error) string {
-	for code, kind := range p11Codes {
-		if errors.Is(err, kind) {
-			return code
-		}
-	}
-	return ""
-}
-
-// pkcs11Child is the process that loads the module.
-func pkcs11Child(in io.Reader, out io.Writer) int {
-	var answer p11Answer
-	var err error
-	if answer.Results, err = pkcs11Use(in); err != nil {
-		answer.Error, answer.Code = err.Error(), p11Code(err)
-	}
-	line, err := json.Marshal(answer)
-	if err != nil {
-		return exitFailed
-	}
-	if _, err := fmt.Fprintf(out, "\n%s\n", line); err != nil {
-		return exitFailed
-	}
-	return exitOK
-}
-
-func pkcs11Use(in io.Reader) ([]p11.Result, error) {
-	all, err := io.ReadAll(in)
-	if err != nil {
-		return nil, err
-	}
-	line, rest, found := bytes.Cut(all, []byte("\n"))
-	var job p11Job
-	if err := json.Unmarshal(line, &job); err != nil || !found {
-		return nil, errors.New("this is for hsmbackup itself, not for people")
-	}
-	pin := secret.New(rest)
-	defer pin.Wipe()
-	var keys []p11.Key
-	for _, k := range job.Keys {
-		public, err := pubkey.ParseSPKI(k.Public)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, p11.Key{ID: k.ID, Public: public})
-	}
-	return p11.Use(job.Module, job.Serial, pin, keys)
-}
-
-// Bounds of how long a module may take: to load, and for each key.
-const (
-	p11Start  = 2 * time.Minute
-	p11PerKey = 30 * time.Second
-)
-
-// callChild has another process use keys. The error is for what kept all of
-// them from being used.
-func callChild(ctx context.Context, job p11Job, pin *secret.Bytes) ([]p11.Result, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	line, err := json.Marshal(job)
-	if err != nil {
-		return nil, err
-	}
-	limited, cancel := context.WithTimeout(ctx, p11Start+time.Duration(len(job.Keys))*p11PerKey)
-	defer cancel()
-	cmd := exec.CommandContext(limited, self, childPKCS11)
-	cmd.Args[0] = "hsmbackup"
-	cmd.WaitDelay = time.Second
-	// What these make a module or its tracer write down, the PIN is a part of.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "OPENSC_DEBUG=") || strings.HasPrefix(v, "PKCS11SPY")
-	})
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("%w: the process for it does not start: %s", p11.ErrModule, console.Cause(err))
-	}
-	// Written as it lies here: a reader in between would keep a copy.
-	_, lost := in.Write(append(line, '\n'))
-	if lost == nil {
-		_, lost = in.Write(pin.Bytes())
-	}
-	_ = in.Close() // a process that has ended is noticed below
-	err = cmd.Wait()
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	var answer p11Answer
-	lines := bytes.Split(bytes.TrimSpace(stdout.Bytes()), []byte("\n"))
-	switch {
-	case limited.Err() != nil:
-		return nil, fmt.Errorf("%w: %s does not answer; another program may hold the token", p11.ErrModule, job.Module)
-	case json.Unmarshal(lines[len(lines)-1], &answer) != nil || err != nil || lost != nil:
-		return nil, fmt.Errorf("%w: %s made its process end (%s)", p11.ErrModule, job.Module, ended(err, stderr.Bytes()))
-	case answer.Error != "":
-		kind, ok := p11Codes[answer.Code]
-		if !ok {
-			kind = p11.ErrModule
-		}
-		return nil, fmt.Errorf("%w%s", kind, strings.TrimPrefix(answer.Error, kind.Error()))
-	case len(answer.Results) != len(job.Keys):
-		return nil, fmt.Errorf("%w: %s: %d answers for %d keys", p11.ErrModule, job.Module, len(answer.Results), len(job.Keys))
-	}
-	return answer.Results, nil
-}
-
-// ended says how a process ended, with the first thing it said.
-func ended(err error, stderr []byte) string {
-	text := "without an answer"
-	if err != nil {
-		text = err.Error()
-	}
-	if first, _, _ := bytes.Cut(bytes.TrimSpace(stderr), []byte("\n")); len(first) > 0 {
-		text += ": " + terminal.Printable(string(first))
-	}
-	return text
-}
 
 // usedThrough is what a PKCS#11 module made of the keys of a snapshot.
 type usedThrough struct {
@@ -266,7 +88,7 @@ func isAES(k *store.Key) bool {
 // command to it, so that this comes after what must not be cut off.
 func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s *store.Snapshot, keys []store.Key, module string) (*usedThrough, error) {
 	u := &usedThrough{Module: module}
-	job := p11Job{Module: module, Serial: t.serial}
+	var wanted []p11.Key
 	var tried []int
 	for i := range keys {
 		k := &keys[i]
@@ -278,7 +100,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 		if proof.Reason = unchecked(k, public); proof.Reason != "" {
 			proof.Unchecked = true
 		} else {
-			job.Keys = append(job.Keys, p11Key{k.ID, public.SPKI()})
+			wanted = append(wanted, p11.Key{ID: k.ID, Public: public})
 			tried = append(tried, i)
 		}
 		u.Keys = append(u.Keys, proof)
@@ -292,7 +114,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 		return nil, fmt.Errorf("%w: the token has taken no PIN here", p11.ErrPIN)
 	}
 	a.steps("using keys through PKCS#11", 0, len(tried))
-	results, err := callChild(ctx, job, pin)
+	results, err := p11.UseInChild(ctx, module, t.serial, pin, wanted)
 	a.progress.Close()
 	if err != nil {
 		return nil, err
@@ -302,7 +124,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 		k, r := &u.Keys[i], results[n]
 		k.OK, k.Reason, k.Mechanism = r.Reason == "", terminal.Printable(r.Reason), terminal.Printable(r.Way)
 		record.Keys = append(record.Keys, store.UsedKey{
-			Reference: k.Reference, PublicKey: store.HashOf(job.Keys[n].Public), OK: k.OK, Mechanism: k.Mechanism, Reason: k.Reason,
+			Reference: k.Reference, PublicKey: store.HashOf(wanted[n].Public.SPKI()), OK: k.OK, Mechanism: k.Mechanism, Reason: k.Reason,
 		})
 	}
 	if cat == nil || len(record.Keys) == 0 {

@@ -65,7 +65,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 	d := pcsctest.Start(t)
 	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
-	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830", "WRONG": "648210", "WRONG2": "648210"} {
+	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830", "WRONG": "648210", "WRONG2": "648210", "WRONG3": "648210"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -168,8 +168,8 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 
 	// With one try left, nothing is sent at all, and nothing by the module.
 	// A file that was refused is not sent again, so there are two.
-	run(1, "tries left: 2", "verify", "--pkcs11", "--pin", "file:WRONG")
-	run(1, "tries left: 1", "verify", "--pkcs11", "--pin", "file:WRONG2")
+	run(1, "tries left: 2", "verify", "--pkcs11", "--pin", "file:WRONG2")
+	run(1, "tries left: 1", "verify", "--pkcs11", "--pin", "file:WRONG3")
 	token.pins.Store(0)
 	run(6, "one PIN try is left", "verify", "--pkcs11", "--pin", "file:PIN")
 	if n := token.pins.Load(); n != 0 {

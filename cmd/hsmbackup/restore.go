@@ -193,7 +193,7 @@ func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, e
 		if name == "" {
 			name = s.ID
 		}
-		list = append(list, fmt.Sprintf("--from %s  %s  %s", name, quoted(s.Token.Label), count(len(s.Keys), "key")))
+		list = append(list, fmt.Sprintf("--from %s  %s  %s", name, quoted(s.Token.Label), storedKeys(s)))
 	}
 	switch len(newest) {
 	case 0:

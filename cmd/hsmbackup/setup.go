@@ -13,6 +13,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -184,7 +185,7 @@ func (j *setupJob) guided() bool { return j.tty.Available() && !j.flags.yes && !
 func (j *setupJob) tell(format string, args ...any) {
 	if j.guided() {
 		j.progress.Close()
-		fmt.Fprintf(j.Stderr, "\n%s\n", wrapped(fmt.Sprintf(format, args...), 80))
+		fmt.Fprintf(j.Stderr, "\n%s\n", wrapped(harmless.Sprintf(format, args...), 80))
 	}
 }
 

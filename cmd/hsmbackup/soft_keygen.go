@@ -2,22 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha1"
 	"encoding/hex"
 	"errors"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/apdu"
-	"hsmbackup/internal/curve"
-	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/keygen"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
-	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
 )
 
@@ -50,48 +43,13 @@ brainpoolP512r1; aes:128, aes:192, aes:256.`,
 	return cmd
 }
 
-// keyKind is a type of key as it is asked for.
-type keyKind struct {
-	kind  pkcs15.Kind
-	bits  int
-	curve *curve.Curve
-}
-
-// parseKeyKind reads rsa:N, ec:CURVE or aes:N.
-func parseKeyKind(text string) (keyKind, error) {
-	kind, rest, _ := strings.Cut(text, ":")
-	bits, numErr := strconv.Atoi(rest)
-	switch kind {
-	case "rsa":
-		if numErr == nil && slices.Contains([]int{1024, 2048, 3072, 4096}, bits) {
-			return keyKind{kind: pkcs15.RSA, bits: bits}, nil
-		}
-		return keyKind{}, usagef("", "--type rsa:N takes 1024, 2048, 3072 or 4096")
-	case "aes":
-		if numErr == nil && slices.Contains([]int{128, 192, 256}, bits) {
-			return keyKind{kind: pkcs15.AES, bits: bits}, nil
-		}
-		return keyKind{}, usagef("", "--type aes:N takes 128, 192 or 256")
-	case "ec":
-		if c := curve.ByName(rest); c != nil {
-			return keyKind{kind: pkcs15.EC, bits: c.Bits, curve: c}, nil
-		}
-		var names []string
-		for _, c := range curve.All() {
-			names = append(names, c.Name)
-		}
-		return keyKind{}, usagef("", "--type ec:CURVE takes %s, also by their names in OpenSSL", strings.Join(names, ", "))
-	}
-	return keyKind{}, usagef("", "--type takes rsa:N, ec:CURVE or aes:N")
-}
-
 func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if o.kind == "" {
 		return usagef("for example --type rsa:4096 or --type ec:prime256v1", "--type is missing")
 	}
-	kind, err := parseKeyKind(o.kind)
+	kind, err := keygen.Parse(o.kind)
 	if err != nil {
-		return err
+		return usagef("", "--type %s", err)
 	}
 	id, err := hex.DecodeString(o.id)
 	if err != nil {
@@ -105,13 +63,13 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if err := a.login(ctx, t); err != nil {
 		return err
 	}
-	reference, err := freeReference(ctx, t.card)
+	reference, err := keygen.FreeReference(ctx, t.card)
 	if err != nil {
 		return err
 	}
 	a.changed = true
-	d := &pkcs15.KeyDescription{Kind: kind.kind, Label: o.label, ID: id, Usage: pkcs15.DefaultUsage(kind.kind), Bits: kind.bits, Reference: int(reference)}
-	public, err := generate(ctx, t.card, kind, d)
+	d := &pkcs15.KeyDescription{Kind: kind.Of, Label: o.label, ID: id, Usage: pkcs15.DefaultUsage(kind.Of), Bits: kind.Bits, Reference: int(reference)}
+	public, err := keygen.Make(ctx, t.card, kind, d)
 	if err != nil {
 		if errors.Is(err, apdu.ErrConditions) {
 			err = failf("no-dkek", "`hsmbackup dkek load` loads the shares that are missing", "%s makes no key now: are shares of its recovery key missing?", t.name())
@@ -123,7 +81,7 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if public != nil {
 		line = public.SSH(o.label)
 	}
-	name := pubkey.AESType(kind.bits)
+	name := pubkey.AESType(kind.Bits)
 	if public != nil {
 		name = public.Type()
 	}
@@ -141,100 +99,4 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 		a.printf("%s", terminal.Printable(line))
 	}
 	return nil
-}
-
-// freeReference gives the lowest reference that has neither key, description
-// nor certificate.
-func freeReference(ctx context.Context, card *schsm.Card) (byte, error) {
-	files, err := card.Enumerate(ctx)
-	if err != nil {
-		return 0, err
-	}
-	taken := map[byte]bool{}
-	for _, f := range files {
-		switch f.Prefix() {
-		case schsm.PrefixKey, schsm.PrefixDescription, schsm.PrefixKeyCertificate:
-			taken[f.Index()] = true
-		}
-	}
-	for n := 1; n <= 255; n++ {
-		if !taken[byte(n)] {
-			return byte(n), nil
-		}
-	}
-	return 0, failf("token-full", "", "all 255 key references are taken")
-}
-
-// generate makes the key and writes what belongs to it. A key whose
-// description cannot be written is deleted again: nobody would see it.
-func generate(ctx context.Context, card *schsm.Card, kind keyKind, d *pkcs15.KeyDescription) (*pubkey.Key, error) {
-	reference := byte(d.Reference)
-	var public *pubkey.Key
-	if kind.kind == pkcs15.AES {
-		list := []byte{byte(schsm.AESEncrypt), byte(schsm.AESDecrypt), byte(schsm.AESCMAC), byte(schsm.WrapKey)}
-		if err := card.GenerateAES(ctx, reference, kind.bits, list); err != nil {
-			return nil, err
-		}
-		if len(d.ID) == 0 {
-			d.ID = make([]byte, sha1.Size)
-			_, _ = rand.Read(d.ID) // never fails
-		}
-	} else {
-		// The names that OpenSC gives (fact sheet §2.7).
-		spec := cvc.KeySpec{CAR: "UTCA00001", CHR: card.Serial() + "00001", Curve: kind.curve}
-		if kind.kind == pkcs15.RSA {
-			spec.RSABits, spec.RSAExponent = kind.bits, 65537
-		}
-		raw, err := card.Generate(ctx, reference, spec)
-		if err != nil {
-			return nil, err
-		}
-		if public, err = generated(ctx, card, reference, raw); err != nil {
-			return nil, errors.Join(err, card.DeleteFileIfThere(ctx, schsm.KeyFile(reference)))
-		}
-		if len(d.ID) == 0 {
-			d.ID = openscID(public)
-		}
-	}
-	if err := card.WriteFile(ctx, schsm.DescriptionFile(reference), d.Encode()); err != nil {
-		for _, f := range []schsm.FID{schsm.DescriptionFile(reference), schsm.CertificateFile(reference), schsm.KeyFile(reference)} {
-			err = errors.Join(err, card.DeleteFileIfThere(ctx, f))
-		}
-		return nil, err
-	}
-	return public, nil
-}
-
-// generated reads the request that GENERATE answered and makes sure that the
-// token has it: a key without it has no public key.
-func generated(ctx context.Context, card *schsm.Card, reference byte, raw []byte) (*pubkey.Key, error) {
-	request, err := cvc.ParseRequest(raw)
-	if err != nil {
-		return nil, err
-	}
-	if err := request.VerifyInner(); err != nil {
-		return nil, err
-	}
-	if _, err := card.ReadFile(ctx, schsm.CertificateFile(reference)); errors.Is(err, apdu.ErrNotFound) {
-		err = card.WriteFile(ctx, schsm.CertificateFile(reference), request.Raw)
-		if err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
-	}
-	return request.PublicKey()
-}
-
-// openscID is the ID that OpenSC gives a key by itself: SHA-1 of the modulus,
-// or of the point (pkcs15-lib.c, select_id).
-func openscID(k *pubkey.Key) []byte {
-	var number []byte
-	if k.RSA != nil {
-		number = k.RSA.N.Bytes()
-	} else {
-		number = k.Curve.Marshal(k.X, k.Y)
-	}
-	sum := sha1.Sum(number)
-	return sum[:]
 }

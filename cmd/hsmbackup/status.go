@@ -373,7 +373,7 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	list := backup.TakeAges(state, a.now())
 	var rows [][]string
 	for _, s := range state.Latest() {
-		row := []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, count(len(s.Keys), "key"), "backed up " + a.age(s.Taken)}
+		row := []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, storedKeys(s), "backed up " + a.age(s.Taken)}
 		for _, g := range list {
 			if g.Snapshot.ID == s.ID {
 				row = append(row, "proven "+a.age(g.Proof), "drilled "+a.age(g.Drill), "shares seen "+a.age(g.ShareSeen), copies(g.Copies))

@@ -405,6 +405,8 @@ func entries(n int) string {
 // nothingToProve says so of a catalog without keys: no news is no proof.
 func nothingToProve(v *backup.Verification) string {
 	switch {
+	case !v.Empty() && onlyAccepted(v):
+		return "nothing to prove: no key but such as were accepted as not exportable"
 	case !v.Empty():
 		return ""
 	case len(v.Snapshots) == 0:
@@ -413,6 +415,13 @@ func nothingToProve(v *backup.Verification) string {
 		return "nothing to prove: no key that could be checked this way"
 	}
 	return "nothing to prove: no key in " + count(len(v.Snapshots), "snapshot")
+}
+
+// onlyAccepted tells whether every key was accepted as not exportable.
+func onlyAccepted(v *backup.Verification) bool {
+	return !slices.ContainsFunc(v.Snapshots, func(s backup.SnapshotProof) bool {
+		return slices.ContainsFunc(s.Keys, func(k backup.KeyProof) bool { return !k.Accepted && !k.Unchecked })
+	})
 }
 
 func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage) string {

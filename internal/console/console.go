@@ -18,6 +18,7 @@
 package console
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,7 @@ func New(explain Explain) *Console {
 
 // Printf writes a line of the result.
 func (c *Console) Printf(format string, args ...any) {
-	fmt.Fprintf(c.Stdout, format+"\n", args...)
+	fmt.Fprintln(c.Stdout, harmless.Sprintf(format, args...))
 }
 
 // Note writes a line to stderr.
@@ -83,9 +84,14 @@ func (c *Console) Next(format string, args ...any) {
 
 // Document writes the one JSON document of --json.
 func (c *Console) Document(v any) error {
-	e := json.NewEncoder(c.Stdout)
+	var doc bytes.Buffer
+	e := json.NewEncoder(&doc)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := c.Stdout.Write(harmless.JSON(doc.Bytes()))
+	return err
 }
 
 // Table writes rows in aligned columns, each cell printable.
@@ -147,7 +153,7 @@ func (c *Console) TypeSerial(ctx context.Context, what, kind, word string) error
 	err := c.TTY.TypeBack(ctx, fmt.Sprintf("%s Type its %s, %s, to go on:", what, kind, word), word)
 	switch {
 	case errors.Is(err, terminal.ErrNone):
-		return Usagef("give --confirm "+ShellQuoted(word),
+		return Usagef("give --confirm "+harmless.Word(word),
 			"this needs the token's serial as confirmation, and there is no terminal to ask for it")
 	case errors.Is(err, terminal.ErrMismatch):
 		return Refusef("confirm-mismatch", "", "%s; nothing was changed", err)

@@ -51,14 +51,6 @@ func Quoted(label string) string {
 	return strconv.Quote(label)
 }
 
-// ShellQuoted makes one word of the shell, where that needs quotes.
-func ShellQuoted(s string) string {
-	if strings.ContainsAny(s, " '\"\\$&|;<>()*?[]#~`!{}\t\n") {
-		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-	}
-	return s
-}
-
 // Brief is a list for one line: all of a short one, else the first and how many
 // more there are; the result itself names them all.
 func Brief(list []string) string {

@@ -1,5 +1,5 @@
 //go:build !unix
 
-package main
+package doctor
 
 func access(string) bool { return true }
