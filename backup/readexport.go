@@ -63,6 +63,32 @@ func ReadExport(dir string) (*store.Snapshot, []store.Finding, error) {
 	return s, x.found, nil
 }
 
+// ExportedFiles tells what the files of a folder are that Export wrote and that
+// are no wrapped keys, by their names; nil for any other folder.
+func ExportedFiles(dir string) map[string]string {
+	x := &exportReader{dir: dir}
+	var m exportManifest
+	raw, err := x.read(exportManifestName)
+	if err != nil || json.Unmarshal(raw, &m) != nil || m.Format < 1 || m.Snapshot.Hash.IsZero() {
+		return nil
+	}
+	names := map[string]string{exportManifestName: "the export's manifest"}
+	for _, f := range m.Files {
+		names[f.Name] = "part of an export"
+	}
+	for _, f := range m.EFs {
+		if f.Content != nil {
+			names[f.Content.File] = "file " + f.FID + " of the token"
+		}
+	}
+	for _, k := range m.Keys {
+		if k.Blob != nil {
+			delete(names, k.Blob.File)
+		}
+	}
+	return names
+}
+
 type exportReader struct {
 	dir   string
 	found []store.Finding

@@ -108,6 +108,11 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	if err != nil {
 		return err
 	}
+	for _, arg := range args {
+		if backup.ExportedFiles(arg) != nil {
+			a.note("%s was written by `hsmbackup export`: `hsmbackup restore --from-export %s` brings back all of it, not its keys alone", arg, shellQuoted(arg))
+		}
+	}
 	if len(files) == 0 {
 		if len(unread) > 0 {
 			return unread[0].err
@@ -240,7 +245,7 @@ type unreadFile struct {
 // wrappedFiles reads the files named, and of a folder those that are wrapped
 // keys by name or content; the others there are counted.
 func wrappedFiles(args []string) (files []backup.AdoptFile, unread []unreadFile, passedOver int, err error) {
-	seen := map[string]bool{}
+	seen, exported := map[string]bool{}, map[string]map[string]string{}
 	read := func(path string, inFolder bool) {
 		if clean := filepath.Clean(path); seen[clean] {
 			return
@@ -248,9 +253,22 @@ func wrappedFiles(args []string) (files []backup.AdoptFile, unread []unreadFile,
 			seen[clean] = true
 		}
 		content, err := custody.ReadFile(path)
-		if inFolder && !isWrapped(path, content, err) {
+		dir, name := filepath.Split(path)
+		names, known := exported[dir]
+		if !known {
+			names = backup.ExportedFiles(filepath.Clean(dir))
+			exported[dir] = names
+		}
+		what := names[name]
+		if err == nil && readable(backup.AdoptFile{Content: content}) {
+			what = ""
+		}
+		if inFolder && (what != "" || !isWrapped(path, content, err)) {
 			passedOver++
 			return
+		}
+		if what != "" {
+			err = fmt.Errorf("%s: it is no wrapped key but %s, by the manifest.json beside it", path, what)
 		}
 		if err != nil {
 			unread = append(unread, unreadFile{path, err})
