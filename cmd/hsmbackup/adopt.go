@@ -17,6 +17,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -61,7 +62,7 @@ restored by its ID.`,
 //	 "passed_over":0,"token":{"serial":"…","keys":[{…key of status…,"file":"…"}]}|null,
 //	 "backup":{…}|null,"head":"WORDS"}
 type jsonAdopt struct {
-	Snapshot   *jsonSnapshot     `json:"snapshot"`
+	Snapshot   *report.Snapshot  `json:"snapshot"`
 	Existing   bool              `json:"existing"`
 	Files      []jsonAdoptedFile `json:"files"`
 	PassedOver int               `json:"passed_over"`
@@ -99,7 +100,7 @@ type jsonAdoptToken struct {
 }
 
 type jsonAdoptTokenKey struct {
-	jsonKey
+	report.Key
 	File string `json:"file"` // empty: none holds it
 }
 
@@ -504,7 +505,7 @@ func adoptedLines(f backup.AdoptedFile, serial string) []string {
 func (r adopted) document() jsonAdopt {
 	doc := jsonAdopt{Existing: r.Existing, Files: []jsonAdoptedFile{}, PassedOver: r.passedOver, Head: r.head}
 	if r.Snapshot != nil {
-		s := snapshotDocument(r.Snapshot)
+		s := report.NewSnapshot(r.Snapshot)
 		doc.Snapshot = &s
 	}
 	for _, f := range r.Files {
@@ -524,7 +525,7 @@ func (r adopted) document() jsonAdopt {
 	if r.serial != "" || len(r.keys) > 0 {
 		doc.Token = &jsonAdoptToken{Serial: r.serial, Keys: []jsonAdoptTokenKey{}}
 		for _, k := range r.keys {
-			doc.Token.Keys = append(doc.Token.Keys, jsonAdoptTokenKey{keyDocument(k), r.fileOf(k)})
+			doc.Token.Keys = append(doc.Token.Keys, jsonAdoptTokenKey{report.NewKey(k), r.fileOf(k)})
 		}
 	}
 	if r.taken != nil {

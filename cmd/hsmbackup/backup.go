@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/words"
+	"hsmbackup/internal/report"
 	"hsmbackup/store"
 )
 
@@ -57,11 +57,6 @@ elsewhere, they tell an older or altered catalog from this one (check --head).`,
 	uses(cmd, useCatalog, useToken, useConfirm, useYes)
 	return cmd
 }
-
-// headWords is how many words of the head's hash are shown: 66 bits.
-const headWords = 6
-
-func head(e store.Entry) string { return strings.Join(words.Encode(e.Hash[:], headWords), " ") }
 
 // readAttachments reads the files of --attach.
 func readAttachments(files, detach []string) ([]store.Attachment, error) {
@@ -155,7 +150,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		}
 	} else {
 		a.printKeys(r.Keys)
-		a.printAttachments(r.Snapshot.Attachments)
+		report.PrintAttachments(a.Console, r.Snapshot.Attachments)
 		for _, m := range r.Snapshot.Missing {
 			a.printf("  not kept: %s: %s", m.What, m.Reason)
 		}
@@ -265,18 +260,18 @@ func madeUp(k backup.KeyCoverage) bool {
 const madeUpRemedy = "its token made this recovery key up and nobody has shares: keys move to another token only as new ones, made on a token with a recovery key of yours (`hsmbackup init --share FILE`)"
 
 type jsonBackup struct {
-	Snapshot jsonSnapshot `json:"snapshot"`
-	Keys     []jsonKey    `json:"keys"`
-	Missing  []store.Gap  `json:"missing"`
-	Head     string       `json:"head"`
+	Snapshot report.Snapshot `json:"snapshot"`
+	Keys     []report.Key    `json:"keys"`
+	Missing  []store.Gap     `json:"missing"`
+	Head     string          `json:"head"`
 
-	Attachments []jsonAttachment `json:"attachments,omitempty"`
+	Attachments []report.Attachment `json:"attachments,omitempty"`
 }
 
 func backupDocument(r *backup.Report) jsonBackup {
-	doc := jsonBackup{Snapshot: snapshotDocument(r.Snapshot), Keys: []jsonKey{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head), Attachments: attachmentDocuments(r.Snapshot.Attachments)}
+	doc := jsonBackup{Snapshot: report.NewSnapshot(r.Snapshot), Keys: []report.Key{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head), Attachments: report.Attachments(r.Snapshot.Attachments)}
 	for _, k := range r.Keys {
-		doc.Keys = append(doc.Keys, keyDocument(k))
+		doc.Keys = append(doc.Keys, report.NewKey(k))
 	}
 	return doc
 }

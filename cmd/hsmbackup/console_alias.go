@@ -5,6 +5,7 @@ import (
 
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/secret"
 	from "hsmbackup/internal/source"
 )
@@ -33,6 +34,10 @@ type (
 )
 
 var (
+	head        = report.Head
+	takenOf     = report.TakenOf
+	reference   = report.Reference
+	entries     = report.Entries
 	parseSource = from.Parse
 	usagef      = console.Usagef
 	failf       = console.Failf

@@ -2,7 +2,7 @@ package main
 
 import (
 	"hsmbackup/internal/custody"
-	"hsmbackup/store"
+	"hsmbackup/internal/report"
 )
 
 // The documents of --json. Hex is upper case for KCVs and lower case for
@@ -26,7 +26,7 @@ type jsonToken struct {
 	PINTries    int          `json:"pin_tries"`
 	SOPINTries  int          `json:"so_pin_tries"`
 	DKEK        []jsonDomain `json:"dkek"`
-	Keys        []jsonKey    `json:"keys"`
+	Keys        []report.Key `json:"keys"`
 	// Notes are what must be known of the token besides.
 	Notes []string `json:"notes,omitempty"`
 	// Rekeyed: the backup was re-keyed, and the token has the old recovery key.
@@ -50,20 +50,6 @@ type jsonDomain struct {
 	KCV         string `json:"kcv"`
 }
 
-type jsonKey struct {
-	Reference int    `json:"reference"`
-	Label     string `json:"label"`
-	ID        string `json:"id"`
-	Type      string `json:"type"`
-	SSH       string `json:"ssh"`
-	Coverage  string `json:"coverage"`
-	Reason    string `json:"reason"`
-	// Notes are what must be known of the key besides.
-	Notes []string `json:"notes,omitempty"`
-	// AlsoOn are other tokens, attached or known, that hold the same key.
-	AlsoOn []string `json:"also_on,omitempty"`
-}
-
 type jsonVerification struct {
 	Proof     string              `json:"proof"`
 	OK        bool                `json:"ok"`
@@ -72,7 +58,7 @@ type jsonVerification struct {
 	// Findings are damage in the catalog itself, Uncovered keys of an attached
 	// token that are in no snapshot.
 	Findings    []jsonFinding `json:"findings"`
-	Uncovered   []jsonKey     `json:"uncovered"`
+	Uncovered   []report.Key  `json:"uncovered"`
 	NotRecorded string        `json:"not_recorded"`
 	// Copies are those of the catalog that a check looked at.
 	Copies []jsonCopy `json:"copies,omitempty"`
@@ -118,15 +104,4 @@ type jsonCopy struct {
 type jsonFinding struct {
 	Where string `json:"where"`
 	What  string `json:"what"`
-}
-
-type jsonSnapshot struct {
-	ID    string `json:"id"`
-	Token string `json:"token"`
-	Taken string `json:"taken"`
-	Keys  int    `json:"keys"`
-	KCV   string `json:"kcv"`
-	Hash  string `json:"hash"`
-
-	Rekeyed *store.Rekeyed `json:"rekeyed,omitempty"`
 }

@@ -17,6 +17,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -398,7 +399,7 @@ func (a *app) printPlan(p *backup.Plan) {
 	}
 	a.table(rows)
 	for _, i := range p.Items {
-		a.printNotes(i.Key.Reference, i.Notes)
+		report.PrintNotes(a.Console, i.Key.Reference, i.Notes)
 	}
 	for _, f := range p.Files {
 		a.printf("  file %s  %s %s", f.FID, f.Action, terminal.Printable(f.Reason))

@@ -15,6 +15,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pcsc"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -203,7 +204,7 @@ func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 	t := jsonToken{
 		Serial: s.inv.Serial, Label: s.inv.Label, Reader: s.token.reader, Firmware: s.inv.Firmware,
 		Software: s.inv.Software, Initialised: s.inv.Initialised, PINTries: s.inv.PIN.Tries, SOPINTries: s.inv.SOPIN.Tries,
-		DKEK: []jsonDomain{}, Keys: []jsonKey{}, Notes: s.notes,
+		DKEK: []jsonDomain{}, Keys: []report.Key{}, Notes: s.notes,
 	}
 	for _, d := range s.inv.Domains {
 		if !d.Empty {
@@ -211,7 +212,7 @@ func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 		}
 	}
 	for _, k := range s.coverage {
-		key := keyDocument(k)
+		key := report.NewKey(k)
 		key.AlsoOn = holders(s.inv.Serial, k.Key)
 		t.Keys = append(t.Keys, key)
 	}
@@ -221,14 +222,6 @@ func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
 	return t
 }
 
-func keyDocument(k backup.KeyCoverage) jsonKey {
-	return jsonKey{
-		Reference: int(k.Key.Reference), Label: k.Key.Label, ID: hex.EncodeToString(k.Key.ID), Type: k.Key.Type,
-		SSH: k.Key.SSH(), Coverage: string(k.Coverage), Reason: k.Reason, Notes: k.Notes,
-	}
-}
-
-// domainKCV is empty while it means nothing.
 func domainKCV(d schsm.Domain) string {
 	if kcv := dkek.KCV(d.KCV); d.Ready() && !kcv.IsZero() {
 		return kcv.String()
@@ -300,14 +293,7 @@ func (a *app) printKeys(keys []backup.KeyCoverage) {
 	}
 	a.table(rows)
 	for _, k := range keys {
-		a.printNotes(int(k.Key.Reference), k.Notes)
-	}
-}
-
-// printNotes says what must be known of a key besides.
-func (a *app) printNotes(number int, notes []string) {
-	for _, n := range notes {
-		a.printf("  key %s: NOTE: %s", reference(number), n)
+		report.PrintNotes(a.Console, int(k.Key.Reference), k.Notes)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/internal/words"
 	"hsmbackup/store"
@@ -222,8 +223,8 @@ func (a *app) check(ctx context.Context, headText, metricsFile string) error {
 		if prefix, bits, err = words.Decode(strings.Fields(headText)); err != nil {
 			return usagef("", "--head: %s", err)
 		}
-		if bits != headWords*words.Bits {
-			return usagef("", "--head takes the %s that `hsmbackup backup` prints as head, not %d", count(headWords, "word"), bits/words.Bits)
+		if bits != report.HeadWords*words.Bits {
+			return usagef("", "--head takes the %s that `hsmbackup backup` prints as head, not %d", count(report.HeadWords, "word"), bits/words.Bits)
 		}
 	}
 	cat, why, err := a.recordingCatalog()
@@ -395,13 +396,6 @@ func anchorText(v *backup.Verification) string {
 	return "the catalog is intact, not anchored"
 }
 
-func entries(n int) string {
-	if n == 1 {
-		return "1 entry"
-	}
-	return fmt.Sprintf("%d entries", n)
-}
-
 // nothingToProve says so of a catalog without keys: no news is no proof.
 func nothingToProve(v *backup.Verification) string {
 	switch {
@@ -456,7 +450,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 func verificationDocument(v *backup.Verification, notRecorded string, uncovered []backup.KeyCoverage) jsonVerification {
 	doc := jsonVerification{
 		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0, Anchored: v.Anchored,
-		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []jsonKey{}, NotRecorded: notRecorded,
+		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []report.Key{}, NotRecorded: notRecorded,
 		Seconds: v.Took.Seconds(),
 	}
 	for _, s := range v.Snapshots {
@@ -470,7 +464,7 @@ func verificationDocument(v *backup.Verification, notRecorded string, uncovered 
 		doc.Findings = append(doc.Findings, jsonFinding{f.Where, f.What})
 	}
 	for _, k := range uncovered {
-		doc.Uncovered = append(doc.Uncovered, keyDocument(k))
+		doc.Uncovered = append(doc.Uncovered, report.NewKey(k))
 	}
 	for _, c := range v.Copies {
 		doc.Copies = append(doc.Copies, jsonCopy{c.Path, c.Time.UTC().Format(time.RFC3339), c.Reached, c.Behind, c.Damage})
