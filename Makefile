@@ -1,5 +1,6 @@
 # make demo    the job on software tokens, as a story
 # make test    all tests, with a real pcscd, OpenSC and OpenSSH
+# make model   random lives of tokens: STEPS=100000 SEED=n
 # make check   format, vet, staticcheck, go.mod, race detector, cross builds
 # make bench   benchmarks
 # make build   bin/hsmbackup
@@ -11,7 +12,7 @@ PREFIX ?= /usr/local
 # The systems that a build without cgo must serve.
 CROSS = linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64
 
-.PHONY: all build demo deps test check format vet staticcheck tidy race cross bench install clean
+.PHONY: all build demo deps test model check format vet staticcheck tidy race cross bench install clean
 all: build
 
 build:
@@ -26,6 +27,13 @@ deps:
 
 test: deps
 	$(GO) test -timeout 30m ./...
+
+# Steps by kind are printed; a history that goes wrong is cut down and printed too.
+STEPS ?= 100000
+SEED ?= 1
+
+model:
+	STEPS=$(STEPS) SEED=$(SEED) $(GO) test -count=1 -timeout 0 -run '^TestLives$$' -v ./cmd/hsmbackup
 
 check: deps format vet staticcheck tidy cross race
 

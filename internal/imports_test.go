@@ -60,6 +60,7 @@ var mayImport = map[string][]string{
 	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},
 	"internal/source":    {"internal/console", "internal/terminal", "internal/secret"},
 	"internal/pcsctest":  {"internal/pcsc", "internal/vpcd"},
+	"internal/lives":     with(values, "backup", "dkek", "store", "internal/apdu", "internal/schsm", "internal/softtoken", "internal/tokentest"),
 	"internal/tokentest": with(values, "dkek", "internal/schsm", "internal/softtoken"),
 	"internal/forge":     nil,
 	"internal/e2e":       nil,

@@ -36,6 +36,10 @@ type Option func(*file)
 // Clock has times taken from now.
 func Clock(now func() time.Time) Option { return func(f *file) { f.now = now } }
 
+// ReadOnly has the file taken for one that cannot be written, which no mode makes
+// it for root.
+func ReadOnly() Option { return func(f *file) { f.readOnly = true } }
+
 // BeforeWrite has call called before each transaction that writes: tests end the
 // program between two of them.
 func BeforeWrite(call func()) Option { return func(f *file) { f.beforeWrite = call } }

@@ -56,6 +56,7 @@ type file struct {
 
 	now         func() time.Time
 	beforeWrite func() // nil: nothing
+	readOnly    bool
 }
 
 func newFile(kind, path string, options []Option) *file {
@@ -98,6 +99,9 @@ func makeFile(kind, path string, fill func(tx *bolt.Tx) error, before step) erro
 // ErrLocked, ErrNewer, ErrDamaged, ErrReadOnly.
 func openFile(kind, path string, writable bool, options []Option) (*file, error) {
 	f := newFile(kind, path, options)
+	if writable && f.readOnly {
+		return nil, fmt.Errorf("%s: %w", f.what(), ErrReadOnly)
+	}
 	if err := f.open(writable); err != nil {
 		return nil, err
 	}

@@ -26,9 +26,11 @@ type app struct {
 	lookupEnv func(string) (string, bool)
 	now       func() time.Time
 	// openCard begins to talk to a token; beforeWrite is called before a catalog or
-	// a journal changes. Tests put their faults there.
+	// a journal changes; readOnly: the catalog cannot be written. Tests put their
+	// faults there.
 	openCard    func(context.Context, apdu.Transmitter) (*schsm.Card, error)
 	beforeWrite func()
+	readOnly    bool
 	// osRelease is the file that tells Linux within Windows.
 	osRelease string
 	// roots are those that a token's certificate must lead to before it gets a

@@ -68,7 +68,11 @@ func named(path string, err error) error {
 
 // openCatalog opens a catalog under the clock of this run.
 func (a *app) openCatalog(path string, writable bool) (*store.Catalog, error) {
-	return store.Open(path, writable, a.storing()...)
+	options := a.storing()
+	if a.readOnly {
+		options = append(options, store.ReadOnly())
+	}
+	return store.Open(path, writable, options...)
 }
 
 func (a *app) storing() []store.Option {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"hsmbackup/internal/lives"
+)
+
+// notYet are rules of package lives that are known to be broken, by the number of
+// the fault.
+var notYet = map[string]int{
+	"covered, in no snapshot":                 2,
+	"covered, described otherwise":            4,
+	"covered, proof failed":                   3,
+	"covered, not in the newest":              20,
+	"restored another snapshot: serial":       7,
+	"restored another snapshot: old serial":   7,
+	"copy gone without a word: verify":        25,
+	"copy gone without a word: update":        25,
+	"copy gone without a word: restore":       25,
+	"lost file: init cd":                      4,
+	"backup of an emptied token":              8,
+	"lost key: update that goes on":           21,
+	"lost file: update that goes on cd":       21,
+	"key lost: restore":                       22,
+	"plan: would-replace":                     22,
+	"refused once: update":                    23,
+	"exit 5: adopt ":                          25,
+	"update over without a file: cf":          19,
+	"lost key: init":                          2,
+	"rerun differs: update":                   23,
+	"rerun differs: backup":                   27,
+	"changed by looking: backup":              27,
+	"called empty":                            19,
+	"plan: does-not-fit":                      25,
+	"plan: does-not-fit without a public key": 25,
+}
+
+// inProcess is the program as it ships, but for clock, tokens and catalog.
+func inProcess(ctx context.Context, c lives.Conditions, args []string) (exit int, stdout, stderr []byte) {
+	var out, errs bytes.Buffer
+	a := newApp()
+	a.redirect(&out, &errs, noTerminal{})
+	a.now, a.openCard, a.beforeWrite, a.readOnly = c.Now, c.OpenCard, c.BeforeWrite, c.ReadOnly
+	exit = a.run(ctx, args)
+	return exit, out.Bytes(), errs.Bytes()
+}
+
+// TestLives plays random histories for ten seconds, or STEPS steps, from SEED on.
+func TestLives(t *testing.T) {
+	s := lives.Search{Seed: fromEnv(t, "SEED", 1), Steps: int(fromEnv(t, "STEPS", 0)), For: 10 * time.Second, NotYet: notYet}
+	if testing.Short() {
+		s.For = 3 * time.Second
+	}
+	s.Run(t, inProcess)
+}
+
+func fromEnv(t *testing.T, name string, otherwise uint64) uint64 {
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// Histories in which a fault was found are kept, a file each, and play well.
+func TestKeptLives(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "lives", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d histories, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := lives.Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range lives.Each(h) {
+				if p := lives.Play(t, inProcess, h); p.Wrong != nil && notYet[p.Wrong.Rule] == 0 {
+					t.Errorf("%s\n%s", p.Wrong.Rule, p.Story)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,230 @@
+package lives
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/store"
+)
+
+// proven: the last proof of a blob that showed its return was a good one.
+func (r *record) proven(blob []byte) bool { return len(blob) > 0 && r.proofs[store.HashOf(blob)] }
+
+// refuted: the last proof of a blob failed.
+func (r *record) refuted(blob []byte) bool {
+	fine, tried := r.proofs[store.HashOf(blob)]
+	return tried && !fine
+}
+
+// judgeBackup: complete is complete, incomplete has a reason, and what is called
+// covered comes back.
+func judgeBackup(j *judgement) {
+	if j.r.exit != 0 && j.r.exit != 3 {
+		return
+	}
+	w, is := j.w, j.is()
+	snap, _ := j.r.out["snapshot"].(map[string]any)
+	s := w.record(j.cmd.c).snapshot(text(snap, "id"))
+	if s == nil {
+		j.bad("backup without a snapshot", "snapshot %q is not in the catalog", text(snap, "id"))
+		return
+	}
+	if j.r.exit == 0 && j.emptied() {
+		j.bad("backup of an emptied token",
+			"%s was emptied for an update and holds nothing; its backup ends with 0", is.Serial)
+	}
+	j.coverage(j.cmd.t, is, j.cmd.c, j.r.list("keys"))
+	var reasons []string
+	for _, n := range is.references() {
+		if why := j.reason(n); why != "" {
+			reasons = append(reasons, why)
+		}
+		if kcv, exportable := is.exportable(n); !exportable || w.recovery(kcv) == nil {
+			continue
+		}
+		kept := slices.ContainsFunc(s.Keys, func(k store.Key) bool {
+			name, _ := w.private(k.Blob)
+			return byte(k.Reference) == n && name == is.objects[n].private
+		})
+		if !kept && j.r.exit == 0 {
+			j.bad("backup lacks a key", "exit 0, but key %d is not in snapshot %s", n, s.ID)
+		}
+	}
+	if len(s.Missing) > 0 {
+		reasons = append(reasons, "something is missing")
+		if j.r.exit == 0 {
+			j.bad("backup lacks something", "exit 0, but %v", s.Missing)
+		}
+	}
+	behind := slices.ContainsFunc(w.record(j.cmd.c).snapshots, func(s *store.Snapshot) bool { return s.Rekeyed != nil })
+	if j.r.exit == 3 && len(reasons) == 0 && !j.s.has("no proof") && !behind && j.cmd.c.whole == nil && j.cmd.t.away == nil {
+		j.bad("backup incomplete needlessly", "%s", j.r.line())
+	}
+}
+
+// emptied: a firmware update emptied the token, and the catalog has what was on it.
+func (j *judgement) emptied() bool {
+	t := j.cmd.t
+	return t.away != nil && j.is().empty() && slices.ContainsFunc(j.w.record(j.cmd.c).snapshots, func(s *store.Snapshot) bool {
+		return slices.Contains(t.serials, s.Token.Serial) && len(s.Keys) > 0
+	})
+}
+
+// reason is why a key may not be covered after a backup.
+func (j *judgement) reason(n byte) string {
+	is := j.is()
+	kcv, exportable := is.exportable(n)
+	any, own := is.shows(n)
+	switch k := is.Keys[n]; {
+	case !exportable:
+		return "cannot be exported"
+	case j.w.recovery(kcv) == nil:
+		return "under a recovery key that a token made up"
+	case !j.w.record(j.cmd.c).seen[kcv]:
+		return "shares not seen"
+	case any && !own, is.objects[n].bare(), !any && k.Kind != pkcs15.AES:
+		return "no public key of its own"
+	case k.Counter != nil:
+		return "uses are counted"
+	case is.Major == 3 && is.Minor == 1 && len(k.Algorithms) > 0:
+		return "firmware 3.1 takes no list"
+	}
+	return ""
+}
+
+// coverage holds a program to what it says of the keys of a token.
+func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]any) {
+	w, r := j.w, j.w.record(c)
+	last := r.newest(r.line(is.Serial)...)
+	for _, k := range keys {
+		n := reference(k, "reference")
+		o := is.objects[n]
+		kcv, exportable := is.exportable(n)
+		which := fmt.Sprintf("key %d (%s) of %s", n, o, is.Serial)
+		switch said := text(k, "coverage"); said {
+		case "covered":
+			private, whole, newest := w.kept(c, is.Serial, o)
+			switch {
+			case !private:
+				w.bad("covered, in no snapshot", "%s", which)
+			case !whole:
+				w.bad("covered, described otherwise",
+					"%s: no snapshot has this description and certificate", which)
+			case !r.seen[kcv]:
+				w.bad("covered, no share seen", "%s: nobody showed shares of %s", which, kcv)
+			case last != nil && !newest && !j.rekeyed(r, o):
+				w.bad("covered, not in the newest",
+					"%s: the newest snapshot, %s, lacks it", which, last.ID)
+			case last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
+				name, _ := w.private(k.Blob)
+				return name == o.private && r.refuted(k.Blob)
+			}):
+				w.bad("covered, proof failed", "%s: the last proof failed", which)
+			}
+		case "unasked":
+			if last == nil || !slices.ContainsFunc(last.Keys, func(k store.Key) bool {
+				return string(k.Description) == o.description && string(k.Certificate) == o.certificate
+			}) {
+				w.bad("unasked, not in the newest",
+					"%s: the newest snapshot of the token shows no such key", which)
+			}
+		case "missing", "stale":
+			if last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
+				name, under := w.private(k.Blob)
+				return byte(k.Reference) == n && name == o.private && under == kcv && string(k.Description) == o.description && string(k.Certificate) == o.certificate && !r.refuted(k.Blob)
+			}) {
+				any, own := is.shows(n)
+				rule := "called " + said
+				if !any || !own {
+					rule += " without a public key"
+				}
+				w.bad(rule,
+					"%s is %s (%s), but %s has it just so", which, said, text(k, "reason"), last.ID)
+			}
+		case "not-exportable", "accepted":
+			if exportable && said == "not-exportable" && !strings.Contains(text(k, "reason"), "internal error") {
+				w.bad("called not exportable", "%s (%s) can be exported", which, text(k, "reason"))
+			}
+		}
+	}
+}
+
+// rekeyed: the key is in a snapshot that was re-keyed, or that one was made of.
+func (j *judgement) rekeyed(r *record, o object) bool {
+	return slices.ContainsFunc(r.snapshots, func(s *store.Snapshot) bool {
+		return s.Rekeyed != nil && slices.ContainsFunc(s.Keys, func(k store.Key) bool {
+			name, _ := j.w.private(k.Blob)
+			return name == o.private
+		})
+	})
+}
+
+// look asks for the status of a token, if it or the catalog is not as it was when
+// that was asked last, and for a plan.
+func (w *World) look(t *Token, c *Catalog) {
+	is := w.truth(t)
+	r := w.record(c)
+	if !is.Initialised || len(is.objects) == 0 || len(r.snapshots) == 0 {
+		return
+	}
+	j := &judgement{w: w}
+	status := w.run(Cut{}, false, []string{"status", "--token", t.soft(), "--catalog", c.path, "--json"})
+	tokens := status.list("tokens")
+	switch {
+	case status.panic != "":
+		w.bad("panic", "status: %s", status.panic)
+		return
+	case status.exit != 0 && status.exit != 3 && c.whole == nil:
+		w.bad(fmt.Sprintf("status %d", status.exit), "%s", status.line())
+		return
+	case len(tokens) != 1 && c.whole == nil:
+		w.bad("status shows no token", "%s", status.said)
+		return
+	case len(tokens) != 1:
+		return
+	}
+	keys := list(tokens[0], "keys")
+	if len(keys) != len(is.objects) {
+		w.bad("status shows other keys", "%d keys shown, %d are there", len(keys), len(is.objects))
+	}
+	j.coverage(t, w.truth(t), c, keys)
+	done := !slices.ContainsFunc(keys, func(k map[string]any) bool {
+		return !slices.Contains([]string{"covered", "accepted", "unasked"}, text(k, "coverage"))
+	})
+	if !done && status.exit == 0 {
+		w.bad("status 0", "exit 0, though not all keys are covered")
+	}
+	w.plan(t, c)
+}
+
+// plan: what the newest snapshot has just so is the same to a restore.
+func (w *World) plan(t *Token, c *Catalog) {
+	is, r := w.truth(t), w.record(c)
+	last := r.newest(t.serial())
+	if last == nil || w.step%3 > 0 || w.compare(last, is) != "" {
+		return
+	}
+	p := w.run(Cut{}, false, []string{"plan", "--from", last.ID, "--token", t.soft(), "--catalog", c.path, "--json"})
+	if p.exit != 0 && p.exit != 3 {
+		w.bad(fmt.Sprintf("plan %d %s", p.exit, p.code()), "%s", p.line())
+	}
+	for _, k := range p.list("keys") {
+		n, action := reference(k, "reference"), text(k, "action")
+		if action == "same" && reference(k, "at") == n || action == "not-in-backup" {
+			continue
+		}
+		rule := "plan: " + action
+		if any, own := is.shows(n); !any || !own {
+			rule += " without a public key"
+		}
+		w.bad(rule,
+			"key %d of %s is %s at %d (%s) to a restore of %s, which has it just so", n, t.serial(), action, reference(k, "at"), text(k, "reason"), last.ID)
+	}
+	for _, f := range p.list("files") {
+		if action := text(f, "action"); action != "same" && action != "needs-share" && action != "repair" {
+			w.bad("plan for a file: "+action, "file %s (%s)", text(f, "file"), text(f, "reason"))
+		}
+	}
+}
