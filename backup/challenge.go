@@ -437,17 +437,20 @@ func givesCheckValue(private *dkek.PrivateKey, public *pubkey.Key, value []byte)
 		return errCheckValue
 	}
 	s := subject{kind: private.Kind(), public: public, allows: func(schsm.Algorithm) bool { return true }}
-	for _, ch := range challenges(nil, s, fixedBytes) {
-		if ch.algorithm != algorithm || ch.normal == nil {
-			continue
+	if algorithm == schsm.ECDH { // as the token gave it
+		answer = append([]byte{4}, answer...)
+	}
+	list := challenges(nil, s, fixedBytes)
+	if s.kind == pkcs15.RSA {
+		// Whose size was not known was asked by the first message that fits any.
+		for _, bits := range sizes(subject{}) {
+			list = append(list, rsaChallenges(nil, s, bits, fixedBytes)...)
 		}
-		if algorithm == schsm.ECDH { // as the token gave it
-			answer = append([]byte{4}, answer...)
+	}
+	for _, ch := range list {
+		if ch.algorithm == algorithm && ch.normal != nil && ch.check(answer) == nil {
+			return nil
 		}
-		if ch.check(answer) != nil {
-			return errCheckValue
-		}
-		return nil
 	}
 	return errCheckValue
 }
