@@ -160,34 +160,6 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	return outcomes(exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...), underOldKey(r))
 }
 
-// restorableOf says how many of a token's keys would come back. One that was
-// accepted never does.
-func restorableOf(keys []backup.KeyCoverage) string {
-	n := map[backup.Coverage]int{}
-	for _, k := range keys {
-		n[k.Coverage]++
-	}
-	text := fmt.Sprintf("%d of %s restorable", n[backup.Covered], count(len(keys), "key"))
-	if a := n[backup.Accepted]; a > 0 {
-		text += fmt.Sprintf(", %d accepted as not exportable", a)
-	}
-	return text
-}
-
-// storedKeys says how many keys a snapshot holds, and how many it only names.
-func storedKeys(s *store.Snapshot) string {
-	text, without := count(len(s.Keys), "key"), 0
-	for _, k := range s.Keys {
-		if k.Reason != "" {
-			without++
-		}
-	}
-	if without > 0 {
-		text += fmt.Sprintf(", %d not exported", without)
-	}
-	return text
-}
-
 // underOldKey is the outcome of a backup of a token that still has a recovery key
 // which another took the place of: the backup is taken all the same, since there
 // may be a new key on the token, but it opens with the old shares only.
@@ -210,68 +182,4 @@ func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
 		}
 		return a.ask(ctx, fmt.Sprintf("Proving %s spends one of its uses%s. Prove it?", k.Name(), left)) == nil
 	}
-}
-
-// incomplete names all that is not restorable, for the line on stderr.
-func incomplete(keys []backup.KeyCoverage, missing []store.Gap) string {
-	var list []string
-	for _, k := range keys {
-		if !k.Coverage.Done() {
-			list = append(list, fmt.Sprintf("%s is %s", k.Key.Name(), k.Coverage))
-		}
-	}
-	for _, m := range missing {
-		list = append(list, m.What+" was not kept")
-	}
-	return brief(list)
-}
-
-// remedies says what to do about keys that are not covered.
-func (a *app) remedies(keys []backup.KeyCoverage) []string {
-	todo := map[backup.Coverage]string{
-		backup.NoShare:       "`hsmbackup verify --offline --share FILE` shows that the shares exist",
-		backup.Unproven:      "`hsmbackup verify --offline --share FILE` proves without the token",
-		backup.NotExportable: "`hsmbackup accept KEY --reason TEXT`, if it is meant to stay on this token alone",
-	}
-	var hints []string
-	random := false
-	for _, k := range keys {
-		if madeUp(k) {
-			if !random {
-				hints = append(hints, madeUpRemedy)
-			}
-			random = true
-			continue
-		}
-		if h := todo[k.Coverage]; h != "" {
-			hints = append(hints, h)
-			delete(todo, k.Coverage)
-		}
-	}
-	return hints
-}
-
-// madeUp tells whether a key is under a recovery key that its token made up, so
-// that there are no shares to show.
-func madeUp(k backup.KeyCoverage) bool {
-	return k.Coverage == backup.NoShare && strings.Contains(k.Reason, " is random")
-}
-
-const madeUpRemedy = "its token made this recovery key up and nobody has shares: keys move to another token only as new ones, made on a token with a recovery key of yours (`hsmbackup init --share FILE`)"
-
-type jsonBackup struct {
-	Snapshot report.Snapshot `json:"snapshot"`
-	Keys     []report.Key    `json:"keys"`
-	Missing  []store.Gap     `json:"missing"`
-	Head     string          `json:"head"`
-
-	Attachments []report.Attachment `json:"attachments,omitempty"`
-}
-
-func backupDocument(r *backup.Report) jsonBackup {
-	doc := jsonBackup{Snapshot: report.NewSnapshot(r.Snapshot), Keys: []report.Key{}, Missing: append([]store.Gap{}, r.Snapshot.Missing...), Head: head(r.Head), Attachments: report.Attachments(r.Snapshot.Attachments)}
-	for _, k := range r.Keys {
-		doc.Keys = append(doc.Keys, report.NewKey(k))
-	}
-	return doc
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/report"
@@ -14,6 +15,7 @@ import (
 // internal/source.
 
 const (
+	madeUpRemedy    = report.MadeUpRemedy
 	sources         = from.Kinds
 	exitOK          = console.ExitOK
 	exitFailed      = console.ExitFailed
@@ -34,23 +36,28 @@ type (
 )
 
 var (
-	head        = report.Head
-	takenOf     = report.TakenOf
-	reference   = report.Reference
-	entries     = report.Entries
-	parseSource = from.Parse
-	usagef      = console.Usagef
-	failf       = console.Failf
-	refusef     = console.Refusef
-	outcomes    = console.Outcomes
-	count       = console.Count
-	copies      = console.Copies
-	areKeys     = console.AreKeys
-	countOf     = console.CountOf
-	quoted      = console.Quoted
-	shellQuoted = harmless.Word
-	brief       = console.Brief
-	wrapped     = console.Wrapped
+	incomplete     = report.Incomplete
+	madeUp         = report.MadeUp
+	storedKeys     = report.StoredKeys
+	restorableOf   = report.Restorable
+	backupDocument = report.NewBackup
+	head           = report.Head
+	takenOf        = report.TakenOf
+	reference      = report.Reference
+	entries        = report.Entries
+	parseSource    = from.Parse
+	usagef         = console.Usagef
+	failf          = console.Failf
+	refusef        = console.Refusef
+	outcomes       = console.Outcomes
+	count          = console.Count
+	copies         = console.Copies
+	areKeys        = console.AreKeys
+	countOf        = console.CountOf
+	quoted         = console.Quoted
+	shellQuoted    = harmless.Word
+	brief          = console.Brief
+	wrapped        = console.Wrapped
 )
 
 func (e exitSet) add(exit int) { e[exit] = true }
@@ -74,3 +81,5 @@ func (a *app) readSecret(ctx context.Context, s source, what string, twice bool)
 func (a *app) readChecked(ctx context.Context, s source, what string, twice bool, check func(*secret.Bytes) error) (*secret.Bytes, error) {
 	return a.secrets.Read(ctx, s, what, twice, check)
 }
+
+func (a *app) remedies(keys []backup.KeyCoverage) []string { return report.Remedies(keys) }
