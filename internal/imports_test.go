@@ -54,7 +54,7 @@ var mayImport = map[string][]string{
 	"internal/p11":       {"internal/pubkey", "internal/secret", "internal/harmless"},
 	"internal/sheet":     {"internal/secret", "internal/harmless"},
 	"internal/doctor":    {"internal/apdu", "internal/pcsc", "internal/schsm"},
-	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/harmless", "internal/p11", "internal/words"),
+	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/doctor", "internal/harmless", "internal/p11", "internal/words"),
 	"internal/keygen":    with(values, "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
 	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},

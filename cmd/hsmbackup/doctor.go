@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -11,16 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hsmbackup/backup"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/newfile"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/softtoken"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
 func newDoctorCommand(a *app) *cobra.Command {
-	var report string
+	var out string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "what stands between this computer and a backup",
@@ -39,27 +37,17 @@ was in them.`,
   hsmbackup doctor --report report.txt
   hsmbackup doctor --token soft:old.tok      a software token, without PC/SC`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), report) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), out) },
 	}
-	cmd.Flags().StringVar(&report, "report", "", "write what was seen to a new `FILE`")
+	cmd.Flags().StringVar(&out, "report", "", "write what was seen to a new `FILE`")
 	uses(cmd, useCatalog, useToken)
 	return cmd
 }
 
-// jsonDoctor is the document of doctor --json.
-type jsonDoctor struct {
-	OK       bool             `json:"ok"`
-	System   string           `json:"system"`
-	PCSC     doctor.PCSC      `json:"pcsc"`
-	OpenSC   string           `json:"opensc"`
-	Readers  []doctor.Reader  `json:"readers"`
-	Findings []doctor.Finding `json:"findings"`
-}
-
-func (a *app) doctor(ctx context.Context, report string) error {
-	if report != "" {
-		if _, err := os.Lstat(report); err == nil {
-			return failf("exists", "", "%s exists already, and nothing is ever overwritten", report)
+func (a *app) doctor(ctx context.Context, out string) error {
+	if out != "" {
+		if _, err := os.Lstat(out); err == nil {
+			return failf("exists", "", "%s exists already, and nothing is ever overwritten", out)
 		}
 	}
 	file, soft := strings.CutPrefix(a.flags.token, softPrefix)
@@ -80,76 +68,21 @@ func (a *app) doctor(ctx context.Context, report string) error {
 	if err != nil {
 		return err
 	}
-	findings := append(doctor.Examine(f), knownFaults(f)...)
-	doctor.Sort(findings)
-	doc := jsonDoctor{OK: !doctor.InTheWay(findings), System: f.System(), PCSC: f.PCSC, OpenSC: f.OpenSC(), Readers: f.Readers, Findings: findings}
-	if report != "" {
-		if err := newfile.Write(report, f.Report(program(), findings, trace)); err != nil {
+	doc := report.NewDoctor(f)
+	if out != "" {
+		if err := newfile.Write(out, f.Report(program(), doc.Findings, trace)); err != nil {
 			return err
 		}
-		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", report)
+		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", out)
 	}
 	if a.flags.json {
-		if doc.Readers == nil {
-			doc.Readers = []doctor.Reader{}
-		}
-		if doc.Findings == nil {
-			doc.Findings = []doctor.Finding{}
-		}
 		if err := a.document(doc); err != nil {
 			return err
 		}
 	} else {
-		a.printDoctor(f, findings)
+		doc.Print(a.Console)
 	}
-	if doc.OK {
-		return nil
-	}
-	blocks := 0
-	for _, found := range findings {
-		if found.Severity == doctor.Blocks {
-			blocks++
-		}
-	}
-	stand := "things stand"
-	if blocks == 1 {
-		stand = "thing stands"
-	}
-	return &outcome{Exit: exitIncomplete, Message: fmt.Sprintf("%d %s in the way of a backup", blocks, stand)}
-}
-
-func (a *app) printDoctor(f *doctor.Facts, findings []doctor.Finding) {
-	rows := [][]string{{"system", f.System()}}
-	service := string(f.PCSC)
-	if v := f.CCID(); v != "" {
-		service += ", libccid " + v
-	}
-	rows = append(rows, []string{"PC/SC", service})
-	for _, r := range f.Readers {
-		rows = append(rows, []string{"reader", r.Name + ": " + r.Text()})
-	}
-	version := f.OpenSC()
-	if version == "" {
-		version = "not found"
-	}
-	rows = append(rows, []string{"OpenSC", version}, []string{"catalog", f.Catalog.Path})
-	a.table(rows)
-	for _, found := range findings {
-		severity := string(found.Severity)
-		if found.Severity == doctor.Blocks {
-			severity = "BLOCKS"
-		}
-		a.printf("")
-		a.printf("%s: %s", severity, terminal.Printable(found.What))
-		a.printf("  -> %s", terminal.Printable(found.Do))
-		if found.Source != "" {
-			a.printf("     see %s", found.Source)
-		}
-	}
-	if !doctor.InTheWay(findings) {
-		a.printf("")
-		a.printf("nothing stands in the way of a backup")
-	}
+	return doc.Outcome()
 }
 
 // built is the time of the commit that this program was built from.
@@ -177,30 +110,6 @@ func softFacts(ctx context.Context, file string) ([]doctor.Reader, []string, err
 	fact := doctor.Reader{Name: softPrefix + file}
 	trace := fact.Examine(ctx, soft)
 	return []doctor.Reader{fact}, trace, ctx.Err()
-}
-
-// knownFaults are the faults on the list that what was seen has.
-func knownFaults(f *doctor.Facts) []doctor.Finding {
-	var list []doctor.Finding
-	add := func(severity doctor.Severity, where string, faults []backup.Fault) {
-		for _, fault := range faults {
-			list = append(list, doctor.Finding{Severity: severity, Code: fault.Code, What: where + ": " + fault.What, Do: fault.Do, Source: fault.Source})
-		}
-	}
-	if v := f.OpenSC(); v != "" {
-		add(doctor.Warning, "OpenSC "+v, backup.OpenSCFaults(v))
-	}
-	for _, r := range f.Readers {
-		add(doctor.Note, r.Name, backup.ReaderFaults(r.Name))
-		if r.State == doctor.HasToken {
-			name := r.Serial
-			if name == "" {
-				name = r.Name
-			}
-			add(doctor.Warning, fmt.Sprintf("%s has firmware %s", name, r.Firmware), backup.FirmwareFaults(r.Firmware))
-		}
-	}
-	return list
 }
 
 // catalogPlace looks at the catalog's place alone; without one it is empty.
@@ -256,21 +165,12 @@ func (a *app) checkMachine(ctx context.Context, cat *store.Catalog, reader strin
 	if cat != nil {
 		f.Catalog.Exists, f.Catalog.Newest = true, newestTaken(cat)
 	}
-	notes, err := machineVerdict(doctor.Examine(f))
+	blocks, notes := doctor.Fit(doctor.Examine(f))
+	if blocks != nil {
+		return refusef("machine", blocks.Do, "this computer is not fit for it: %s; nothing was changed", blocks.What)
+	}
 	for _, n := range notes {
 		a.note("%s", n)
 	}
-	return err
-}
-
-func machineVerdict(findings []doctor.Finding) (notes []string, err error) {
-	for _, f := range findings {
-		switch {
-		case f.Severity == doctor.Blocks:
-			return nil, refusef("machine", f.Do, "this computer is not fit for it: %s; nothing was changed", f.What)
-		case f.Severity == doctor.Warning && f.Code != "swap" && f.Code != "disk-open": // those concern shares only
-			notes = append(notes, f.What+": "+f.Do)
-		}
-	}
-	return notes, nil
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/pcsctest"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/softtoken"
@@ -33,13 +34,13 @@ func (r shortReader) Transmit(ctx context.Context, command []byte) ([]byte, erro
 }
 
 // diagnose runs doctor --json.
-func diagnose(t *testing.T, exit int, args ...string) jsonDoctor {
+func diagnose(t *testing.T, exit int, args ...string) report.Doctor {
 	t.Helper()
 	got, stdout, stderr := runIn(t, append([]string{"doctor", "--json"}, args...)...)
 	if got != exit {
 		t.Fatalf("exit %d, want %d:\n%s%s", got, exit, stdout, stderr)
 	}
-	var doc jsonDoctor
+	var doc report.Doctor
 	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
 		t.Fatalf("%v: %s", err, stdout)
 	}
@@ -49,7 +50,7 @@ func diagnose(t *testing.T, exit int, args ...string) jsonDoctor {
 	return doc
 }
 
-func found(doc jsonDoctor, code string) bool {
+func found(doc report.Doctor, code string) bool {
 	return slices.ContainsFunc(doc.Findings, func(f doctor.Finding) bool { return f.Code == code && f.Do != "" })
 }
 

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/pkcs15"
-	"hsmbackup/internal/terminal"
+	"hsmbackup/internal/report"
 )
 
 type rotateFlags struct {
@@ -89,13 +87,13 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	}
 	if len(r.Items) == 0 {
 		if a.flags.json {
-			return a.document(jsonRotation{From: r.From, To: r.To, Keys: []jsonSuccession{}})
+			return a.document(report.Rotation{From: r.From, To: r.To, Keys: []report.Succession{}})
 		}
 		a.printf("every key of %s can leave it, or is accepted: nothing to do", r.From)
 		return nil
 	}
 	if !a.flags.json {
-		a.printRotation(r)
+		report.PrintRotation(a.Console, r)
 	}
 	if slices.ContainsFunc(r.Items, func(i backup.RotationItem) bool { return i.Action == backup.New || i.Action == backup.Repair }) {
 		if a.flags.confirm != "" {
@@ -126,120 +124,16 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	for _, x := range results {
 		a.changed = a.changed || x.OK && x.Action != backup.Same
 	}
-	report, err := backup.Run(ctx, to.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	taken, err := backup.Run(ctx, to.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
 	a.progress.Close()
 	if err != nil {
 		return err
 	}
-	return a.printSuccessors(r, results, report)
-}
-
-func (a *app) printRotation(r *backup.Rotation) {
-	a.printf("from %s to %s, under the recovery key %s", r.From, r.To, r.KCV)
-	var rows [][]string
-	for _, i := range r.Items {
-		action := string(i.Action)
-		if i.Action.Done() {
-			action += fmt.Sprintf(", as key %d", i.At)
-		}
-		if i.Reason != "" {
-			action += ": " + i.Reason
-		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", i.Old.Reference), i.Old.Type, quoted(i.Old.Label), i.Why, action})
+	doc := report.NewRotation(r, results, taken)
+	if !a.flags.json {
+		doc.Print(a.Console)
+	} else if err := a.document(doc); err != nil {
+		return err
 	}
-	a.table(rows)
-}
-
-type jsonRotation struct {
-	From     string           `json:"from"`
-	To       string           `json:"to"`
-	Keys     []jsonSuccession `json:"keys"`
-	Snapshot string           `json:"snapshot"`
-}
-
-type jsonSuccession struct {
-	Reference int    `json:"reference"`
-	At        int    `json:"at"`
-	Label     string `json:"label"`
-	Type      string `json:"type"`
-	Why       string `json:"why"`
-	OK        bool   `json:"ok"`
-	Reason    string `json:"reason"`
-	Coverage  string `json:"coverage"`
-	OldSSH    string `json:"old_ssh"`
-	NewSSH    string `json:"new_ssh"`
-}
-
-// printSuccessors says what came of each key, and what people have to do now.
-func (a *app) printSuccessors(r *backup.Rotation, results []backup.RotationResult, report *backup.Report) error {
-	exits := exitSet{}
-	var bad []string
-	doc := jsonRotation{From: r.From, To: r.To, Keys: []jsonSuccession{}, Snapshot: report.Snapshot.ID}
-	for _, x := range results {
-		s := jsonSuccession{Reference: int(x.Old.Reference), At: int(x.At), Label: x.Old.Label, Type: x.Old.Type, Why: x.Why, OK: x.OK, Reason: x.Reason, OldSSH: x.Old.SSH()}
-		if x.New != nil {
-			s.NewSSH = x.New.SSH(x.Old.Label)
-		}
-		for _, k := range report.Keys {
-			if x.OK && k.Key.Reference == x.At {
-				s.Coverage = string(k.Coverage)
-				if !k.Coverage.Done() {
-					exits.add(exitIncomplete)
-					bad = append(bad, fmt.Sprintf("the successor of %s is %s: %s", x.Old.Name(), k.Coverage, k.Reason))
-				}
-			}
-		}
-		if !x.OK {
-			exits.add(exitIncomplete)
-			bad = append(bad, fmt.Sprintf("%s has no successor: %s", x.Old.Name(), x.Reason))
-		}
-		doc.Keys = append(doc.Keys, s)
-	}
-	if a.flags.json {
-		if err := a.document(doc); err != nil {
-			return err
-		}
-		return exits.outcome(strings.Join(bad, "; "), a.remedies(report.Keys)...)
-	}
-	for i, s := range doc.Keys {
-		a.printf("")
-		if !s.OK {
-			a.printf("key %d %s: NO SUCCESSOR: %s", s.Reference, quoted(s.Label), s.Reason)
-			continue
-		}
-		a.printf("key %d %s of %s: its successor is key %d of %s, %s", s.Reference, quoted(s.Label), r.From, s.At, r.To, s.Coverage)
-		a.printFollowUp(s, results[i].Old, r)
-	}
-	a.printf("")
-	a.printf("snapshot %s of %s; head: %s", report.Snapshot.ID, r.To, head(report.Head))
-	return exits.outcome(strings.Join(bad, "; "), a.remedies(report.Keys)...)
-}
-
-// printFollowUp says what has to be done before an old key may go.
-func (a *app) printFollowUp(s jsonSuccession, old backup.Key, r *backup.Rotation) {
-	line := func(format string, args ...any) {
-		a.printf("  "+format, args...)
-	}
-	switch {
-	case s.OldSSH != "" && s.NewSSH != "":
-		line("If it signs certificates (an SSH CA): trust both for now. In TrustedUserCAKeys on hosts:")
-		line("  %s", terminal.Printable(s.OldSSH))
-		line("  %s", terminal.Printable(s.NewSSH))
-		line("and for host certificates in known_hosts of clients:")
-		line("  @cert-authority * %s", terminal.Printable(s.OldSSH))
-		line("  @cert-authority * %s", terminal.Printable(s.NewSSH))
-		line("Then issue every certificate again with the new key: ssh-keygen -s.")
-		line("If people log in with it: add to authorized_keys, beside the old line:")
-		line("  %s", terminal.Printable(s.NewSSH))
-		line("The old key may go when no valid certificate is signed by it, no host knows only its line, and")
-		line("this backup has been checked: then take its lines away and delete it on %s.", r.From)
-	case old.Kind == pkcs15.AES:
-		line("What is encrypted with the old key must be decrypted with it and encrypted anew before it may go.")
-	default:
-		line("SSH does not know this type. The old key may go when nothing that trusts it, or was encrypted")
-		line("for it, is left.")
-	}
-	if old.PublicFrom == "certificate" {
-		line("The certificate that %s holds for the old key must be issued again for the new one.", r.From)
-	}
+	return doc.Outcome()
 }

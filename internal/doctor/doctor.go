@@ -59,3 +59,17 @@ func Sort(list []Finding) {
 func InTheWay(list []Finding) bool {
 	return slices.ContainsFunc(list, func(f Finding) bool { return f.Severity == Blocks })
 }
+
+// Fit is for a job that wants a sound computer and no share: the finding that
+// stands in its way, if there is one, else what may go wrong all the same.
+func Fit(list []Finding) (blocks *Finding, notes []string) {
+	for i, f := range list {
+		switch {
+		case f.Severity == Blocks:
+			return &list[i], nil
+		case f.Severity == Warning && f.Code != "swap" && f.Code != "disk-open": // those concern shares only
+			notes = append(notes, f.What+": "+f.Do)
+		}
+	}
+	return nil, notes
+}

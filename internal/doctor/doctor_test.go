@@ -304,3 +304,17 @@ func TestGather(t *testing.T) {
 		}
 	}
 }
+
+// What stands in the way of a backup stands in the way of a wipe.
+func TestFit(t *testing.T) {
+	blocks := Finding{Severity: Blocks, Code: "catalog-network", What: "the catalog is far away", Do: "move it"}
+	warns := Finding{Severity: Warning, Code: "clock", What: "the clock is behind", Do: "set it"}
+	swap := Finding{Severity: Warning, Code: "swap", What: "swap is not encrypted", Do: "swapoff -a"}
+	notes := Finding{Severity: Note, Code: "no-opensc", What: "OpenSC was not found", Do: "install it"}
+	if found, list := Fit([]Finding{warns, swap, notes}); found != nil || len(list) != 1 || list[0] != "the clock is behind: set it" {
+		t.Errorf("%v, %q", found, list)
+	}
+	if found, list := Fit([]Finding{warns, blocks}); found == nil || found.Do != "move it" || len(list) != 0 {
+		t.Errorf("%v, %q", found, list)
+	}
+}
