@@ -38,7 +38,7 @@ func (c *command) target() *Token {
 func (c *command) line(w *World) []string {
 	args := slices.Clone(c.args)
 	args = append(args, "--catalog", c.c.path, "--json")
-	args = append(args, "--pin", "file:"+filepath.Join(w.dir, "PIN"), "--so-pin", "file:"+filepath.Join(w.dir, "SO"))
+	args = append(args, "--pin", w.file("PIN"), "--so-pin", w.file("SO"))
 	for _, r := range c.given {
 		for _, f := range w.files(r) {
 			args = append(args, "--share", f)
@@ -46,6 +46,22 @@ func (c *command) line(w *World) []string {
 	}
 	return args
 }
+
+// file is where a secret is read.
+func (w *World) file(name string) string { return "file:" + filepath.Join(w.dir, name) }
+
+// at begins a command line about a token.
+func at(t *Token, verb string, more ...string) []string {
+	return append([]string{verb, "--token", t.soft()}, more...)
+}
+
+// sure is at for what destroys.
+func sure(t *Token, verb string, more ...string) []string {
+	return at(t, verb, append([]string{"--confirm", t.serial(), "--yes"}, more...)...)
+}
+
+// one is a recovery key, of those that there are.
+func one(n int) []*recovery { return recoveries()[n%3 : n%3+1] }
 
 // short is the command line as a story tells it.
 func (c *command) short() string {
@@ -61,7 +77,7 @@ func (w *World) initialise(t *Token, c *Catalog, s Step) *command {
 	if is.Initialised && !is.empty() && s.N%3 > 0 { // less often a wipe
 		return nil
 	}
-	cmd := &command{t: t, c: c, judge: judgeInit, args: []string{"init", "--token", t.soft(), "--confirm", t.serial(), "--yes", "--label", "ssh"}}
+	cmd := &command{t: t, c: c, judge: judgeInit, args: sure(t, "init", "--label", "ssh")}
 	switch s.How {
 	case "no key":
 		cmd.args = append(cmd.args, "--no-dkek")
@@ -77,7 +93,7 @@ func (w *World) initialise(t *Token, c *Catalog, s Step) *command {
 // pinOfNow is the PIN that a token has which is about to be wiped.
 func (w *World) pinOfNow(cmd *command, is *truth) {
 	if !is.empty() && w.knows(cmd.args[0], "--token-pin") {
-		cmd.args = append(cmd.args, "--token-pin", "file:"+filepath.Join(w.dir, "PIN"))
+		cmd.args = append(cmd.args, "--token-pin", w.file("PIN"))
 	}
 }
 
@@ -96,7 +112,8 @@ func (w *World) load(t *Token, c *Catalog, _ Step) *command {
 	for i, d := range w.truth(t).Domains {
 		for _, r := range recoveries() {
 			if d.Created && d.Outstanding > 0 && len(r.share) == d.Outstanding {
-				return &command{t: t, c: c, given: []*recovery{r}, args: []string{"dkek", "load", "--token", t.soft(), "--domain", fmt.Sprint(i)}}
+				args := []string{"dkek", "load", "--token", t.soft(), "--domain", fmt.Sprint(i)}
+				return &command{t: t, c: c, given: []*recovery{r}, args: args}
 			}
 		}
 	}
@@ -104,7 +121,7 @@ func (w *World) load(t *Token, c *Catalog, _ Step) *command {
 }
 
 func (w *World) backup(t *Token, c *Catalog, s Step) *command {
-	cmd := &command{t: t, c: c, looks: true, judge: judgeBackup, args: []string{"backup", "--token", t.soft(), "--yes"}}
+	cmd := &command{t: t, c: c, looks: true, judge: judgeBackup, args: at(t, "backup", "--yes")}
 	switch {
 	case s.has("attachment"):
 		cmd.args = append(cmd.args, "--attach", filepath.Join(w.dir, "note.txt"))
@@ -124,19 +141,19 @@ func (w *World) attached(t *Token, c *Catalog) bool {
 }
 
 func (w *World) verify(t *Token, c *Catalog, _ Step) *command {
-	return &command{t: t, c: c, looks: true, args: []string{"verify", "--token", t.soft(), "--yes"}}
+	return &command{t: t, c: c, looks: true, args: at(t, "verify", "--yes")}
 }
 
 func (w *World) offline(t *Token, c *Catalog, s Step) *command {
-	return &command{t: t, c: c, looks: true, given: recoveries()[s.N%3 : s.N%3+1], args: []string{"verify", "--offline"}}
+	return &command{t: t, c: c, looks: true, given: one(s.N), args: []string{"verify", "--offline"}}
 }
 
 func (w *World) drill(t *Token, c *Catalog, s Step) *command {
-	return &command{t: t, c: c, looks: true, given: recoveries()[s.N%3 : s.N%3+1], args: []string{"drill"}}
+	return &command{t: t, c: c, looks: true, given: one(s.N), args: []string{"drill"}}
 }
 
 func (w *World) check(t *Token, c *Catalog, _ Step) *command {
-	return &command{t: t, c: c, looks: true, args: []string{"check", "--token", t.soft()}}
+	return &command{t: t, c: c, looks: true, args: at(t, "check")}
 }
 
 func (w *World) accept(t *Token, c *Catalog, s Step) *command {
@@ -144,7 +161,8 @@ func (w *World) accept(t *Token, c *Catalog, s Step) *command {
 	if len(refs) == 0 {
 		return nil
 	}
-	return &command{t: t, c: c, looks: true, args: []string{"accept", fmt.Sprint(refs[s.N%len(refs)]), "--reason", "it is meant to be so", "--token", t.soft()}}
+	key := fmt.Sprint(refs[s.N%len(refs)])
+	return &command{t: t, c: c, looks: true, args: at(t, "accept", key, "--reason", "it is meant to be so")}
 }
 
 // adopt takes the keys of a snapshot that was exported into a catalog, the other
@@ -175,7 +193,7 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 	if s.How == "here" {
 		to = c
 	}
-	cmd := &command{t: t, c: to, looks: true, args: slices.Concat([]string{"adopt"}, files, []string{"--yes", "--no-backup", "--token", t.soft()})}
+	cmd := &command{t: t, c: to, looks: true, args: at(t, "adopt", append(files, "--yes", "--no-backup")...)}
 	if s.How == "share" {
 		if cmd.given = w.recoveriesOf(kcvsOf(snap)...); len(cmd.given) > 1 {
 			cmd.given = cmd.given[:1]
@@ -187,7 +205,8 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 func (w *World) rekey(t *Token, c *Catalog, s Step) *command {
 	all := recoveries()
 	from, to := all[s.N%3], all[(s.N+1+s.N/3%2)%3]
-	cmd := &command{t: t, c: c, looks: true, given: []*recovery{from}, args: []string{"dkek", "rekey", "--why", "routine", "--yes"}}
+	cmd := &command{t: t, c: c, looks: true, given: []*recovery{from}}
+	cmd.args = []string{"dkek", "rekey", "--why", "routine", "--yes"}
 	for _, f := range w.files(to) {
 		cmd.args = append(cmd.args, "--new-share", f)
 	}
@@ -200,12 +219,14 @@ func (w *World) second(t *Token, s Step) *Token {
 
 func (w *World) rotate(t *Token, c *Catalog, s Step) *command {
 	to := w.second(t, s)
-	return &command{t: t, to: to, c: c, judge: judgeRotate, args: []string{"rotate", "--from", t.soft(), "--to", to.soft(), "--yes"}}
+	args := []string{"rotate", "--from", t.soft(), "--to", to.soft(), "--yes"}
+	return &command{t: t, to: to, c: c, judge: judgeRotate, args: args}
 }
 
 func (w *World) clone(t *Token, c *Catalog, s Step) *command {
 	to := w.second(t, s)
-	cmd := &command{t: t, to: to, c: c, judge: judgeClone, args: []string{"clone", "--from", t.soft(), "--to", to.soft(), "--confirm", to.serial(), "--yes"}}
+	cmd := &command{t: t, to: to, c: c, judge: judgeClone}
+	cmd.args = []string{"clone", "--from", t.soft(), "--to", to.soft(), "--confirm", to.serial(), "--yes"}
 	if s.has("share") {
 		if cmd.given = w.recoveriesOf(w.truth(t).kcvs()...); len(cmd.given) == 0 {
 			return nil
@@ -226,7 +247,8 @@ func (w *World) restore(t *Token, c *Catalog, s Step) *command {
 		case s.has("replace"):
 			cmd.args = append(cmd.args, "--replace", fmt.Sprint(k.Reference))
 		case s.has("at"):
-			cmd.args = append(cmd.args, "--at", fmt.Sprintf("%d=%d", k.Reference, 20+k.Reference%200))
+			at := fmt.Sprintf("%d=%d", k.Reference, 20+k.Reference%200)
+			cmd.args = append(cmd.args, "--at", at)
 		}
 	}
 	if s.has("one key") && len(snap.Keys) > 0 && snap.Keys[s.N%len(snap.Keys)].Reference > 0 {
@@ -234,9 +256,11 @@ func (w *World) restore(t *Token, c *Catalog, s Step) *command {
 	}
 	if s.has("journal") {
 		cmd.readOnly = true
-		cmd.args = append(cmd.args, "--journal", filepath.Join(w.dir, fmt.Sprintf("journal-%d-%s", t.physical, c.name())))
+		name := fmt.Sprintf("journal-%d-%s", t.physical, c.name())
+		cmd.args = append(cmd.args, "--journal", filepath.Join(w.dir, name))
 	}
-	if s.has("share") && slices.ContainsFunc(snap.Files, func(f store.File) bool { return f.Sealed }) {
+	sealed := slices.ContainsFunc(snap.Files, func(f store.File) bool { return f.Sealed })
+	if sealed && s.has("share") {
 		cmd.given = w.recoveriesOf(kcvsOf(snap)...)
 	}
 	return cmd
@@ -251,7 +275,7 @@ func (w *World) renew(t *Token, c *Catalog, s Step) *command {
 	cmd.args = append(cmd.args, "--init")
 	cmd.given = w.recoveriesOf(kcvsOf(cmd.want)...)
 	if s.has("another share") {
-		cmd.given = recoveries()[s.N%3 : s.N%3+1]
+		cmd.given = one(s.N)
 	}
 	if len(cmd.given) == 0 {
 		return nil
@@ -266,20 +290,20 @@ func (w *World) restoration(t *Token, c *Catalog, s Step) *command {
 	if len(r.snapshots) == 0 {
 		return nil
 	}
-	cmd := &command{t: t, c: c, named: s.How, judge: judgeRestore, args: []string{"restore", "--token", t.soft(), "--confirm", t.serial(), "--yes"}}
+	cmd := &command{t: t, c: c, named: s.How, judge: judgeRestore, args: sure(t, "restore")}
 	from := func(name string) { cmd.args = append(cmd.args, "--from", name) }
-	one := r.snapshots[s.N%len(r.snapshots)]
+	some := r.snapshots[s.N%len(r.snapshots)]
 	switch s.How {
 	case "":
 		cmd.want = r.newest(r.line(t.serial())...)
 	case "snapshot":
-		cmd.want = one
-		from(one.ID)
+		cmd.want = some
+		from(some.ID)
 	case "latest":
 		cmd.want = r.snapshots[len(r.snapshots)-1]
 		from("latest")
 	case "serial", "old serial":
-		serial := one.Token.Serial
+		serial := some.Token.Serial
 		if s.How == "old serial" {
 			serial = t.serials[0]
 		}
@@ -296,8 +320,9 @@ func (w *World) restoration(t *Token, c *Catalog, s Step) *command {
 
 func (w *World) update(t *Token, c *Catalog, s Step) *command {
 	is := w.truth(t)
-	cmd := &command{t: t, c: c, judge: judgeEmptied, args: []string{
-		"firmware-update", "--token", t.soft(), "--copy-to", filepath.Join(w.dir, "copies", c.name()) + string(os.PathSeparator), "--same-disk-anyway", "--confirm", t.serial(), "--yes"}}
+	copies := filepath.Join(w.dir, "copies", c.name()) + string(os.PathSeparator)
+	cmd := &command{t: t, c: c, judge: judgeEmptied}
+	cmd.args = sure(t, "firmware-update", "--copy-to", copies, "--same-disk-anyway")
 	switch s.How {
 	case "share":
 		cmd.given = w.recoveriesOf(is.kcvs()...)
@@ -328,7 +353,7 @@ func (w *World) goOn(t *Token, c *Catalog, s Step) *command {
 	if b == nil && s.N%8 > 0 {
 		return nil
 	}
-	cmd := &command{t: t, c: c, judge: judgeBack, args: []string{"firmware-update", "--token", t.soft(), "--confirm", t.serial(), "--yes"}}
+	cmd := &command{t: t, c: c, judge: judgeBack, args: sure(t, "firmware-update")}
 	if b != nil {
 		cmd.given = w.recoveriesOf(b.was.kcvs()...)
 	}
@@ -340,7 +365,7 @@ func (w *World) abort(t *Token, c *Catalog, s Step) *command {
 	if b == nil && s.N%8 > 0 {
 		return nil
 	}
-	cmd := &command{t: t, c: c, judge: judgeBack, args: []string{"firmware-update", "--abort", "--token", t.soft(), "--confirm", t.serial(), "--yes"}}
+	cmd := &command{t: t, c: c, judge: judgeBack, args: sure(t, "firmware-update", "--abort")}
 	if b != nil && s.N%2 == 0 {
 		cmd.given = w.recoveriesOf(b.was.kcvs()...)
 	}
@@ -352,5 +377,6 @@ func (w *World) settle(t *Token, c *Catalog, s Step) *command {
 	if s.How == "before" {
 		serial = t.serials[max(0, len(t.serials)-2)]
 	}
-	return &command{t: t, c: c, looks: true, args: []string{"firmware-update", "--settle", serial, "--confirm", serial}}
+	args := []string{"firmware-update", "--settle", serial, "--confirm", serial}
+	return &command{t: t, c: c, looks: true, args: args}
 }

@@ -58,8 +58,12 @@ func judgeBackup(j *judgement) {
 			j.bad("backup lacks something", "exit 0, but %v", s.Missing)
 		}
 	}
-	behind := slices.ContainsFunc(w.record(j.cmd.c).snapshots, func(s *store.Snapshot) bool { return s.Rekeyed != nil })
-	if j.r.exit == 3 && len(reasons) == 0 && !j.s.has("no proof") && !behind && j.cmd.c.whole == nil && j.cmd.t.away == nil {
+	rekeyed := func(s *store.Snapshot) bool { return s.Rekeyed != nil }
+	if slices.ContainsFunc(w.record(j.cmd.c).snapshots, rekeyed) || j.s.has("no proof") ||
+		j.cmd.c.whole != nil || j.cmd.t.away != nil {
+		return
+	}
+	if j.r.exit == 3 && len(reasons) == 0 {
 		j.bad("backup incomplete needlessly", "%s", j.r.line())
 	}
 }
@@ -67,9 +71,10 @@ func judgeBackup(j *judgement) {
 // emptied: a firmware update emptied the token, and the catalog has what was on it.
 func (j *judgement) emptied() bool {
 	t := j.cmd.t
-	return t.away != nil && j.is().empty() && slices.ContainsFunc(j.w.record(j.cmd.c).snapshots, func(s *store.Snapshot) bool {
+	full := func(s *store.Snapshot) bool {
 		return slices.Contains(t.serials, s.Token.Serial) && len(s.Keys) > 0
-	})
+	}
+	return t.away != nil && j.is().empty() && slices.ContainsFunc(j.w.record(j.cmd.c).snapshots, full)
 }
 
 // reason is why a key may not be covered after a backup.
@@ -124,16 +129,15 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 				w.bad("covered, proof failed", "%s: the last proof failed", which)
 			}
 		case "unasked":
-			if last == nil || !slices.ContainsFunc(last.Keys, func(k store.Key) bool {
-				return string(k.Description) == o.description && string(k.Certificate) == o.certificate
-			}) {
+			if last == nil || !slices.ContainsFunc(last.Keys, o.described) {
 				w.bad("unasked, not in the newest",
 					"%s: the newest snapshot of the token shows no such key", which)
 			}
 		case "missing", "stale":
 			if last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
 				name, under := w.private(k.Blob)
-				return byte(k.Reference) == n && name == o.private && under == kcv && string(k.Description) == o.description && string(k.Certificate) == o.certificate && !r.refuted(k.Blob)
+				same := name == o.private && under == kcv && o.described(k)
+				return byte(k.Reference) == n && same && !r.refuted(k.Blob)
 			}) {
 				any, own := is.shows(n)
 				rule := "called " + said
@@ -144,11 +148,17 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 					"%s is %s (%s), but %s has it just so", which, said, text(k, "reason"), last.ID)
 			}
 		case "not-exportable", "accepted":
-			if exportable && said == "not-exportable" && !strings.Contains(text(k, "reason"), "internal error") {
-				w.bad("called not exportable", "%s (%s) can be exported", which, text(k, "reason"))
+			why := text(k, "reason")
+			if exportable && said == "not-exportable" && !strings.Contains(why, "internal error") {
+				w.bad("called not exportable", "%s (%s) can be exported", which, why)
 			}
 		}
 	}
+}
+
+// described: a key of a snapshot has this description and certificate.
+func (o object) described(k store.Key) bool {
+	return string(k.Description) == o.description && string(k.Certificate) == o.certificate
 }
 
 // rekeyed: the key is in a snapshot that was re-keyed, or that one was made of.
@@ -170,7 +180,7 @@ func (w *World) look(t *Token, c *Catalog) {
 		return
 	}
 	j := &judgement{w: w}
-	status := w.run(Cut{}, false, []string{"status", "--token", t.soft(), "--catalog", c.path, "--json"})
+	status := w.run(Cut{}, false, at(t, "status", "--catalog", c.path, "--json"))
 	tokens := status.list("tokens")
 	switch {
 	case status.panic != "":
@@ -206,8 +216,8 @@ func (w *World) plan(t *Token, c *Catalog) {
 	if last == nil || w.step%3 > 0 || w.compare(last, is) != "" {
 		return
 	}
-	p := w.run(Cut{}, false, []string{"plan", "--from", last.ID, "--token", t.soft(), "--catalog", c.path, "--json"})
-	if p.exit != 0 && p.exit != 3 {
+	p := w.run(Cut{}, false, at(t, "plan", "--from", last.ID, "--catalog", c.path, "--json"))
+	if p.exit != 0 && p.exit != 3 && c.whole == nil {
 		w.bad(fmt.Sprintf("plan %d %s", p.exit, p.code()), "%s", p.line())
 	}
 	for _, k := range p.list("keys") {
@@ -220,10 +230,11 @@ func (w *World) plan(t *Token, c *Catalog) {
 			rule += " without a public key"
 		}
 		w.bad(rule,
-			"key %d of %s is %s at %d (%s) to a restore of %s, which has it just so", n, t.serial(), action, reference(k, "at"), text(k, "reason"), last.ID)
+			"key %d of %s is %s at %d (%s) to a restore of %s, which has it just so",
+			n, t.serial(), action, reference(k, "at"), text(k, "reason"), last.ID)
 	}
 	for _, f := range p.list("files") {
-		if action := text(f, "action"); action != "same" && action != "needs-share" && action != "repair" {
+		if action := text(f, "action"); !slices.Contains([]string{"same", "needs-share", "repair"}, action) {
 			w.bad("plan for a file: "+action, "file %s (%s)", text(f, "file"), text(f, "reason"))
 		}
 	}

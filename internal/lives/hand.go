@@ -94,7 +94,9 @@ func (h hand) make(n byte, how string, choice int) error {
 	if !held && (how == "rsa" || how == "ec imported") {
 		how = "ec"
 	}
-	d := pkcs15.KeyDescription{Label: fmt.Sprintf("k%d", n), ID: []byte{n}, Reference: int(n), Kind: pkcs15.EC, Bits: 256}
+	d := pkcs15.KeyDescription{
+		Label: fmt.Sprintf("k%d", n), ID: []byte{n}, Reference: int(n), Kind: pkcs15.EC, Bits: 256,
+	}
 	var beside *pubkey.Key
 	switch how {
 	case "rsa":
@@ -142,7 +144,8 @@ func (h hand) make(n byte, how string, choice int) error {
 const uses = 9
 
 func (h hand) generate(n byte, how string, domain byte) error {
-	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: h.card.Serial() + "00001", Curve: curve.ByName("P-256")}
+	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: h.card.Serial() + "00001"}
+	spec.Curve = curve.ByName("P-256")
 	switch how {
 	case "ec locked":
 		spec.Algorithms = []byte{0x70, byte(schsm.ECDH)}
@@ -261,7 +264,8 @@ func (w *World) writeData(t *Token, s Step) error {
 			prefix = 0xCF
 		}
 		f := prefix<<8 | schsm.FID(s.N%3)
-		content := append(fmt.Appendf(nil, "as of step %d", w.step), bytes.Repeat([]byte{byte(s.N)}, []int{0, 30, 300}[s.N%3])...)
+		content := fmt.Appendf(nil, "as of step %d", w.step)
+		content = append(content, bytes.Repeat([]byte{byte(s.N)}, []int{0, 30, 300}[s.N%3])...)
 		w.tell("data %s %s", t.serial(), f)
 		return h.put(f, content)
 	})
@@ -369,7 +373,10 @@ func (w *World) moveKey(t *Token, s Step) error {
 
 // initialisation is one that another program makes.
 func initialisation(domains, shares int) schsm.Initialisation {
-	return schsm.Initialisation{Options: schsm.OptionUnblock, PIN: secret.New([]byte(pin)), SOPIN: secret.New([]byte(soPIN)), Domains: domains, Shares: shares, PINTries: 3}
+	return schsm.Initialisation{
+		Options: schsm.OptionUnblock, Domains: domains, Shares: shares, PINTries: 3,
+		PIN: secret.New([]byte(pin)), SOPIN: secret.New([]byte(soPIN)),
+	}
 }
 
 // foreignInit wipes a token past the program.

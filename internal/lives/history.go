@@ -3,6 +3,7 @@ package lives
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -47,9 +48,13 @@ const (
 )
 
 // commands that change a token, by name.
-var commands = map[string]byte{"INITIALIZE": 0x50, "LOAD SHARE": 0x52, "UNWRAP": 0x74, "WRITE": 0xD7, "DELETE": 0xE4}
+var commands = map[string]byte{
+	"INITIALIZE": 0x50, "LOAD SHARE": 0x52, "UNWRAP": 0x74, "WRITE": 0xD7, "DELETE": 0xE4,
+}
 
-var cuts = []string{cutPulled, cutAnswered, cutLost, cutRefused, cutMuddled, cutReset, cutKilled, cutKilled, cutSignal}
+var cuts = []string{
+	cutPulled, cutAnswered, cutLost, cutRefused, cutMuddled, cutReset, cutKilled, cutKilled, cutSignal,
+}
 
 // has tells what is added.
 func (s Step) has(what string) bool {
@@ -131,7 +136,8 @@ func random(seed uint64) []Step {
 			h = append(h, s)
 		}
 		if s.Do == "update" && r.IntN(2) == 0 { // the vendor follows more often than chance has it
-			h = append(h, Step{Do: "vendor", Token: s.Token, How: pick(r, kinds["vendor"].ways)}, Step{Do: "go on", Token: s.Token, Catalog: s.Catalog})
+			h = append(h, Step{Do: "vendor", Token: s.Token, How: pick(r, kinds["vendor"].ways)})
+			h = append(h, Step{Do: "go on", Token: s.Token, Catalog: s.Catalog})
 		}
 	}
 	return h
@@ -145,7 +151,7 @@ func pick[T any](r *rand.Rand, list []T) (one T) {
 }
 
 func randomStep(r *rand.Rand) Step {
-	s := Step{Do: names[r.IntN(len(names))], Key: pick(r, []int{1, 1, 2, 2, 3, 4, 255}), N: r.IntN(64)}
+	s := Step{Do: pick(r, weighted), Key: pick(r, []int{1, 1, 2, 2, 3, 4, 255}), N: r.IntN(64)}
 	k := kinds[s.Do]
 	s.How = pick(r, k.ways)
 	for _, w := range k.with {
@@ -160,7 +166,7 @@ func randomStep(r *rand.Rand) Step {
 	if k.command != nil && !k.looks && r.IntN(100) < interrupted {
 		s.Cut = Cut{How: pick(r, cuts), At: 1 + r.IntN(400), Left: r.IntN(5) < 2}
 		if r.IntN(3) == 0 {
-			s.Cut.On = pick(r, []string{"INITIALIZE", "LOAD SHARE", "UNWRAP", "WRITE", "DELETE", "DELETE"})
+			s.Cut.On = pick(r, slices.Sorted(maps.Keys(commands)))
 		}
 	}
 	return s

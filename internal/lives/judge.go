@@ -1,7 +1,6 @@
 package lives
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,13 +80,15 @@ func (j *judgement) again(whole *judgement, args []string) {
 		for t, is := range j.after {
 			if d := whole.after[t].differs(is); d != "" {
 				j.bad("rerun differs: "+j.s.Do,
-					"%s: cut off with exit %d, then exit %d: %s; without the cut it would have been so, exit %d (%s)", t.serial(), first.exit, j.r.exit, d, whole.r.exit, whole.r.line())
+					"%s: cut off with exit %d, then exit %d: %s; without the cut it would have been so, exit %d (%s)",
+					t.serial(), first.exit, j.r.exit, d, whole.r.exit, whole.r.line())
 			}
 		}
 	}
 	if j.r.exit != whole.r.exit && !j.nothingLeft(first) {
 		j.bad(fmt.Sprintf("rerun exit: %s %d not %d %s", j.s.Do, j.r.exit, whole.r.exit, j.r.code()),
-			"cut off with exit %d; again %d (%s); without the cut %d (%s)", first.exit, j.r.exit, j.r.line(), whole.r.exit, whole.r.line())
+			"cut off with exit %d; again %d (%s); without the cut %d (%s)",
+			first.exit, j.r.exit, j.r.line(), whole.r.exit, whole.r.line())
 	}
 	j.all()
 }
@@ -156,6 +157,9 @@ func (j *judgement) exits() {
 			}
 		}
 	case 4:
+		if damaged {
+			return
+		}
 		j.bad("exit 4: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 	case 5:
 		if !damaged && !j.foreign() {
@@ -167,7 +171,9 @@ func (j *judgement) exits() {
 }
 
 // foreign: what is adopted has another key's certificate beside it.
-func (j *judgement) foreign() bool { return j.s.Do == "adopt" && strings.Contains(j.r.said, "is for ") }
+func (j *judgement) foreign() bool {
+	return j.s.Do == "adopt" && strings.Contains(j.r.said, "is for ")
+}
 
 // bystanders are tokens that the command is not about.
 func (j *judgement) bystanders() {
@@ -179,7 +185,7 @@ func (j *judgement) bystanders() {
 		}
 	}
 	if j.cmd.to != nil {
-		if d := j.was().differs(j.is()); d != "" {
+		if d := j.was().without(j.cmd.t.copies).differs(j.is().without(j.cmd.t.copies)); d != "" {
 			j.bad("source changed: "+j.s.Do, "%s: %s", j.cmd.t.serial(), d)
 		}
 	}
@@ -189,10 +195,14 @@ func (j *judgement) bystanders() {
 func (j *judgement) twice() {
 	w := j.w
 	line := strings.Join(j.cmd.line(w), " ")
-	if before := w.previous; before != nil && before.step == w.step-1 && before.line == line && before.r.exit == 6 && !before.r.cut && !j.r.cut && j.r.exit == 0 {
+	before := w.previous
+	w.previous = attempt{w.step, line, j.r}
+	if before.step != w.step-1 || before.line != line || before.r.cut || j.r.cut {
+		return
+	}
+	if before.r.exit == 6 && j.r.exit == 0 {
 		j.bad("refused once: "+j.s.Do, "it was refused before: %s", before.r.line())
 	}
-	w.previous = &attempt{w.step, line, j.r}
 }
 
 // copies: an undescribed key goes without a word only with all the rest, or if a
@@ -205,7 +215,8 @@ func (j *judgement) copies() {
 			t.copies[o.private] = true
 		}
 	}
-	if is.empty() || slices.Contains(j.cmd.args, "--init") || strings.Contains(j.r.said, "left behind") {
+	wiped := is.empty() || slices.Contains(j.cmd.args, "--init")
+	if wiped || strings.Contains(j.r.said, "left behind") {
 		return
 	}
 	for _, n := range was.references() {
@@ -286,7 +297,8 @@ func (j *judgement) sameRekeyed(from, s *store.Snapshot) {
 			}
 			was, _ := j.w.private(o.Blob)
 			is, _ := j.w.private(k.Blob)
-			if is != "" && was != is || !bytes.Equal(o.Description, k.Description) || !bytes.Equal(o.Certificate, k.Certificate) {
+			beside := object{description: string(o.Description), certificate: string(o.Certificate)}
+			if is != "" && was != is || !beside.described(k) {
 				j.bad("re-keying differs",
 					"key %d of %s is not that of %s", k.Reference, s.ID, from.ID)
 			}

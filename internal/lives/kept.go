@@ -22,7 +22,8 @@ func (j *judgement) comesBack(what string, was *truth, discarded map[string]bool
 		case o.bare():
 		case !whole:
 			j.bad("lost description: "+what,
-				"key %d (%s) of %s was wiped; its private key is in the catalog, not with this description and certificate", n, o, was.Serial)
+				"key %d (%s) of %s was wiped; the catalog has it, not with this description and certificate",
+				n, o, was.Serial)
 		case !newest:
 			j.bad("lost from newest: "+what,
 				"key %d (%s) of %s was wiped; the newest snapshot of that token lacks it", n, o, was.Serial)
@@ -32,9 +33,11 @@ func (j *judgement) comesBack(what string, was *truth, discarded map[string]bool
 		whole, newest := w.keptFile(j.cmd.c, was.Serial, f, was.files[f])
 		switch kind := fmt.Sprintf(" %02x", f>>8); {
 		case !whole:
-			j.bad("lost file: "+what+kind, "file %04x of %s was wiped and no snapshot has it with this content", f, was.Serial)
+			j.bad("lost file: "+what+kind,
+				"file %04x of %s was wiped and no snapshot has it with this content", f, was.Serial)
 		case !newest:
-			j.bad("lost file from newest: "+what+kind, "file %04x of %s was wiped; the newest snapshot of that token lacks it", f, was.Serial)
+			j.bad("lost file from newest: "+what+kind,
+				"file %04x of %s was wiped; the newest snapshot of that token lacks it", f, was.Serial)
 		}
 	}
 }
@@ -51,7 +54,7 @@ func (j *judgement) nothingLost(t *Token) {
 		private, whole, _ := w.kept(j.cmd.c, was.Serial, o)
 		now := is.objects[n]
 		switch {
-		case now.private == o.private && !whole && o.description != "" && now.description != o.description:
+		case now.private == o.private && now.description != o.description && o.description != "" && !whole:
 			j.bad("description lost: "+j.s.Do,
 				"key %d of %s was %s, is %s, and no snapshot has the old description", n, was.Serial, o, now)
 		case now.private == o.private || is.holds(o.private):
@@ -87,7 +90,8 @@ func (j *judgement) needless(what string) {
 	for _, n := range was.references() {
 		kcv, exportable := was.exportable(n)
 		any, own := was.shows(n)
-		if was.objects[n].bare() || !exportable || w.recovery(kcv) == nil || !r.seen[kcv] || !any || !own || was.Keys[n].Counter != nil {
+		known := w.recovery(kcv) != nil && r.seen[kcv] && any && own
+		if was.objects[n].bare() || !exportable || !known || was.Keys[n].Counter != nil {
 			return
 		}
 	}

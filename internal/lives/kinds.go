@@ -20,8 +20,8 @@ type kind struct {
 // kinds is filled in init: the steps refer to it.
 var kinds map[string]kind
 
-// names has each kind as often as it weighs.
-var names []string
+// weighted has each kind as often as it weighs.
+var weighted []string
 
 func init() {
 	kinds = map[string]kind{
@@ -67,7 +67,7 @@ func init() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		for range kinds[name].weight {
-			names = append(names, name)
+			weighted = append(weighted, name)
 		}
 	}
 }

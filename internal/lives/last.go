@@ -15,7 +15,8 @@ func (w *World) last() {
 		t := w.tokens[n]
 		for _, c := range w.catalogs {
 			r := w.record(c)
-			if is := w.truth(t); !is.Initialised || len(is.objects) == 0 || r.newest(t.serial()) == nil || c.whole != nil {
+			is := w.truth(t)
+			if !is.Initialised || len(is.objects) == 0 || r.newest(t.serial()) == nil || c.whole != nil {
 				continue
 			}
 			w.lose(t, c)
@@ -28,7 +29,8 @@ func (w *World) last() {
 
 func (w *World) lose(t *Token, c *Catalog) {
 	cmd := w.backup(t, c, Step{})
-	j := &judgement{w: w, s: Step{Do: "backup"}, cmd: cmd, then: w.record(c), before: w.truths(), r: w.run(Cut{}, false, cmd.line(w))}
+	j := &judgement{w: w, s: Step{Do: "backup"}, cmd: cmd, then: w.record(c), before: w.truths()}
+	j.r = w.run(Cut{}, false, cmd.line(w))
 	j.after = w.truths()
 	w.tell("%s -> %d %s", cmd.short(), j.r.exit, j.r.line())
 	if j.r.panic != "" {
@@ -41,11 +43,11 @@ func (w *World) lose(t *Token, c *Catalog) {
 	is, snap := w.truth(t), w.record(c).newest(t.serial())
 	b, err := os.ReadFile(c.path)
 	w.must("copy", err)
-	copied := &Catalog{path: filepath.Join(w.dir, fmt.Sprintf("last-%d-%s.db", t.physical, c.name()))}
+	copied := &Catalog{path: filepath.Join(w.dir, "last.db")}
 	w.must("copy", os.WriteFile(copied.path, b, 0o600))
-	spare := &Token{file: filepath.Join(w.dir, "spare.tok"), physical: 9, serials: []string{serialOf(9, 0)}, copies: map[string]bool{}}
-	w.must("spare", os.WriteFile(spare.file, blank(w, 9, "4.1", 0, "4.1"), 0o600))
-	again := &command{t: spare, c: copied, given: w.recoveriesOf(kcvsOf(snap)...), args: []string{"restore", "--from", t.serial(), "--init", "--token", spare.soft(), "--confirm", spare.serial(), "--yes"}}
+	spare := w.blankToken(9, "4.1")
+	again := &command{t: spare, c: copied, given: w.recoveriesOf(kcvsOf(snap)...)}
+	again.args = sure(spare, "restore", "--from", t.serial(), "--init")
 	if len(again.given) == 0 {
 		return
 	}
@@ -59,7 +61,8 @@ func (w *World) lose(t *Token, c *Catalog) {
 	for _, n := range is.references() {
 		if _, exportable := is.exportable(n); exportable && !now.has(is.objects[n]) {
 			w.bad("not on the spare",
-				"the backup of %s ended with 0; restored (exit %d), key %d (%s) is not there", t.serial(), r.exit, n, is.objects[n])
+				"the backup of %s ended with 0; restored (exit %d), key %d (%s) is not there",
+				t.serial(), r.exit, n, is.objects[n])
 		}
 	}
 	for _, f := range is.numbers() {
@@ -68,7 +71,8 @@ func (w *World) lose(t *Token, c *Catalog) {
 				"the backup of %s ended with 0; restored (exit %d), file %04x is not there", t.serial(), r.exit, f)
 		}
 	}
-	if accepted := slices.ContainsFunc(is.references(), func(n byte) bool { _, can := is.exportable(n); return !can }); r.exit != 0 && !accepted {
+	stays := func(n byte) bool { _, can := is.exportable(n); return !can }
+	if r.exit != 0 && !slices.ContainsFunc(is.references(), stays) {
 		w.bad(fmt.Sprintf("spare: exit %d %s", r.exit, r.code()), "%s", r.line())
 	}
 }

@@ -57,7 +57,8 @@ func (w *World) run(cut Cut, readOnly bool, args []string) (r result) {
 				x.close()
 			}
 		}()
-		r.exit, stdout, stderr = w.program(ctx, Conditions{Now: w.now, OpenCard: x.openCard, BeforeWrite: x.write, ReadOnly: readOnly}, args)
+		c := Conditions{Now: w.now, OpenCard: x.openCard, BeforeWrite: x.write, ReadOnly: readOnly}
+		r.exit, stdout, stderr = w.program(ctx, c, args)
 	}()
 	r.cut, r.commands, r.points = x.came, x.commands, x.points
 	if r.killed {
@@ -149,7 +150,8 @@ func (c *cutWay) Transmit(ctx context.Context, command []byte) ([]byte, error) {
 	}
 	x.point()
 	x.commands++
-	if x.cut.How == cutPulled && x.commands >= x.cut.At || x.cut.How == cutAnswered && x.commands > x.cut.At {
+	away := x.cut.How == cutPulled && x.commands >= x.cut.At
+	if away || x.cut.How == cutAnswered && x.commands > x.cut.At {
 		return nil, x.gone(c.Transmitter)
 	}
 	if x.commands == x.cut.At {
@@ -223,12 +225,21 @@ func reference(m map[string]any, name string) byte {
 	return byte(n)
 }
 
+// usual is what is said so often that it tells nothing.
+func usual(line string) bool {
+	for _, s := range []string{"private keys", "not confirmed", "known fault", "computer's memory"} {
+		if strings.Contains(line, s) {
+			return true
+		}
+	}
+	return false
+}
+
 // line is what was said, in one.
 func (r result) line() string {
 	var parts []string
 	for _, l := range strings.Split(r.said, "\n") {
-		l, ours := strings.CutPrefix(l, "hsmbackup: ")
-		if ours && !strings.Contains(l, "private keys") && !strings.Contains(l, "not confirmed") && !strings.Contains(l, "known fault") {
+		if l, ours := strings.CutPrefix(l, "hsmbackup: "); ours && !usual(l) {
 			parts = append(parts, l)
 		}
 	}

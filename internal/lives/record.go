@@ -199,7 +199,7 @@ func (w *World) kept(c *Catalog, serial string, o object) (private, whole, newes
 				continue
 			}
 			private = true
-			if string(k.Description) == o.description && string(k.Certificate) == o.certificate {
+			if o.described(k) {
 				whole = true
 				newest = newest || r.stands(s, serial)
 			}
@@ -220,6 +220,13 @@ func (w *World) keptFile(c *Catalog, serial string, f uint16, content string) (w
 		}
 	}
 	return whole, newest
+}
+
+// names: a file is said to be missing.
+func names(gaps []store.Gap, f uint16) bool {
+	return slices.ContainsFunc(gaps, func(g store.Gap) bool {
+		return strings.Contains(strings.ToLower(g.What), fmt.Sprintf("%04x", f))
+	})
 }
 
 // compare says how a snapshot differs from a token; empty is not at all.
@@ -256,7 +263,7 @@ func (w *World) compare(s *store.Snapshot, is *truth) string {
 		switch content, kept := files[f]; {
 		case kept && content != is.files[f]:
 			return fmt.Sprintf("file %04x has another content on the token", f)
-		case !kept && !slices.ContainsFunc(s.Missing, func(g store.Gap) bool { return strings.Contains(strings.ToLower(g.What), fmt.Sprintf("%04x", f)) }):
+		case !kept && !names(s.Missing, f):
 			return fmt.Sprintf("file %04x is not in the snapshot", f)
 		}
 	}

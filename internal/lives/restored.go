@@ -12,7 +12,8 @@ import (
 // snapshot.
 func judgeRestore(j *judgement) {
 	was, is := j.was(), j.is()
-	if slices.Contains(j.cmd.args, "--init") && was.Initialised && !was.empty() && !reflect.DeepEqual(was.Domains, is.Domains) {
+	init := slices.Contains(j.cmd.args, "--init") && was.Initialised && !was.empty()
+	if init && !reflect.DeepEqual(was.Domains, is.Domains) {
 		j.comesBack("restore --init", was, nil)
 	} else {
 		j.nothingLost(j.cmd.t)
@@ -88,7 +89,8 @@ func (j *judgement) there(s *store.Snapshot) {
 		}
 		if !found && (j.r.exit == 0 || fine[to]) {
 			j.bad("restored key is not there",
-				"exit %d, ok %v, but key %d (%s) of %s is not on the token: there is %s", j.r.exit, fine[to], to, want, s.ID, is.objects[to])
+				"exit %d, ok %v, but key %d (%s) of %s is not on the token: there is %s",
+				j.r.exit, fine[to], to, want, s.ID, is.objects[to])
 		}
 	}
 	if j.r.exit != 0 || only > 0 {
@@ -96,7 +98,8 @@ func (j *judgement) there(s *store.Snapshot) {
 	}
 	for _, f := range s.Files {
 		n := number(f.FID)
-		if content, opened := j.w.content(f); !opened || is.files[n] != content && string(is.Files[n]) != content {
+		content, opened := j.w.content(f)
+		if !opened || is.files[n] != content && string(is.Files[n]) != content {
 			j.bad("restored file is not there",
 				"exit 0, but file %s of %s is not on the token as it was", f.FID, s.ID)
 		}
@@ -108,7 +111,8 @@ func (j *judgement) right(s *store.Snapshot) {
 	if j.cmd.named != "any" {
 		if s.ID != j.cmd.want.ID {
 			j.bad("restored another snapshot: "+j.cmd.named,
-				"restored %s of %s; what was meant is %s of %s", s.ID, s.Token.Serial, j.cmd.want.ID, j.cmd.want.Token.Serial)
+				"restored %s of %s; what was meant is %s of %s",
+				s.ID, s.Token.Serial, j.cmd.want.ID, j.cmd.want.Token.Serial)
 		}
 		return
 	}

@@ -47,7 +47,8 @@ func (t *Tally) ran(verb string, r result) {
 // String has the steps by kind, and the verbs by exit code.
 func (t *Tally) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d histories, %d steps, %d command lines, %d of them cut off\n", t.Histories, t.Steps, t.Commands, t.Cuts)
+	fmt.Fprintf(&b, "%d histories, %d steps, %d command lines, %d of them cut off\n",
+		t.Histories, t.Steps, t.Commands, t.Cuts)
 	for _, name := range slices.Sorted(maps.Keys(t.kinds)) {
 		fmt.Fprintf(&b, "%8d %s\n", t.kinds[name], name)
 	}
@@ -105,7 +106,13 @@ const maxTries = 200
 func (s Search) Run(t *testing.T, program Program) *Tally {
 	tally, start, known := newTally(), time.Now(), map[string]int{}
 	reported := map[string]bool{}
-	for seed := s.Seed; s.Steps > 0 && tally.Steps < s.Steps || s.Steps == 0 && time.Since(start) < s.For; seed++ {
+	goesOn := func() bool {
+		if s.Steps > 0 {
+			return tally.Steps < s.Steps
+		}
+		return time.Since(start) < s.For
+	}
+	for seed := s.Seed; goesOn(); seed++ {
 		h := random(seed)
 		p := play(t, program, h, tally)
 		if p.Wrong == nil {

@@ -85,7 +85,8 @@ func (w *World) truth(t *Token) *truth {
 	s := &truth{objects: map[byte]object{}, files: map[uint16]string{}}
 	w.must("token file", json.Unmarshal(document.State, s))
 	for n, k := range s.Keys {
-		s.objects[n] = object{w.name(k), string(s.Files[0xC400|uint16(n)]), string(s.Files[0xCE00|uint16(n)])}
+		description, certificate := s.Files[0xC400|uint16(n)], s.Files[0xCE00|uint16(n)]
+		s.objects[n] = object{w.name(k), string(description), string(certificate)}
 	}
 	for f, b := range s.Files {
 		beside := (f>>8 == 0xC4 || f>>8 == 0xCE) && s.Keys[byte(f)] != nil
@@ -160,6 +161,17 @@ func (s *truth) differs(o *truth) string {
 	return ""
 }
 
+// without is what is on a token but for undescribed keys that the program made.
+func (s *truth) without(copies map[string]bool) *truth {
+	rest := &truth{objects: map[byte]object{}, files: s.files}
+	for n, o := range s.objects {
+		if !o.bare() || !copies[o.private] {
+			rest.objects[n] = o
+		}
+	}
+	return rest
+}
+
 // exportable tells whether a key can really leave, and under which recovery key.
 func (s *truth) exportable(n byte) (kcv string, can bool) {
 	k := s.Keys[n]
@@ -167,7 +179,8 @@ func (s *truth) exportable(n byte) (kcv string, can bool) {
 		return "", false
 	}
 	kcv = s.Domains[k.Domain].kcv()
-	return kcv, kcv != "" && strings.EqualFold(hex.EncodeToString(k.KEK), kcv) && (len(k.Algorithms) == 0 || bytes.IndexByte(k.Algorithms, 0x92) >= 0)
+	allowed := len(k.Algorithms) == 0 || bytes.IndexByte(k.Algorithms, 0x92) >= 0
+	return kcv, allowed && kcv != "" && strings.EqualFold(hex.EncodeToString(k.KEK), kcv)
 }
 
 // public gives the public key that belongs to a private one; of AES there is none.

@@ -55,8 +55,9 @@ func (j *judgement) back(rule string, b *begun, is *truth) {
 func judgeEmptied(j *judgement) {
 	was, is := j.was(), j.is()
 	j.empty()
-	if !slices.ContainsFunc(was.references(), func(n byte) bool { return is.objects[n] != was.objects[n] && !was.objects[n].bare() }) &&
-		!slices.ContainsFunc(was.numbers(), func(f uint16) bool { return is.files[f] != was.files[f] }) {
+	key := func(n byte) bool { return is.objects[n] != was.objects[n] && !was.objects[n].bare() }
+	file := func(f uint16) bool { return is.files[f] != was.files[f] }
+	if !slices.ContainsFunc(was.references(), key) && !slices.ContainsFunc(was.numbers(), file) {
 		if j.r.exit == 6 && (j.r.code() == "not-covered" || j.r.code() == "not-proven") {
 			j.needless("update")
 		}
@@ -80,7 +81,8 @@ func judgeEmptied(j *judgement) {
 		}
 	}
 	for f, content := range was.files {
-		if old, there := b.was.files[f]; is.files[f] != content && (!there || old != content) && f>>8 != 0xC4 && f>>8 != 0xCE {
+		beside := f>>8 == 0xC4 || f>>8 == 0xCE // of a key that went before
+		if old, there := b.was.files[f]; is.files[f] != content && (!there || old != content) && !beside {
 			since.files[f] = content
 		}
 	}

@@ -37,7 +37,7 @@ type World struct {
 	wrong []Violation
 	tally *Tally
 	// previous is the command before.
-	previous *attempt
+	previous attempt
 
 	madeUp   map[string]*dkek.Key // recovery keys that tokens made up, by KCV
 	rsaNames map[string]string
@@ -107,7 +107,8 @@ const (
 func newWorld(t testing.TB, program Program, tally *Tally) *World {
 	dir, err := os.MkdirTemp(memory(), "lives-")
 	w := &World{
-		t: t, program: program, ctx: context.Background(), dir: dir, beside: tokentest.New(t, 1), tokens: map[int]*Token{}, tally: tally,
+		t: t, program: program, ctx: context.Background(), dir: dir,
+		beside: tokentest.New(t, 1), tokens: map[int]*Token{}, tally: tally,
 		madeUp: map[string]*dkek.Key{}, rsaNames: map[string]string{}, blobs: map[store.Hash]string{},
 	}
 	w.must("folder", err)
@@ -151,7 +152,8 @@ func (w *World) must(what string, err error) {
 }
 
 func (w *World) tell(format string, args ...any) {
-	w.story = append(w.story, fmt.Sprintf("%2d ", w.step)+strings.ReplaceAll(fmt.Sprintf(format, args...), w.dir+"/", ""))
+	line := strings.ReplaceAll(fmt.Sprintf(format, args...), w.dir+"/", "")
+	w.story = append(w.story, fmt.Sprintf("%2d %s", w.step, line))
 }
 
 // bad notes a violation; the history ends with the step.
@@ -199,9 +201,17 @@ func (w *World) token(n int) *Token {
 }
 
 func (w *World) makeToken(n int, firmware string) {
-	t := &Token{file: filepath.Join(w.dir, fmt.Sprintf("t%d.tok", n)), physical: n, made: firmware, serials: []string{serialOf(n, 0)}, copies: map[string]bool{}}
+	w.tokens[n] = w.blankToken(n, firmware)
+}
+
+// blankToken is a token that was never initialised.
+func (w *World) blankToken(n int, firmware string) *Token {
+	t := &Token{
+		file: filepath.Join(w.dir, fmt.Sprintf("t%d.tok", n)), physical: n, made: firmware,
+		serials: []string{serialOf(n, 0)}, copies: map[string]bool{},
+	}
 	w.must("token", os.WriteFile(t.file, blank(w, n, firmware, 0, firmware), 0o600))
-	w.tokens[n] = t
+	return t
 }
 
 func serialOf(physical, updates int) string {
@@ -224,7 +234,8 @@ func blank(w *World, physical int, made string, updates int, firmware string) []
 	var soft *softtoken.Token
 	var err error
 	if updates == 0 {
-		soft, err = softtoken.Create(path, softtoken.Options{Firmware: made, Serial: serialOf(physical, 0)})
+		o := softtoken.Options{Firmware: made, Serial: serialOf(physical, 0)}
+		soft, err = softtoken.Create(path, o)
 	} else {
 		w.must("blank", os.WriteFile(path, blank(w, physical, made, updates-1, made), 0o600))
 		if soft, err = softtoken.Open(path); err == nil {
@@ -265,7 +276,8 @@ var recoveries = sync.OnceValue(func() []*recovery {
 		fine(err)
 		r.kcv = r.key.KCV().String()
 		for j, s := range r.share {
-			parts, err := dkek.Split(s, dkek.SplitOptions{Needed: 2, Total: 2, Share: j + 1, Shares: n, KCV: r.key.KCV()})
+			o := dkek.SplitOptions{Needed: 2, Total: 2, Share: j + 1, Shares: n, KCV: r.key.KCV()}
+			parts, err := dkek.Split(s, o)
 			fine(err)
 			for k, p := range parts {
 				r.parts[fmt.Sprintf("%s-%d-%d.txt", r.name, j+1, k+1)] = p.Text()
