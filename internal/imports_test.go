@@ -54,6 +54,8 @@ var mayImport = map[string][]string{
 	"internal/p11":       {"internal/pubkey", "internal/secret", "internal/harmless"},
 	"internal/sheet":     {"internal/secret", "internal/harmless"},
 	"internal/doctor":    {"internal/apdu", "internal/pcsc", "internal/schsm"},
+	"internal/build":     nil,
+	"internal/remote":    {"backup", "store", "internal/console", "internal/harmless"},
 	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/doctor", "internal/harmless", "internal/p11", "internal/words"),
 	"internal/keygen":    with(values, "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},

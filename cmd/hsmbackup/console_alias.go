@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 
+	"hsmbackup/internal/build"
+
 	"hsmbackup/backup"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
@@ -36,6 +38,8 @@ type (
 )
 
 var (
+	version        = build.Version
+	program        = build.Program
 	incomplete     = report.Incomplete
 	madeUp         = report.MadeUp
 	storedKeys     = report.StoredKeys

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/build"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -54,7 +54,7 @@ func (a *app) doctor(ctx context.Context, out string) error {
 	if a.flags.token != "" && !soft {
 		return usagef("leave --token out, or name a software token: --token soft:FILE", "doctor looks at every reader")
 	}
-	f := doctor.Gather(ctx, a.now(), built())
+	f := doctor.Gather(ctx, a.now(), build.Time())
 	f.Catalog = a.catalogFacts()
 	var trace []string
 	var err error
@@ -83,21 +83,6 @@ func (a *app) doctor(ctx context.Context, out string) error {
 		doc.Print(a.Console)
 	}
 	return doc.Outcome()
-}
-
-// built is the time of the commit that this program was built from.
-func built() time.Time {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return time.Time{}
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.time" {
-			t, _ := time.Parse(time.RFC3339, s.Value)
-			return t
-		}
-	}
-	return time.Time{}
 }
 
 // softFacts looks at a software token in this process.
@@ -159,7 +144,7 @@ func newestTaken(cat *store.Catalog) (newest time.Time) {
 // readers and what is in memory. What stands in the way is an error, the rest
 // of what may go wrong is noted.
 func (a *app) checkMachine(ctx context.Context, cat *store.Catalog, reader string) error {
-	f := doctor.Gather(ctx, a.now(), built())
+	f := doctor.Gather(ctx, a.now(), build.Time())
 	f.PCSC, f.Readers = doctor.PCSCNotAsked, []doctor.Reader{{Name: reader, State: doctor.HasToken}}
 	f.Catalog = a.catalogPlace()
 	if cat != nil {
