@@ -141,11 +141,11 @@ func (w *World) attached(t *Token, c *Catalog) bool {
 }
 
 func (w *World) verify(t *Token, c *Catalog, _ Step) *command {
-	return &command{t: t, c: c, looks: true, args: at(t, "verify", "--yes")}
+	return &command{t: t, c: c, looks: true, judge: judgeProofs, args: at(t, "verify", "--yes")}
 }
 
 func (w *World) offline(t *Token, c *Catalog, s Step) *command {
-	return &command{t: t, c: c, looks: true, given: one(s.N), args: []string{"verify", "--offline"}}
+	return &command{t: t, c: c, looks: true, given: one(s.N), judge: judgeProofs, args: []string{"verify", "--offline"}}
 }
 
 func (w *World) drill(t *Token, c *Catalog, s Step) *command {
@@ -153,7 +153,7 @@ func (w *World) drill(t *Token, c *Catalog, s Step) *command {
 }
 
 func (w *World) check(t *Token, c *Catalog, _ Step) *command {
-	return &command{t: t, c: c, looks: true, args: at(t, "check")}
+	return &command{t: t, c: c, looks: true, judge: judgeCheck, args: at(t, "check")}
 }
 
 func (w *World) accept(t *Token, c *Catalog, s Step) *command {

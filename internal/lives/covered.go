@@ -156,6 +156,60 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 	}
 }
 
+// judgeProofs: what is called proven is so: by round trip, that the token has this
+// key; otherwise that the blob opens.
+func judgeProofs(j *judgement) {
+	for _, shown := range j.r.list("snapshots") {
+		s := j.w.record(j.cmd.c).snapshot(text(shown, "id"))
+		if s == nil {
+			continue
+		}
+		for _, k := range list(shown, "keys") {
+			if ok, _ := k["ok"].(bool); !ok {
+				continue
+			}
+			at := slices.IndexFunc(s.Keys, func(x store.Key) bool {
+				return byte(x.Reference) == reference(k, "reference")
+			})
+			if at < 0 || s.Adopted {
+				continue
+			}
+			name, _ := j.w.private(s.Keys[at].Blob)
+			switch proof := text(k, "proof"); {
+			case proof == "round-trip" && j.s.Do == "verify" && !j.is().holds(name):
+				j.bad("proven, not on the token", "key %d of %s (%s)", s.Keys[at].Reference, s.ID, name)
+			case proof == "opened" && name == "?":
+				j.bad("opened, but does not open", "key %d of %s", s.Keys[at].Reference, s.ID)
+			}
+		}
+	}
+}
+
+// judgeCheck: where nothing is amiss, each key of the token shows in its newest
+// snapshot.
+func judgeCheck(j *judgement) {
+	if j.r.exit != 0 {
+		return
+	}
+	is, r := j.is(), j.w.record(j.cmd.c)
+	for _, n := range is.references() {
+		o := is.objects[n]
+		shows := func(s *store.Snapshot) bool {
+			return r.stands(s, is.Serial) && slices.ContainsFunc(s.Keys, o.described)
+		}
+		if !o.bare() && !slices.ContainsFunc(r.snapshots, shows) && !j.accepted(n) {
+			j.bad("check 0", "key %d (%s) of %s is not in its newest snapshot", n, o, is.Serial)
+		}
+	}
+}
+
+// accepted: the key cannot be exported, and somebody may have said that it is meant
+// to be so.
+func (j *judgement) accepted(n byte) bool {
+	_, exportable := j.is().exportable(n)
+	return !exportable
+}
+
 // described: a key of a snapshot has this description and certificate.
 func (o object) described(k store.Key) bool {
 	return string(k.Description) == o.description && string(k.Certificate) == o.certificate
