@@ -34,10 +34,12 @@ var mayImport = map[string][]string{
 	"internal/curve":  nil,
 	// Text made fit for where it goes, by everything that shows or writes any.
 	"internal/harmless": nil,
-	"internal/words":    {"internal/secret"},
-	"internal/pkcs15":   values,
-	"internal/cvc":      values,
-	"internal/pubkey":   values,
+	// Secure messaging, by both sides of the wire.
+	"internal/channel": {"internal/apdu", "internal/cmac", "internal/tlv"},
+	"internal/words":   {"internal/secret"},
+	"internal/pkcs15":  values,
+	"internal/cvc":     values,
+	"internal/pubkey":  values,
 
 	"dkek":   values,
 	"store":  {"internal/secret"},
@@ -47,9 +49,9 @@ var mayImport = map[string][]string{
 		"internal/pubkey", "internal/secret", "internal/sheet", "internal/words"},
 	"internal/newfile": nil,
 
-	"internal/schsm":     {"internal/apdu", "internal/tlv", "internal/pkcs15", "internal/cvc", "internal/pubkey", "internal/curve", "internal/cmac", "internal/secret"},
+	"internal/schsm":     {"internal/apdu", "internal/tlv", "internal/pkcs15", "internal/cvc", "internal/pubkey", "internal/curve", "internal/channel", "internal/secret"},
 	"internal/pcsc":      {"internal/apdu"},
-	"internal/softtoken": with(values, "internal/apdu", "dkek"),
+	"internal/softtoken": with(values, "internal/apdu", "internal/channel", "dkek"),
 	"internal/vpcd":      {"internal/apdu"},
 	"internal/p11":       {"internal/pubkey", "internal/secret", "internal/harmless"},
 	"internal/sheet":     {"internal/secret", "internal/harmless"},

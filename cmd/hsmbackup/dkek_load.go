@@ -120,6 +120,9 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 		return err
 	}
 	a.changed = true
+	if note := backup.WithChannel(t.card, ""); note != "" {
+		a.note("%s", note)
+	}
 	if !kcv.IsZero() && cat != nil && notRecorded == "" {
 		if whole {
 			err = backup.RecordShares(cat, key, inv.Software, "dkek load")

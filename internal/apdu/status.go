@@ -24,6 +24,7 @@ const (
 	NotUsable       SW = 0x6984 // transport PIN, never initialised (1.x), counter used up
 	Conditions      SW = 0x6985
 	NotAllowed      SW = 0x6986
+	NotSecured      SW = 0x6988 // secure messaging: it does not authenticate
 	WrongData       SW = 0x6A80
 	NotSupported    SW = 0x6A81
 	FileNotFound    SW = 0x6A82

@@ -80,6 +80,8 @@ type Card struct {
 	// proven: the token showed that it holds its device key. It must show that
 	// again whenever it was out of sight: anyone can copy a certificate.
 	proven possession
+	// inClear is what InClear says.
+	inClear string
 	// unseen: the token was out of sight since then.
 	unseen bool
 
@@ -279,7 +281,8 @@ func (c *Card) recognise(ctx context.Context) error {
 		}
 		return nil // this program selected the applet anew, and nobody else was there
 	}
-	err := c.authenticateChip(ctx)
+	session, err := c.authenticateChip(ctx)
+	session.Wipe()
 	if errors.Is(err, ErrNotGenuine) {
 		return fmt.Errorf("%w: it shows the certificate of %s but not its key", ErrOtherToken, orUnknown(c.Serial()))
 	}

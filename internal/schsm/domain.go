@@ -119,9 +119,12 @@ func (c *Card) CreateDomain(ctx context.Context, n, shares int) (Domain, error) 
 	return parseDomain(n, data)
 }
 
-// LoadShare sends one DKEK share in clear, as the token wants it. The caller
-// has made sure that the token is genuine, and compares the KCV when nothing
-// is outstanding any more: the token notices no wrong share.
+// LoadShare sends one DKEK share. The caller has made sure that the token is
+// genuine, and compares the KCV when nothing is outstanding any more: the token
+// notices no wrong share. To a token that showed itself by chip authentication it
+// goes under session keys, if the token takes that; where it does not, and to all
+// others, in clear, and InClear says so. It was not exercised on hardware whether
+// a token takes a share so (fact sheet §2.11).
 func (c *Card) LoadShare(ctx context.Context, n int, share []byte) (Domain, error) {
 	if err := checkDomain(n); err != nil {
 		return Domain{}, err
@@ -129,9 +132,74 @@ func (c *Card) LoadShare(ctx context.Context, n int, share []byte) (Domain, erro
 	if len(share) != 32 {
 		return Domain{}, errors.New("a DKEK share has 32 bytes")
 	}
-	data, err := c.call(ctx, fmt.Sprintf("load of a share into key domain %d", n), apdu.Command{CLA: 0x80, INS: 0x52, P2: byte(n), Data: share, Le: apdu.LeShort})
+	name := fmt.Sprintf("load of a share into key domain %d", n)
+	cmd := apdu.Command{CLA: 0x80, INS: 0x52, P2: byte(n), Data: share, Le: apdu.LeShort}
+	if c.proven == byChip && c.inClear == "" {
+		d, taken, err := c.loadSecured(ctx, name, cmd, n)
+		if taken || err != nil {
+			return d, err
+		}
+	}
+	data, err := c.call(ctx, name, cmd)
 	if err != nil {
 		return Domain{}, err
 	}
 	return parseDomain(n, data)
+}
+
+// InClear says why a share went to the token in clear although it showed itself by
+// chip authentication; empty where none did.
+func (c *Card) InClear() string { return c.inClear }
+
+// loadSecured sends a share under the keys of a chip authentication of its own.
+// taken tells whether the token has it; one that answers outside of the channel
+// has not, unless its key domain says so.
+func (c *Card) loadSecured(ctx context.Context, name string, cmd apdu.Command, n int) (d Domain, taken bool, err error) {
+	before, err := c.Domain(ctx, n)
+	if err != nil {
+		return Domain{}, false, err
+	}
+	var plain apdu.Response
+	err = c.Transaction(ctx, func() error {
+		return again(func() error {
+			if err := c.ready(ctx); err != nil {
+				return err
+			}
+			session, err := c.authenticateChip(ctx)
+			if err != nil {
+				return err
+			}
+			defer session.Wipe()
+			if plain, err = c.transmit(ctx, name, session.Command(cmd)); err != nil {
+				return err
+			}
+			answer, broken := session.OpenAnswer(plain)
+			switch {
+			case broken != nil:
+			case answer.SW != apdu.OK:
+				return &apdu.StatusError{Command: name, SW: answer.SW, Doubt: !answer.SW.Refusal()}
+			default:
+				taken = true
+				if d, err = parseDomain(n, answer.Data); err != nil {
+					return err
+				}
+			}
+			// The channel ends with the selection, and the login with it.
+			if err := c.selectApplet(ctx); err != nil {
+				return err
+			}
+			return c.ready(ctx)
+		})
+	})
+	if taken || err != nil {
+		return d, taken, err
+	}
+	if d, err = c.Domain(ctx, n); err != nil {
+		return Domain{}, false, err
+	}
+	if d.Outstanding < before.Outstanding {
+		return d, true, nil
+	}
+	c.inClear = fmt.Sprintf("the token took no share under session keys (it answered %s)", plain.SW)
+	return d, false, nil
 }

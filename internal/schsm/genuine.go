@@ -3,15 +3,13 @@ package schsm
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha1"
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 
 	"hsmbackup/internal/apdu"
-	"hsmbackup/internal/cmac"
+	"hsmbackup/internal/channel"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/tlv"
 )
@@ -63,7 +61,8 @@ func (c *Card) Genuine(ctx context.Context, roots []cvc.Root) (cvc.Root, error) 
 			if err := c.ready(ctx); err != nil {
 				return err
 			}
-			verdict := c.authenticateChip(ctx)
+			session, verdict := c.authenticateChip(ctx)
+			session.Wipe()
 			if verdict != nil && !errors.Is(verdict, ErrNotGenuine) {
 				return verdict
 			}
@@ -100,12 +99,13 @@ func (c *Card) verifyChain(roots []cvc.Root) (cvc.Root, error) {
 var chipAuthAES128 = []byte{0x04, 0x00, 0x7F, 0x00, 0x07, 0x02, 0x02, 0x03, 0x02, 0x02}
 
 // authenticateChip is EAC chip authentication version 2: the token can only
-// compute the MAC if it holds the private half of the key in its certificate.
-// A refusal or a wrong answer wraps ErrNotGenuine. The applet is to be selected
-// anew after it, whatever came out.
-func (c *Card) authenticateChip(ctx context.Context) error {
-	refuse := func(err error) error {
-		return fmt.Errorf("%w: %w: %w", ErrNotGenuine, ErrNoPossession, err)
+// compute the MAC if it holds the private half of the key in its certificate. It
+// gives the channel that both sides can use from then on. A refusal or a wrong
+// answer wraps ErrNotGenuine. The applet is to be selected anew after it, whatever
+// came out.
+func (c *Card) authenticateChip(ctx context.Context) (*channel.Session, error) {
+	refuse := func(err error) (*channel.Session, error) {
+		return nil, fmt.Errorf("%w: %w: %w", ErrNotGenuine, ErrNoPossession, err)
 	}
 	device, err := c.chain.DeviceKey()
 	if err != nil {
@@ -116,7 +116,7 @@ func (c *Card) authenticateChip(ctx context.Context) error {
 	}
 	d, x, y, err := device.Curve.GenerateKey(rand.Reader)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer clear(d)
 	point := device.Curve.Marshal(x, y)
@@ -131,7 +131,7 @@ func (c *Card) authenticateChip(ctx context.Context) error {
 		// transmit: a step that is repeated alone proves nothing.
 		r, err := c.transmit(ctx, step.name, step.cmd)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if r.SW != apdu.OK {
 			return refuse(&apdu.StatusError{Command: step.name, SW: r.SW})
@@ -142,15 +142,16 @@ func (c *Card) authenticateChip(ctx context.Context) error {
 	if !ok {
 		return refuse(errors.New("the answer of GENERAL AUTHENTICATE does not parse"))
 	}
-	sharedX, _ := device.Curve.ScalarMult(device.X, device.Y, d)
-	want, err := chipToken(sharedX, device.Curve.FieldBytes(), nonce, point)
-	if err != nil {
-		return err
-	}
+	x, _ = device.Curve.ScalarMult(device.X, device.Y, d)
+	shared := x.FillBytes(make([]byte, device.Curve.FieldBytes()))
+	defer clear(shared)
+	session := channel.New(shared, nonce)
+	want := session.Token(tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point)))
 	if subtle.ConstantTimeCompare(want, token) != 1 {
+		session.Wipe()
 		return refuse(errors.New("the authentication token is wrong"))
 	}
-	return nil
+	return session, nil
 }
 
 // parseChipAnswer reads 7C { 81 nonce(8), 82 token(8) }.
@@ -166,20 +167,4 @@ func parseChipAnswer(answer []byte) (nonce, token []byte, ok bool) {
 	n, ok1 := list.Find(0x81)
 	t, ok2 := list.Find(0x82)
 	return n.Value, t.Value, ok1 && ok2 && len(n.Value) == 8 && len(t.Value) == 8
-}
-
-// chipToken computes the authentication token of chip authentication: the
-// first 8 bytes of AES-CMAC over 7F49 { 06 oid, 86 point } under the first 16
-// bytes of SHA-1(shared x ‖ nonce ‖ 00000002).
-func chipToken(sharedX *big.Int, fieldBytes int, nonce, point []byte) ([]byte, error) {
-	x := sharedX.FillBytes(make([]byte, fieldBytes, fieldBytes+len(nonce)+4))
-	input := append(append(x, nonce...), 0, 0, 0, 2)
-	defer clear(input)
-	key := sha1.Sum(input)
-	defer clear(key[:])
-	mac, err := cmac.Sum(key[:16], tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point)))
-	if err != nil {
-		return nil, err
-	}
-	return mac[:8], nil
 }

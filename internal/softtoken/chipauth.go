@@ -2,10 +2,9 @@ package softtoken
 
 import (
 	"bytes"
-	"crypto/sha1"
 
 	"hsmbackup/internal/apdu"
-	"hsmbackup/internal/cmac"
+	"hsmbackup/internal/channel"
 	"hsmbackup/internal/tlv"
 )
 
@@ -60,10 +59,25 @@ func (t *Token) authenticateChip(c apdu.Command) answer {
 	}
 	shared, _ := deviceCurve.ScalarMult(x, y, t.state.DeviceKey)
 	nonce := random(8)
-	key := sha1.Sum(bytes.Join([][]byte{fill(shared, deviceCurve.FieldBytes()), nonce, {0, 0, 0, 2}}, nil))
-	mac, err := cmac.Sum(key[:16], tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point.Value)))
-	if err != nil {
-		return status(apdu.Internal)
+	t.channel = channel.New(fill(shared, deviceCurve.FieldBytes()), nonce)
+	proof := t.channel.Token(tlv.Encode(0x7F49, tlv.Encode(0x06, chipAuthAES128), tlv.Encode(0x86, point.Value)))
+	return ok(tlv.Encode(0x7C, tlv.Encode(0x81, nonce), tlv.Encode(0x82, proof))...)
+}
+
+// secured carries a command out that came under the keys of the last chip
+// authentication. One that does not authenticate ends them.
+func (t *Token) secured(c apdu.Command) answer {
+	if t.channel == nil || t.state.NoSecured {
+		return status(apdu.UnknownCLA)
 	}
-	return ok(tlv.Encode(0x7C, tlv.Encode(0x81, nonce), tlv.Encode(0x82, mac[:8]))...)
+	plain, err := t.channel.OpenCommand(c)
+	if err != nil {
+		t.channel = nil
+		return status(apdu.NotSecured)
+	}
+	defer clear(plain.Data)
+	session := t.channel
+	a := t.process(plain)
+	r := session.Answer(apdu.Response{Data: a.data, SW: a.sw})
+	return answer{data: r.Data, sw: r.SW}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/channel"
 	"hsmbackup/internal/tlv"
 )
 
@@ -75,8 +76,11 @@ func (t *Token) commit(a answer) answer {
 
 // process dispatches by class and instruction (fact sheet §2.0).
 func (t *Token) process(c apdu.Command) answer {
+	if channel.IsSecured(c) {
+		return t.secured(c)
+	}
 	if c.CLA != 0x00 && c.CLA != 0x80 {
-		return status(apdu.UnknownCLA) // no chaining, no secure messaging
+		return status(apdu.UnknownCLA) // no chaining
 	}
 	if c.CLA == 0 && c.INS == 0xA4 && c.P1 == 4 {
 		return t.selectAID(c)

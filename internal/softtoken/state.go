@@ -24,6 +24,7 @@ type state struct {
 	MaxFile      int  `json:",omitempty"`
 	CRTExport    bool `json:",omitempty"`
 	NoChipAuth   bool `json:",omitempty"`
+	NoSecured    bool `json:",omitempty"`
 	// Issuer counts the issuers that this token has had: one more with each
 	// firmware update.
 	Issuer int
@@ -60,7 +61,7 @@ func newState(o Options) (*state, error) {
 		o.Firmware = "3.6"
 	}
 	s := &state{Version: formatVersion, Serial: o.Serial, APDULimit: o.APDULimit, ReaderCut: o.ReaderCut, Memory: o.Memory,
-		MaxFile: o.MaxFile, CRTExport: o.CRTExport, NoChipAuth: o.NoChipAuth, Issuer: 1}
+		MaxFile: o.MaxFile, CRTExport: o.CRTExport, NoChipAuth: o.NoChipAuth, NoSecured: o.NoSecured, Issuer: 1}
 	var err error
 	if s.Major, s.Minor, err = parseFirmware(o.Firmware); err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/channel"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/pubkey"
@@ -73,6 +74,8 @@ type Options struct {
 	CRTExport bool
 	// NoChipAuth: the token knows no chip authentication.
 	NoChipAuth bool
+	// NoSecured: it takes no command under the session keys of one.
+	NoSecured bool
 }
 
 // Token is one software token. Its methods may be called by several
@@ -86,8 +89,9 @@ type Token struct {
 
 	// What a reset forgets.
 	selected, loggedIn bool
-	current            uint16 // EF selected last
-	chipAuth           bool   // MANAGE SECURITY ENVIRONMENT was given
+	current            uint16           // EF selected last
+	chipAuth           bool             // MANAGE SECURITY ENVIRONMENT was given
+	channel            *channel.Session // of the last chip authentication
 
 	fault Fault
 	count int
@@ -148,6 +152,10 @@ func (t *Token) Clone() *Token {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := &Token{selected: t.selected, loggedIn: t.loggedIn, current: t.current, chipAuth: t.chipAuth}
+	if t.channel != nil {
+		session := *t.channel
+		c.channel = &session
+	}
 	if t.state != nil {
 		c.state = t.state.clone()
 	}
@@ -216,7 +224,7 @@ func (t *Token) Reset() {
 }
 
 func (t *Token) reset() {
-	t.selected, t.loggedIn, t.chipAuth, t.current = false, false, false, 0
+	t.selected, t.loggedIn, t.chipAuth, t.channel, t.current = false, false, false, nil, 0
 }
 
 // Begin and End do nothing: nobody else talks to a token in process.
