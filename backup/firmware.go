@@ -62,6 +62,21 @@ type Update struct {
 	Successor string    `json:"successor,omitempty"`
 }
 
+// Check implements store.Note.
+func (u *Update) Check() error {
+	switch {
+	case !store.IsSerial(u.Serial) || u.Successor != "" && !store.IsSerial(u.Successor):
+		return fmt.Errorf("%q and %q are no serial numbers", u.Serial, u.Successor)
+	case u.Firmware != "" && !store.IsFirmware(u.Firmware):
+		return fmt.Errorf("%q is no firmware", u.Firmware)
+	case !store.IsSnapshotID(u.Snapshot):
+		return fmt.Errorf("%q is no snapshot", u.Snapshot)
+	case u.Deleted < 0 || u.Deleted > len(u.Files):
+		return fmt.Errorf("%d of %d files are deleted", u.Deleted, len(u.Files))
+	}
+	return nil
+}
+
 const updateNotes = "firmware-update/"
 
 func (u *Update) put(cat *store.Catalog) error { return cat.Journal().Put(updateNotes+u.Serial, u) }

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,4 +86,18 @@ func TestFault17NothingOutsideTheFolder(t *testing.T) {
 		}
 		outside(t, dir)
 	})
+}
+
+// A note of the journal whose names could be lines for a shell is damage, and is
+// neither shown nor gone on from.
+func TestFault17JournalNotes(t *testing.T) {
+	cat, s, _ := twoKeys(t)
+	note := forge.Object{"serial": "$(touch x)", "firmware": "3.5", "snapshot": s.ID, "hash": s.Hash.String(), "phase": "emptied", "files": []any{}, "deleted": 0, "copy": "/c", "seq": 1, "began": "2026-03-01T12:00:00Z"}
+	cat = reopened(t, cat, func(c *forge.Catalog) { c.Journal[updateNotes+"x"] = note })
+	if list, err := Updates(cat); !errors.Is(err, store.ErrDamaged) || len(list) > 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := (&Update{Serial: "../x", Snapshot: s.ID}).put(cat); err == nil {
+		t.Error("such a note is written")
+	}
 }

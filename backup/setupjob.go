@@ -30,6 +30,14 @@ type SetUpNote struct {
 	KCV string `json:"kcv,omitempty"`
 }
 
+// Check implements store.Note.
+func (n *SetUpNote) Check() error {
+	if n.KCV != "" && !store.IsKCV(n.KCV) {
+		return fmt.Errorf("%q is no KCV", n.KCV)
+	}
+	return nil
+}
+
 func setUpNotes(serial string) string { return "set-up/" + serial }
 
 // FindSetUp gives the note of a set-up of this token that was not finished, nil

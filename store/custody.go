@@ -66,7 +66,7 @@ func (PartSet) kind() string { return KindPartSet }
 func (s PartSet) check() error {
 	n := len(s.Custodians)
 	switch {
-	case len(s.Set) != 8:
+	case !isHex(s.Set, 8):
 		return fmt.Errorf("part set: %q is not 8 hex digits", s.Set)
 	case s.Needed < 2 || n < s.Needed || n > 16:
 		return fmt.Errorf("part set %s: %d of %d parts", s.Set, s.Needed, n)
@@ -79,7 +79,7 @@ func (s PartSet) check() error {
 		}
 	}
 	for i, k := range s.Custodians {
-		if k.Index != i+1 || k.Name == "" || len(k.Commitment) != 32 {
+		if k.Index != i+1 || !IsCustodian(k.Name) || len(k.Commitment) != 32 {
 			return fmt.Errorf("part set %s: custodian %d has no name or commitment", s.Set, i+1)
 		}
 	}
@@ -91,7 +91,9 @@ func (s PartSet) tell(st *State, e *Entry) {
 }
 
 func (RetiredSet) kind() string { return KindPartSetRetired }
-func (RetiredSet) check() error { return nil }
+func (r RetiredSet) check() error {
+	return first(maybe("set", r.Set, IsPartSet), maybe("set", r.By, IsPartSet))
+}
 func (r RetiredSet) tell(s *State, e *Entry) {
 	for i := range s.PartSets {
 		if p := &s.PartSets[i]; p.Set == r.Set && p.Retired.IsZero() {
@@ -102,16 +104,18 @@ func (r RetiredSet) tell(s *State, e *Entry) {
 
 func (RollCall) kind() string { return KindRollCall }
 func (r RollCall) check() error {
-	if r.Set == "" || r.Index < 1 {
+	if r.Set == "" || r.Index < 1 || r.Index > 255 {
 		return errors.New("roll-call: no part named")
 	}
-	return nil
+	return first(maybe("set", r.Set, IsPartSet), maybe("origin", r.Origin, isWord))
 }
 func (r RollCall) tell(s *State, e *Entry) {
 	r.Time = e.Time
 	s.RollCalls = append(s.RollCalls, r)
 }
 
-func (Ceremony) kind() string        { return KindCeremony }
-func (Ceremony) check() error        { return nil }
+func (Ceremony) kind() string { return KindCeremony }
+func (c Ceremony) check() error {
+	return first(maybe("KCV", c.KCV, IsKCV), maybe("KCV", c.OldKCV, IsKCV), each("set", c.Sets, IsPartSet), maybe("serial number", c.Token, IsSerial))
+}
 func (Ceremony) tell(*State, *Entry) {}

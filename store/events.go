@@ -56,7 +56,7 @@ func (a SnapshotAdded) check() error {
 	if a.Hash.IsZero() || a.ID != snapshotID(a.Hash) {
 		return fmt.Errorf("id %q is not the beginning of hash %s", a.ID, a.Hash)
 	}
-	return nil
+	return maybe("serial number", a.Serial, IsSerial)
 }
 func (a SnapshotAdded) tell(s *State, e *Entry) {
 	s.added = append(s.added, addedAt{a, e.Seq})
@@ -107,6 +107,10 @@ func (l proofs) check() error {
 		if p.Blob.IsZero() || p.Reference < 0 || p.Reference > 255 {
 			return fmt.Errorf("a proof of key reference %d names no key blob", p.Reference)
 		}
+		if err := first(maybe("snapshot", p.Snapshot, IsSnapshotID), maybe("kind of proof", p.Kind, isWord), maybe("match", p.Matched, isWord),
+			maybe("serial number", p.Token, IsSerial), references(p.At)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -149,7 +153,11 @@ func (u Use) check() error {
 	if len(u.Keys) == 0 {
 		return errors.New("it names no key")
 	}
-	return nil
+	errs := []error{maybe("snapshot", u.Snapshot, IsSnapshotID), maybe("serial number", u.Token, IsSerial)}
+	for _, k := range u.Keys {
+		errs = append(errs, references(k.Reference))
+	}
+	return first(errs...)
 }
 func (Use) tell(*State, *Entry) {}
 
@@ -172,7 +180,7 @@ func (r ShareSeen) check() error {
 	if !isHex(r.KCV, 16) {
 		return fmt.Errorf("share seen: KCV %q is not 16 hex digits", r.KCV)
 	}
-	return nil
+	return maybe("recipient", r.Recipient, isRecipient)
 }
 
 // tell keeps the latest record of each KCV, but for two things: Software is
@@ -204,7 +212,7 @@ func (a Accepted) check() error {
 	if a.Reference < 1 || a.Reference > 255 {
 		return fmt.Errorf("key reference %d is not within 1 to 255", a.Reference)
 	}
-	return nil
+	return maybe("serial number", a.Serial, IsSerial)
 }
 func (a Accepted) tell(s *State, e *Entry) {
 	a.Time = e.Time

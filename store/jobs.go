@@ -14,7 +14,9 @@ type Checked struct {
 }
 
 func (Checked) kind() string { return KindCheck }
-func (Checked) check() error { return nil }
+func (c Checked) check() error {
+	return first(maybe("proof", c.Proof, isWord), maybe("anchor", c.Anchored, isWord))
+}
 func (c Checked) tell(s *State, e *Entry) {
 	if c.OK && c.Proof == ProofIntact {
 		s.Checked = e.Time
@@ -30,11 +32,14 @@ type Drilled struct {
 	Seconds float64 `json:"seconds"`
 }
 
-func (Drilled) kind() string         { return KindDrill }
-func (Drilled) check() error         { return nil }
-func (Drilled) tell(*State, *Entry)  {}
+func (Drilled) kind() string { return KindDrill }
+func (d Drilled) check() error {
+	return first(each("snapshot", d.Snapshots, IsSnapshotID), each("KCV", d.KCVs, IsKCV))
+}
+func (Drilled) tell(*State, *Entry) {}
+
 func (Exported) kind() string        { return KindExport }
-func (Exported) check() error        { return nil }
+func (e Exported) check() error      { return maybe("snapshot", e.Snapshot, IsSnapshotID) }
 func (Exported) tell(*State, *Entry) {}
 
 // Exported says that a snapshot was written as plain files.
@@ -84,7 +89,16 @@ func (r Restored) check() error {
 	if r.Token == "" {
 		return errors.New("it names no token")
 	}
-	return nil
+	errs := []error{
+		maybe("snapshot", r.Snapshot, IsSnapshotID), maybe("serial number", r.From, IsSerial), maybe("serial number", r.Token, IsSerial),
+	}
+	for _, k := range r.Keys {
+		errs = append(errs, references(k.Reference, k.At), maybe("ID", k.ID, isHexText), maybe("type", k.Type, isType), maybe("action", k.Action, isWord))
+	}
+	for _, f := range r.Files {
+		errs = append(errs, maybe("file id", f.FID, func(s string) bool { return isHex(s, 4) }), maybe("action", f.Action, isWord))
+	}
+	return first(errs...)
 }
 func (r Restored) tell(s *State, _ *Entry) { s.Restores = append(s.Restores, r) }
 
@@ -101,7 +115,7 @@ func (r Successor) check() error {
 	if r.Serial == "" || r.SuccessorOf == "" {
 		return fmt.Errorf("%q succeeds %q", r.Serial, r.SuccessorOf)
 	}
-	return nil
+	return first(maybe("serial number", r.Serial, IsSerial), maybe("serial number", r.SuccessorOf, IsSerial))
 }
 func (r Successor) tell(s *State, e *Entry) {
 	if r.Seq = e.Seq; r.Serial != r.SuccessorOf {
@@ -135,7 +149,7 @@ func (OldToken) kind() string { return KindOldToken }
 func (o OldToken) check() error {
 	switch o.Fate {
 	case Broken, Lost, Stolen, Wiped:
-		return nil
+		return first(maybe("serial number", o.Serial, IsSerial), maybe("serial number", o.Token, IsSerial))
 	}
 	return fmt.Errorf("fate %q", o.Fate)
 }
@@ -161,8 +175,10 @@ type Succession struct {
 	New Hash `json:"new,omitzero"`
 }
 
-func (Succession) kind() string              { return KindRotation }
-func (Succession) check() error              { return nil }
+func (Succession) kind() string { return KindRotation }
+func (r Succession) check() error {
+	return first(maybe("serial number", r.From, IsSerial), maybe("serial number", r.To, IsSerial), references(r.Reference, r.At), maybe("type", r.Type, isType))
+}
 func (r Succession) tell(s *State, _ *Entry) { s.Successions = append(s.Successions, r) }
 
 // UpdateStep says how far the firmware update of a token has got.
@@ -190,7 +206,8 @@ func (u UpdateStep) check() error {
 	if u.Serial == "" || u.Step == "" {
 		return errors.New("it names no token or no step")
 	}
-	return nil
+	return first(maybe("serial number", u.Serial, IsSerial), maybe("serial number", u.Successor, IsSerial), maybe("firmware", u.Firmware, IsFirmware),
+		maybe("snapshot", u.Snapshot, IsSnapshotID), maybe("step", u.Step, isWord), references(u.Discarded...))
 }
 func (u UpdateStep) tell(s *State, e *Entry) {
 	u.Time = e.Time

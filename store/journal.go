@@ -51,10 +51,24 @@ func (j *Journal) Close() error {
 	return j.file.Close()
 }
 
+// Note is a value of a journal that knows what its own values may be. What fails
+// Check is not written, and is damage where it is read.
+type Note interface{ Check() error }
+
+func checkNote(v any) error {
+	if n, ok := v.(Note); ok {
+		return n.Check()
+	}
+	return nil
+}
+
 // Put stores the JSON of v under key and returns when it is on the disk.
 func (j *Journal) Put(key string, v any) error {
 	if key == "" {
 		return fmt.Errorf("%s: journal: empty key", j.file.what())
+	}
+	if err := checkNote(v); err != nil {
+		return fmt.Errorf("%s: journal %q: %v", j.file.what(), key, err)
 	}
 	return j.file.update(func(tx *bolt.Tx) error {
 		b, err := bucket(tx, bucketJournal)
@@ -72,7 +86,10 @@ func (j *Journal) Get(key string, v any) (found bool, err error) {
 		if err != nil {
 			return err
 		}
-		if found, err = getChecked(b, bucketJournal, key, v); err != nil {
+		if found, err = getChecked(b, bucketJournal, key, v); err == nil && found {
+			err = checkNote(v)
+		}
+		if err != nil {
 			return fmt.Errorf("%w: journal %q: %v", ErrDamaged, key, err)
 		}
 		return nil

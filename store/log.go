@@ -195,6 +195,9 @@ func parseEntry(key, value []byte) (Entry, error) {
 	if seq := binary.BigEndian.Uint64(key); e.Seq != seq {
 		return e, fmt.Errorf("it calls itself entry %d", e.Seq)
 	}
+	if !isWord(e.Kind) {
+		return e, fmt.Errorf("kind %q is none", e.Kind)
+	}
 	if (e.Kind == KindCreated) != (e.Seq == 1) {
 		return e, fmt.Errorf("kind %q at this place", e.Kind)
 	}

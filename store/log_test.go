@@ -39,11 +39,11 @@ func TestLogIsChained(t *testing.T) {
 
 func TestAppend(t *testing.T) {
 	c := newCatalog(t)
-	if err := c.Append(Exported{Snapshot: "a <b> & c"}); err != nil {
+	if err := c.Append(Mended{What: "a <b> & c"}); err != nil {
 		t.Fatal(err)
 	}
 	e := read(t, c).Head
-	if e.Seq != 2 || !strings.HasPrefix(string(e.Body), `{"snapshot":"a <b> & c"`) || e.Says() != (Exported{Snapshot: "a <b> & c"}) {
+	if e.Seq != 2 || !strings.HasPrefix(string(e.Body), `{"what":"a <b> & c"`) || e.Says() != (Mended{What: "a <b> & c"}) {
 		t.Errorf("%+v", e)
 	}
 	before := mustLog(t, c)
@@ -128,7 +128,7 @@ func TestAppendBehindDamage(t *testing.T) {
 		if err := c.SetAnchor(sampleKCV, sampleKey); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: anchor: %v", name, err)
 		}
-		err := c.Append(Exported{Snapshot: "more"})
+		err := c.Append(Mended{What: "more"})
 		if k.added == 0 {
 			if after := fileHash(t, path); !errors.Is(err, ErrDamaged) || after != before {
 				t.Errorf("%s: %v, %s", name, err, after)
@@ -136,7 +136,7 @@ func TestAppendBehindDamage(t *testing.T) {
 			continue
 		}
 		s := read(t, c)
-		if err != nil || s.Head.Seq != k.added || s.Head.Says() != (Exported{Snapshot: "more"}) {
+		if err != nil || s.Head.Seq != k.added || s.Head.Says() != (Mended{What: "more"}) {
 			t.Errorf("%s: %+v, %v", name, s.Head, err)
 		}
 		if mended := k.added == 9; mended != (len(s.Damage) == 0) || mended != (s.Entries[len(s.Entries)-2].Kind == KindMended) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // What the values of a catalog may be: one rule for what is written, what is read
@@ -21,6 +22,17 @@ func IsSerial(s string) bool { return len(s) <= 32 && isPlain(s) }
 // of them, of which the first is a letter or a digit: what every file system and
 // shell takes as it is.
 func IsAttachmentName(name string) bool { return len(name) <= 100 && isPlain(name) }
+
+// IsCustodian takes pseudonyms of custodians: letters and digits of any writing, and
+// "_", "-", "." behind the first, at most 64 bytes.
+func IsCustodian(name string) bool {
+	for i, r := range name {
+		if !unicode.IsLetter(r) && !unicode.IsNumber(r) && (i == 0 || r != '.' && r != '_' && r != '-') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 64
+}
 
 // isPlain takes ASCII letters and digits, and "_", "-", "." behind the first.
 func isPlain(s string) bool {
@@ -46,8 +58,8 @@ func isWord(s string) bool {
 	return s != "" && len(s) <= 40
 }
 
-// isFirmware takes two numbers with a point between.
-func isFirmware(s string) bool {
+// IsFirmware takes two numbers with a point between.
+func IsFirmware(s string) bool {
 	major, minor, ok := strings.Cut(s, ".")
 	number := func(s string) bool {
 		return s != "" && len(s) <= 3 && strings.Trim(s, "0123456789") == ""
@@ -69,9 +81,55 @@ func isDate(s string) bool {
 // isType takes the names of key types: "RSA-2048", "brainpoolP256r1", "AES".
 func isType(s string) bool { return len(s) <= 40 && isPlain(s) && !strings.ContainsAny(s, "_.") }
 
-func isReference(n int) bool { return n >= 0 && n <= 255 }
+// IsSnapshotID takes 12 hex digits.
+func IsSnapshotID(s string) bool { return isHex(s, 12) }
 
-func isSnapshotID(s string) bool { return isHex(s, 12) }
+// IsPartSet takes 8 hex digits.
+func IsPartSet(s string) bool { return isHex(s, 8) }
+
+func isHexText(s string) bool { return isHex(s, len(s)) }
+
+// isRecipient takes what an age recipient is written in.
+func isRecipient(s string) bool {
+	return len(s) <= 4096 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
+
+// maybe is an error for a value that is there and not what it should be.
+func maybe(what, value string, is func(string) bool) error {
+	if value != "" && !is(value) {
+		return fmt.Errorf("%s cannot be %q", what, value)
+	}
+	return nil
+}
+
+// each is maybe for every value of a list.
+func each(what string, values []string, is func(string) bool) error {
+	for _, v := range values {
+		if err := maybe(what, v, is); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// references is an error for what is no key reference; 0 is not known.
+func references(list ...int) error {
+	for _, n := range list {
+		if n < 0 || n > 255 {
+			return fmt.Errorf("key reference %d is not within 1 to 255", n)
+		}
+	}
+	return nil
+}
+
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Sift takes out of a snapshot what cannot be and gives a finding for each, whose
 // Where is the key, the file or "token", or empty for the snapshot: of a key or
@@ -148,7 +206,7 @@ func (x *sieve) number(of, what string, value *int, low, high int) {
 func (x *sieve) token(t *Token) {
 	const of = "token"
 	x.text(of, "serial number before", &t.SuccessorOf, IsSerial)
-	x.text(of, "firmware", &t.Firmware, isFirmware)
+	x.text(of, "firmware", &t.Firmware, IsFirmware)
 	x.text(of, "options", &t.Options, func(s string) bool { return isHex(s, 4) })
 	x.text(of, "issuer", &t.Issuer, isASCII)
 	x.text(of, "first day of its certificate", &t.ValidFrom, isDate)
@@ -168,7 +226,7 @@ func (x *sieve) token(t *Token) {
 	for i := range t.Domains {
 		d := &t.Domains[i]
 		of := fmt.Sprintf("key domain %d", d.Number)
-		x.text(of, "KCV", &d.KCV, isKCV)
+		x.text(of, "KCV", &d.KCV, IsKCV)
 		x.number(of, "shares", &d.Shares, 0, 255)
 		x.number(of, "shares to come", &d.Outstanding, 0, 255)
 	}
@@ -178,7 +236,7 @@ func (x *sieve) key(k *Key) {
 	of := fmt.Sprintf("key %d", k.Reference)
 	before := len(x.found)
 	x.text(of, "type", &k.Type, isType)
-	x.text(of, "KCV", &k.KCV, isKCV)
+	x.text(of, "KCV", &k.KCV, IsKCV)
 	x.text(of, "source of its public key", &k.PublicFrom, isWord)
 	x.number(of, "key domain", &k.Domain, 0, 255)
 	switch {
@@ -232,7 +290,8 @@ func joined(damage, what string) string {
 	return damage + "; " + what
 }
 
-func isKCV(s string) bool { return isHex(s, 16) }
+// IsKCV takes 16 hex digits.
+func IsKCV(s string) bool { return isHex(s, 16) }
 
 // validate refuses to write what Sift would take out.
 func (s *Snapshot) validate() error {

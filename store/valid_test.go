@@ -1,11 +1,13 @@
 package store_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hsmbackup/internal/forge"
 	"hsmbackup/store"
@@ -106,4 +108,53 @@ func stateOf(t *testing.T, cat *store.Catalog) *store.State {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// An entry of the log whose values cannot be is damaged, and says nothing; what
+// stands before and after it does.
+func TestFault17Entries(t *testing.T) {
+	const evil = "../x\n\x1b[2J y"
+	zeros, id, blob := strings.Repeat("0", 64), "0123456789ab", strings.Repeat("ab", 32)
+	custodian := func(n int) forge.Object {
+		return forge.Object{"index": n, "name": "c", "commitment": blob}
+	}
+	for kind, body := range map[string]forge.Object{
+		"proof":            {"proofs": []any{forge.Object{"snapshot": id, "reference": 1, "blob": blob, "kind": "opened" + evil, "ok": true}}},
+		"share-seen":       {"kcv": "0123456789ABCDEF", "recipient": evil},
+		"accepted":         {"serial": evil, "reference": 1, "label": "l", "reason": "r"},
+		"check":            {"proof": evil, "ok": true, "anchored": "no"},
+		"restore":          {"snapshot": id, "from": "A1", "token": evil, "complete": true, "keys": []any{}, "files": []any{}},
+		"export":           {"snapshot": evil, "hash": zeros},
+		"successor":        {"serial": evil, "successor_of": "A1"},
+		"part-set":         {"set": "/../../x", "share": 1, "shares": 1, "needed": 2, "custodians": []any{custodian(1), custodian(2)}},
+		"part-set-retired": {"set": evil, "reason": "r"},
+		"roll-call":        {"set": evil, "index": 1, "origin": "use"},
+		"ceremony":         {"job": "split", "kcv": evil, "outcome": "done"},
+		"drill":            {"snapshots": []any{evil}, "kcvs": []any{}, "ok": true, "seconds": 1},
+		"use":              {"snapshot": id, "token": evil, "module": "m", "keys": []any{forge.Object{"reference": 1, "public_key": blob, "ok": true}}},
+		"old-token":        {"serial": evil, "fate": "lost", "token": "A1"},
+		"rotation":         {"from": evil, "reference": 1, "to": "A1", "at": 1, "label": "l", "type": "P-256"},
+		"firmware-update":  {"serial": "A1", "firmware": evil, "snapshot": id, "step": "emptied"},
+		"odd" + evil:       {"a": "b"},
+	} {
+		t.Run(strings.TrimSuffix(kind, evil), func(t *testing.T) {
+			seq := 0
+			cat := forged(t, func(c *forge.Catalog) {
+				c.Append(kind, time.Now(), body)
+				seq = len(c.Log)
+				c.Append("ceremony", time.Now(), forge.Object{"job": "split", "who": evil, "outcome": "done"})
+			})
+			s, err := cat.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			where := fmt.Sprintf("log entry %d", seq)
+			if len(s.Damage) != 1 || s.Damage[0].Where != where {
+				t.Errorf("%s: %v", where, s.Damage)
+			}
+			if len(s.Entries) != seq || len(s.Snapshots) != 3 || s.Head.Seq != uint64(seq)+1 {
+				t.Errorf("%d entries, %d snapshots, head %d", len(s.Entries), len(s.Snapshots), s.Head.Seq)
+			}
+		})
+	}
 }

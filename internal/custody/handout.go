@@ -55,14 +55,11 @@ type HandOut struct {
 }
 
 // Names of custodians are safe as names of files, on every system.
-var (
-	names    = regexp.MustCompile(`^[\pL\pN][\pL\pN._-]*$`)
-	reserved = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$`)
-)
+var reserved = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$`)
 
 // IsName tells whether a custodian can be called so.
 func IsName(name string) bool {
-	return names.MatchString(name) && !reserved.MatchString(name) && len(name) <= 64 && !strings.HasSuffix(name, ".")
+	return store.IsCustodian(name) && !reserved.MatchString(name) && !strings.HasSuffix(name, ".")
 }
 
 // handingOut is a hand-out under way.
@@ -87,6 +84,19 @@ type handOutNote struct {
 	Parts []notePart `json:"parts"`
 	// Retires is the set whose place this one takes.
 	Retires string `json:"retires,omitempty"`
+}
+
+// Check implements store.Note: names of custodians are those of files.
+func (n *handOutNote) Check() error {
+	if !store.IsPartSet(n.Set.Set) || len(n.Parts) != len(n.Set.Custodians) || n.Retires != "" && !store.IsPartSet(n.Retires) {
+		return fmt.Errorf("%q in place of %q with %d parts is no hand-out", n.Set.Set, n.Retires, len(n.Parts))
+	}
+	for _, c := range n.Set.Custodians {
+		if !IsName(c.Name) {
+			return fmt.Errorf("%q is no name of a custodian", c.Name)
+		}
+	}
+	return nil
 }
 
 // notePart is how far the part of a custodian has come.

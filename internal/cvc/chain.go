@@ -3,6 +3,7 @@ package cvc
 import (
 	"encoding/hex"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -44,11 +45,19 @@ func ParseChain(ef []byte) (*Chain, error) {
 }
 
 // Serial is the token's serial number: the device's CHR less its last five
-// characters (DENK040414400000 is DENK0404144).
+// characters (DENK040414400000 is DENK0404144). It is empty where that is no name
+// that may stand in a path or a command line: ASCII letters and digits, and "-",
+// "_", "." behind the first.
 func (c *Chain) Serial() string {
 	chr := c.Device.CHR
-	return strings.TrimRight(chr[:len(chr)-5], " ")
+	serial := strings.TrimRight(chr[:len(chr)-5], " ")
+	if !plainSerial.MatchString(serial) {
+		return ""
+	}
+	return serial
 }
+
+var plainSerial = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // deviceCurve is what device certificates inherit from every known root.
 var deviceCurve = curve.ByName("brainpoolP256r1")
