@@ -56,9 +56,9 @@ func (w *World) carryOut(s Step, cmd *command) {
 		j.all()
 		return
 	}
+	j.nothingLost(cmd.target())
 	if s.Cut.Left {
 		w.tell("   left as it is")
-		j.nothingLost(cmd.target())
 		return
 	}
 	j.again(whole, args)
@@ -104,6 +104,7 @@ func (j *judgement) all() {
 	j.updates()
 	j.learned()
 	j.exits()
+	j.printed()
 	j.bystanders()
 	j.twice()
 	j.copies()
@@ -167,6 +168,21 @@ func (j *judgement) exits() {
 		}
 	default:
 		j.bad(fmt.Sprintf("exit %d: %s", j.r.exit, j.s.Do), "%s", j.r.line())
+	}
+}
+
+// printed: with --json there is one document, the result or the error, and a word
+// on the terminal wherever all is not well.
+func (j *judgement) printed() {
+	_, failed := j.r.out["error"]
+	result := j.r.exit == 0 || j.r.exit == 3 || j.r.exit == 5
+	switch {
+	case j.r.out == nil || failed == result && j.r.exit != 5:
+		j.bad(fmt.Sprintf("document of exit %d: %s", j.r.exit, j.s.Do), "%v", j.r.out)
+	case failed && j.r.code() == "":
+		j.bad("error without a code: "+j.s.Do, "%s", j.r.line())
+	case j.r.exit != 0 && j.r.said == "":
+		j.bad("not a word: "+j.s.Do, "exit %d", j.r.exit)
 	}
 }
 
