@@ -38,6 +38,9 @@ type (
 )
 
 var (
+	tries          = report.Tries
+	options        = report.Options
+	domainKCV      = report.DomainKCV
 	version        = build.Version
 	program        = build.Program
 	incomplete     = report.Incomplete
@@ -87,3 +90,5 @@ func (a *app) readChecked(ctx context.Context, s source, what string, twice bool
 }
 
 func (a *app) remedies(keys []backup.KeyCoverage) []string { return report.Remedies(keys) }
+
+func (a *app) printKeys(keys []backup.KeyCoverage) { report.PrintKeys(a.Console, keys) }

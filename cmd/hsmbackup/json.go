@@ -9,45 +9,11 @@ import (
 // everything else; times are RFC 3339 in UTC.
 
 type jsonStatus struct {
-	Tokens []jsonToken `json:"tokens"`
+	Tokens []report.Token `json:"tokens"`
 	// PartSets are those in use.
 	PartSets []custody.PartSet `json:"part_sets,omitempty"`
 	// Updates say where firmware updates stand that are under way.
 	Updates []string `json:"firmware_updates,omitempty"`
-}
-
-type jsonToken struct {
-	Serial      string       `json:"serial"`
-	Label       string       `json:"label"`
-	Reader      string       `json:"reader"`
-	Firmware    string       `json:"firmware"`
-	Software    bool         `json:"software"`
-	Initialised bool         `json:"initialised"`
-	PINTries    int          `json:"pin_tries"`
-	SOPINTries  int          `json:"so_pin_tries"`
-	DKEK        []jsonDomain `json:"dkek"`
-	Keys        []report.Key `json:"keys"`
-	// Notes are what must be known of the token besides.
-	Notes []string `json:"notes,omitempty"`
-	// Rekeyed: the backup was re-keyed, and the token has the old recovery key.
-	Rekeyed *jsonBehind `json:"rekeyed,omitempty"`
-}
-
-// jsonBehind says what a token's backup was re-keyed to. BackedUpSince: there is
-// a newer snapshot, under the old recovery key.
-type jsonBehind struct {
-	OldKCV        string `json:"old_kcv"`
-	KCV           string `json:"kcv"`
-	Time          string `json:"time"`
-	Snapshot      string `json:"snapshot"`
-	BackedUpSince bool   `json:"backed_up_since"`
-}
-
-type jsonDomain struct {
-	Domain      int    `json:"domain"`
-	Shares      int    `json:"shares"`
-	Outstanding int    `json:"outstanding"`
-	KCV         string `json:"kcv"`
 }
 
 type jsonVerification struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/report"
@@ -51,6 +49,10 @@ type seen struct {
 	behind *backup.Behind
 	// notes are those on its certificates.
 	notes []string
+}
+
+func (s seen) shown() report.SeenToken {
+	return report.SeenToken{Reader: s.token.reader, Inventory: s.inv, Coverage: s.coverage, Behind: s.behind, Notes: s.notes}
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -96,19 +98,21 @@ func (a *app) status(ctx context.Context) error {
 		if unreached != nil {
 			return unreached
 		}
-		doc := jsonStatus{Tokens: []jsonToken{}, PartSets: a.partSets(sets), Updates: standing(updates, list)}
+		doc := jsonStatus{Tokens: []report.Token{}, PartSets: a.partSets(sets), Updates: standing(updates, list)}
 		for _, s := range list {
-			doc.Tokens = append(doc.Tokens, s.document(holders))
+			doc.Tokens = append(doc.Tokens, s.shown().Document(holders))
 		}
 		if err := a.document(doc); err != nil {
 			return err
 		}
 		return outcomes(uncovered(list), a.stale(sets))
 	}
+	var shown []report.SeenToken
 	for _, s := range list {
-		a.printToken(s)
+		shown = append(shown, s.shown())
+		s.shown().Print(a.Console)
 	}
-	a.printHolders(list, holders)
+	report.PrintHolders(a.Console, shown, holders)
 	if err := a.printCatalog(cat); err != nil {
 		return err
 	}
@@ -181,163 +185,6 @@ func standing(updates []*backup.Update, list []seen) []string {
 		lines = append(lines, u.Standing(inv)+"; run `hsmbackup firmware-update`")
 	}
 	return lines
-}
-
-// printHolders says which keys of the attached tokens are on others too.
-func (a *app) printHolders(list []seen, holders func(string, backup.Key) []string) {
-	var rows [][]string
-	for _, s := range list {
-		for _, k := range s.inv.Keys {
-			if on := holders(s.inv.Serial, k); len(on) > 0 {
-				rows = append(rows, []string{fmt.Sprintf("  key %d of %s", k.Reference, s.inv.Serial), k.Type, quoted(k.Label), "also on " + strings.Join(on, ", ")})
-			}
-		}
-	}
-	if len(rows) > 0 {
-		a.printf("keys that are on several tokens:")
-		a.table(rows)
-		a.printf("")
-	}
-}
-
-func (s seen) document(holders func(string, backup.Key) []string) jsonToken {
-	t := jsonToken{
-		Serial: s.inv.Serial, Label: s.inv.Label, Reader: s.token.reader, Firmware: s.inv.Firmware,
-		Software: s.inv.Software, Initialised: s.inv.Initialised, PINTries: s.inv.PIN.Tries, SOPINTries: s.inv.SOPIN.Tries,
-		DKEK: []jsonDomain{}, Keys: []report.Key{}, Notes: s.notes,
-	}
-	for _, d := range s.inv.Domains {
-		if !d.Empty {
-			t.DKEK = append(t.DKEK, jsonDomain{d.Number, d.Shares, d.Outstanding, domainKCV(d)})
-		}
-	}
-	for _, k := range s.coverage {
-		key := report.NewKey(k)
-		key.AlsoOn = holders(s.inv.Serial, k.Key)
-		t.Keys = append(t.Keys, key)
-	}
-	if s.behind != nil {
-		t.Rekeyed = &jsonBehind{s.behind.OldKCV, s.behind.KCV, s.behind.Time.UTC().Format(time.RFC3339), s.behind.Snapshot.ID, !s.behind.Newest}
-	}
-	return t
-}
-
-func domainKCV(d schsm.Domain) string {
-	if kcv := dkek.KCV(d.KCV); d.Ready() && !kcv.IsZero() {
-		return kcv.String()
-	}
-	return ""
-}
-
-func (a *app) printToken(s seen) {
-	name := s.inv.Serial
-	if name == "" {
-		name = "token without serial"
-	}
-	if s.inv.Label != "" {
-		name += "  " + quoted(s.inv.Label)
-	}
-	kind := ""
-	if s.inv.Software {
-		kind = "  software token"
-	}
-	a.printf("%s  firmware %s%s  in %s", name, s.inv.Firmware, kind, terminal.Printable(s.token.reader))
-	for _, n := range s.notes {
-		a.printf("  NOTE: %s", terminal.Printable(n))
-	}
-	if !s.inv.Initialised {
-		a.printf("  not initialised")
-		a.printf("")
-		return
-	}
-	rows := [][]string{
-		{"  PIN", tries(s.inv.PIN)},
-		{"  SO-PIN", tries(s.inv.SOPIN)},
-		{"  options", options(s.inv.Options)},
-	}
-	for _, d := range s.inv.Domains {
-		title := "  recovery key"
-		if len(s.inv.Domains) > 1 {
-			title = fmt.Sprintf("  key domain %d", d.Number)
-		}
-		rows = append(rows, []string{title, domainText(d)})
-	}
-	if len(s.inv.Domains) == 0 {
-		rows = append(rows, []string{"  recovery key", "none: keys of this token can never be exported"})
-	}
-	if p := s.inv.PKA; p != nil {
-		rows = append(rows, []string{"  login by keys", fmt.Sprintf("%d of %d registered, %d must log in together: no backup brings them back", p.Total-p.Missing, p.Total, p.Required)})
-	}
-	if s.inv.FreeMemory >= 0 {
-		rows = append(rows, []string{"  free memory", fmt.Sprintf("%d bytes", s.inv.FreeMemory)})
-	}
-	a.table(rows)
-	a.printKeys(s.coverage)
-	if s.behind != nil {
-		a.printf("  NOTE: %s", s.behind)
-	}
-	a.printf("")
-}
-
-func (a *app) printKeys(keys []backup.KeyCoverage) {
-	if len(keys) == 0 {
-		a.printf("  no keys")
-	}
-	var rows [][]string
-	for _, k := range keys {
-		verdict := string(k.Coverage)
-		if k.Reason != "" {
-			verdict += ": " + k.Reason
-		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Key.Reference), k.Key.Type, quoted(k.Key.Label), "ID " + hex.EncodeToString(k.Key.ID), verdict})
-	}
-	a.table(rows)
-	for _, k := range keys {
-		report.PrintNotes(a.Console, int(k.Key.Reference), k.Notes)
-	}
-}
-
-func tries(s schsm.PINStatus) string {
-	switch {
-	case s.Missing:
-		return "not set"
-	case s.Blocked:
-		return "BLOCKED"
-	case s.Transport:
-		return "transport PIN, to be changed before use"
-	case s.Tries < 0:
-		return "set"
-	case s.Tries == 1:
-		return "1 TRY LEFT"
-	}
-	return fmt.Sprintf("%d tries left", s.Tries)
-}
-
-func options(o schsm.Options) string {
-	text := fmt.Sprintf("%04x", uint16(o))
-	switch {
-	case o&schsm.OptionUnblock == 0:
-		text += ", a blocked PIN can not be unblocked"
-	case o&schsm.OptionUnblockOnly != 0:
-		text += ", the SO-PIN unblocks the PIN but sets no new one"
-	default:
-		text += ", the SO-PIN unblocks the PIN"
-	}
-	return text
-}
-
-func domainText(d schsm.Domain) string {
-	switch {
-	case d.Empty:
-		return "empty"
-	case len(d.UID) > 0:
-		return "agreed between tokens (XKEK): it has no shares"
-	case d.Outstanding > 0:
-		return fmt.Sprintf("incomplete, %d of %s missing", d.Outstanding, count(d.Shares, "share"))
-	case d.Shares == 0:
-		return fmt.Sprintf("KCV %s, made up by the token: nobody has shares", dkek.KCV(d.KCV))
-	}
-	return fmt.Sprintf("KCV %s, %s", dkek.KCV(d.KCV), count(d.Shares, "share"))
 }
 
 // printCatalog says how old backup, proof, drill and the sight of shares are,
