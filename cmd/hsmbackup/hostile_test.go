@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -11,7 +13,12 @@ import (
 	"time"
 	"unicode"
 
+	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/forge"
+	"hsmbackup/internal/pkcs15"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/softtoken"
 )
 
 // evil moves the cursor, ends lines, quotes, turns the direction of writing and
@@ -236,4 +243,83 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// A token may say anything too: its labels, those of its keys and objects.
+func TestFault17HostileToken(t *testing.T) {
+	hostileCatalog(t)
+	ctx := context.Background()
+	soft, err := softtoken.Open("old.tok")
+	if err != nil {
+		t.Fatal(err)
+	}
+	card, err := schsm.Open(ctx, soft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec := pkcs15.KeyDescription{Kind: pkcs15.EC, Bits: 256, Label: "k" + evil[:60], ID: []byte{1}, Reference: 1, Usage: pkcs15.DefaultUsage(pkcs15.EC)}
+	steps := []error{
+		card.Login(ctx, secret.New([]byte("648219")), false),
+		card.WriteLabel(ctx, "t"+evil[:60]),
+		card.WriteFile(ctx, schsm.DescriptionFile(1), ec.Encode()),
+		card.WriteFile(ctx, 0xCF03, []byte(evil)),
+		card.WriteFile(ctx, 0xC903, []byte("\x30\x1a\x30\x0a\x0c\x08o\x1b[2J\r\nx\x30\x04\x0c\x02a\nA\x06\x30\x04\x04\x02\xcf\x03")),
+		soft.Close(),
+	}
+	for i, err := range steps {
+		if err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	for _, line := range []string{
+		"status --token soft:old.tok", "diff --token soft:old.tok", "backup --token soft:old.tok --pin file:PIN", "check", "list", "show SOFT0200001",
+		"show SOFT0200001 --ssh", "show SOFT0200001 --ssh=config", "verify --token soft:old.tok --pin file:PIN", "plan --from SOFT0200001 --token soft:spare.tok",
+		"restore --from SOFT0200001 --token soft:spare.tok --pin file:PIN --yes --report report.json", "log", "export " + out + " SOFT0200001",
+		"accept k --reason r --token soft:old.tok", "verify --token soft:spare.tok --pin file:PIN",
+	} {
+		for _, flag := range []string{"", " --json"} {
+			stdout, stderr := doLine(t, -1, line+flag)
+			requireHarmless(t, line+flag+", result", stdout)
+			requireHarmless(t, line+flag+", stderr", stderr)
+			if flag != "" && !json.Valid([]byte(stdout)) {
+				t.Errorf("%s: no JSON: %s", line, stdout)
+			}
+		}
+	}
+	for _, path := range []string{"report.json", filepath.Join(out, "RESTORE.md")} {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Error(err)
+		}
+		requireHarmless(t, path, string(content))
+	}
+}
+
+// impostor reads as another token: its device certificate names a holder that
+// would be a path, or a command.
+type impostor struct{ apdu.Transmitter }
+
+const impostorSerial = "$(x)/../a;b"
+
+func (i impostor) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	answer, err := i.Transmitter.Transmit(ctx, command)
+	return bytes.ReplaceAll(answer, []byte("SOFT0200001"), []byte(impostorSerial)), err
+}
+
+// A serial number that could not stand in a command line is none.
+func TestFault17HostileSerial(t *testing.T) {
+	hostileCatalog(t)
+	for _, line := range []string{"status --token soft:old.tok", "backup --token soft:old.tok --pin file:PIN"} {
+		a := newApp()
+		open := a.openCard
+		a.openCard = func(ctx context.Context, way apdu.Transmitter) (*schsm.Card, error) { return open(ctx, impostor{way}) }
+		exit, stdout, stderr := runApp(t, a, strings.Fields(line)...)
+		if strings.Contains(stdout+stderr, impostorSerial) {
+			t.Errorf("%s: %s%s", line, stdout, stderr)
+		}
+		if strings.HasPrefix(line, "backup") && (exit != 1 || !strings.Contains(stderr, "serial")) {
+			t.Errorf("%s: exit %d: %s", line, exit, stderr)
+		}
+	}
 }
