@@ -14,7 +14,6 @@ import (
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/report"
-	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -52,7 +51,7 @@ type seen struct {
 }
 
 func (s seen) shown() report.SeenToken {
-	return report.SeenToken{Reader: s.token.reader, Inventory: s.inv, Coverage: s.coverage, Behind: s.behind, Notes: s.notes}
+	return report.SeenToken{Reader: s.token.reader, Argument: s.token.argument(), Inventory: s.inv, Coverage: s.coverage, Behind: s.behind, Notes: s.notes}
 }
 
 func (a *app) status(ctx context.Context) error {
@@ -126,7 +125,7 @@ func (a *app) status(ctx context.Context) error {
 	if len(list) == 0 {
 		a.printf("no token is attached")
 	}
-	next, err := a.nextCommand(list, cat)
+	next, err := report.Next(shown, len(list) > 1 || a.flags.token != "", cat)
 	if err != nil {
 		return err
 	}
@@ -235,146 +234,12 @@ func (a *app) age(t time.Time) string {
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
 }
 
-// nextCommand is the one command that comes next.
-func (a *app) nextCommand(list []seen, cat *store.Catalog) (string, error) {
-	for _, s := range list {
-		if next, err := a.nextForUpdate(s, cat, len(list) > 1 || a.flags.token != ""); next != "" || err != nil {
-			return next, err
-		}
-	}
-	for _, s := range list {
-		named := ""
-		if len(list) > 1 || a.flags.token != "" {
-			named = " --token " + s.token.argument()
-		}
-		if !s.inv.Initialised {
-			from, err := restorable(s.inv.Serial, cat)
-			if err != nil {
-				return "", err
-			}
-			if from != "" {
-				return fmt.Sprintf("hsmbackup restore --init --from %s --share FILE%s", from, named), nil
-			}
-			return "hsmbackup setup" + named, nil
-		}
-		if next := nextForPIN(s.inv, named); next != "" {
-			return next, nil
-		}
-		for _, d := range s.inv.Domains {
-			if d.Outstanding > 0 {
-				return "hsmbackup dkek load --share FILE" + named, nil
-			}
-		}
-		worst := map[backup.Coverage]*backup.KeyCoverage{}
-		for i, k := range s.coverage {
-			if worst[k.Coverage] == nil {
-				worst[k.Coverage] = &s.coverage[i]
-			}
-		}
-		switch {
-		case worst[backup.Missing] != nil, worst[backup.Stale] != nil, worst[backup.Unproven] != nil:
-			return "hsmbackup backup" + named, nil
-		case worst[backup.NoShare] != nil && madeUp(*worst[backup.NoShare]):
-			return "hsmbackup dkek create --out share1.pbe, for another token: " + madeUpRemedy, nil
-		case worst[backup.NoShare] != nil:
-			return "hsmbackup verify --offline --share FILE", nil
-		case worst[backup.NotExportable] != nil:
-			return fmt.Sprintf("hsmbackup accept %d --reason TEXT%s, if this key is meant to stay on this token", worst[backup.NotExportable].Key.Reference, named), nil
-		}
-	}
-	switch {
-	case len(list) == 0:
-		return "plug in the token; hsmbackup doctor says why one that is plugged in is not seen", nil
-	case keyless(list):
-		for _, s := range list {
-			state, err := cat.Read()
-			if err != nil {
-				return "", err
-			}
-			if _, gone := backup.Vanished(s.inv, state); len(gone) > 0 {
-				return fmt.Sprintf("hsmbackup restore --token %s, which puts back what its newest snapshot holds", s.token.argument()), nil
-			}
-		}
-		return "make keys on it (pkcs11-tool --login --keypairgen), then hsmbackup backup", nil
-	case cat != nil:
-		return "hsmbackup check, now and then", nil
-	}
-	return "", nil
-}
-
-// nextForUpdate goes on with a firmware update that the token belongs to.
-func (a *app) nextForUpdate(s seen, cat *store.Catalog, named bool) (string, error) {
-	if cat == nil {
-		return "", nil
-	}
-	u, _, err := backup.FindUpdate(cat, s.inv, "")
-	var several *backup.Error
-	if errors.As(err, &several) {
-		return "hsmbackup firmware-update --successor-of SERIAL", nil
-	}
-	if u == nil || err != nil || u.Serial != s.inv.Serial && s.inv.Initialised && u.Phase != backup.UpdateRestoring {
-		return "", err
-	}
-	next := "hsmbackup firmware-update"
-	if u.Phase != backup.UpdateEmptying && u.Updated(s.inv) {
-		next += " --share FILE"
-	}
-	if named {
-		next += " --token " + s.token.argument()
-	}
-	return next, nil
-}
-
-// keyless tells whether there is no key to back up on any token.
-func keyless(list []seen) bool {
-	return !slices.ContainsFunc(list, func(s seen) bool { return len(s.coverage) > 0 })
-}
-
-// nextForPIN is what comes next for a token whose PIN is blocked, or about to
-// be: a backup would not get past it. named is the --token of commands.
-func nextForPIN(inv *backup.Inventory, named string) string {
-	switch {
-	case inv.PIN.Blocked && inv.SOPIN.Blocked:
-		return "hsmbackup restore --init --share FILE, onto another token: PIN and SO-PIN of this one are blocked for good"
-	case inv.PIN.Blocked && inv.Options&schsm.OptionUnblock != 0:
-		return "pkcs15-tool --unblock-pin, which asks for the SO-PIN: the PIN is blocked"
-	case inv.PIN.Blocked:
-		return "hsmbackup restore --init --share FILE" + named + ", if all of its keys are covered: the PIN is blocked for good, and only a new start sets another"
-	case inv.PIN.Tries == 1:
-		return "hsmbackup backup --confirm " + inv.Serial + named + ", once you are sure of the PIN: one try is left, a wrong one blocks it, the right one brings all tries back"
-	}
-	return ""
-}
-
 // argument is what --token takes to name this token.
 func (t *token) argument() string {
 	if t.softFile || t.serial == "" {
 		return shellQuoted(t.reader)
 	}
 	return t.serial
-}
-
-// restorable names the token in the catalog that a fresh one may be meant to
-// replace: its own serial, or the only one; the ID of an adopted snapshot where
-// there is no other.
-func restorable(serial string, cat *store.Catalog) (string, error) {
-	state, err := cat.Read()
-	if err != nil {
-		return "", err
-	}
-	name := ""
-	for _, s := range state.Latest() {
-		switch {
-		case s.Adopted && name == "":
-			name = s.ID
-		case s.Adopted, state.Succeeded(s.Token.Serial) != "" && s.Token.Serial != serial:
-		case s.Token.Serial == serial:
-			return serial, nil
-		default:
-			name = s.Token.Serial
-		}
-	}
-	return name, nil
 }
 
 // withoutPCSC tells errors that only mean that there are no tokens to look at.

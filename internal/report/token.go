@@ -15,7 +15,9 @@ import (
 
 // SeenToken is a token with what is known of it.
 type SeenToken struct {
-	Reader    string
+	Reader string
+	// Argument is what --token takes to name it.
+	Argument  string
 	Inventory *backup.Inventory
 	Coverage  []backup.KeyCoverage
 	// Behind: the backup was re-keyed, and the token has the old recovery key.
