@@ -269,6 +269,15 @@ func (m *memory) Keep(passSalt, result []byte) {
 	m.kept++
 }
 
+func (m *memory) Salt(password []byte) []byte {
+	for passSalt, result := range m.known {
+		if salt, found := strings.CutPrefix(passSalt, string(password)); found && len(result) == 48 {
+			return []byte(salt)
+		}
+	}
+	return nil
+}
+
 // What is remembered gives what a derivation gives, a wrong password and an
 // altered file included.
 func TestOnlyRememberGivesTheSame(t *testing.T) {
@@ -295,7 +304,11 @@ func TestOnlyRememberGivesTheSame(t *testing.T) {
 			t.Errorf("altered: %v", err)
 		}
 	}
-	if m.kept != 1 || m.found != 4 {
+	again, err := SealPBE(context.Background(), NewShare(), password, nil)
+	if err != nil || !bytes.Equal(again[:16], file[:16]) || bytes.Equal(again, file) {
+		t.Errorf("another share under the same password: %x, was %x, %v", again, file, err)
+	}
+	if m.kept != 2 || m.found != 6 {
 		t.Errorf("%d kept, %d found", m.kept, m.found)
 	}
 }

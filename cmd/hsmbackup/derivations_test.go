@@ -36,19 +36,34 @@ func (d derivations) Find(passSalt []byte) []byte {
 	return b
 }
 
-// Keep keeps a result, whole or not at all.
+// Keep keeps a result, and with which salt a password was used.
 func (d derivations) Keep(passSalt, result []byte) {
+	const saltSize = 8
+	password := passSalt[:len(passSalt)-saltSize]
+	d.write(d.file(passSalt), result)
+	if len(result) == 48 { // it was the right one
+		d.write(d.file(append([]byte("salt of "), password...)), passSalt[len(password):])
+	}
+}
+
+// Salt gives one with which the password was used.
+func (d derivations) Salt(password []byte) []byte {
+	return d.Find(append([]byte("salt of "), password...))
+}
+
+// write writes a file whole or not at all.
+func (d derivations) write(name string, content []byte) {
 	f, err := os.CreateTemp(string(d), "new-*")
 	if err != nil {
 		panic(err)
 	}
-	if _, err := f.Write(result); err != nil {
+	if _, err := f.Write(content); err != nil {
 		panic(err)
 	}
 	if err := f.Close(); err != nil {
 		panic(err)
 	}
-	if err := os.Rename(f.Name(), d.file(passSalt)); err != nil {
+	if err := os.Rename(f.Name(), name); err != nil {
 		panic(err)
 	}
 }
