@@ -1,10 +1,17 @@
-# make demo    the job on software tokens, as a story
-# make test    all tests, with a real pcscd, OpenSC and OpenSSH
-# make model   random lives of tokens: STEPS=100000 SEED=n
-# make check   format, vet, staticcheck, go.mod, race detector, cross builds
-# make bench   benchmarks
-# make build   bin/hsmbackup
-# make deps    what the tests need, by apt-get; the others call it by themselves
+# make demo         the job on software tokens, as a story
+# make test         all tests, with a real pcscd, OpenSC and OpenSSH
+# make model        random lives of tokens: STEPS=100000 SEED=n
+# make check        format, vet, staticcheck, go.mod, race detector, cross builds
+# make test-others  the tests that are long or want other programs
+# make soak         everything that is random, SOAK=10m of each
+# make guards       takes one guard after the other out of the program: the test
+#                   that is named for it must fail. GUARDS=REGEXP takes some
+# make bench        benchmarks
+# make build        bin/hsmbackup
+# make deps         what the tests need, by apt-get; the others call it by themselves
+#
+# .ci/run goes through check, test and test-others. A program that is missing
+# fails a test, whichever it is; none is ever skipped for it.
 
 GO ?= go
 PREFIX ?= /usr/local
@@ -12,7 +19,7 @@ PREFIX ?= /usr/local
 # The systems that a build without cgo must serve.
 CROSS = linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64
 
-.PHONY: all build demo deps test model check format vet staticcheck tidy race cross bench install clean
+.PHONY: all build demo deps test model check test-others soak guards format vet staticcheck tidy race cross bench install clean
 all: build
 
 build:
@@ -25,8 +32,10 @@ demo: build
 deps:
 	@packaging/deps.sh test
 
+# The two that take longest begin first, and what waits for a reader leaves its
+# processor to others.
 test: deps
-	$(GO) test -timeout 30m ./...
+	$(GO) test -timeout 30m -p 3 ./internal/e2e ./cmd/... ./...
 
 # Steps by kind are printed; a history that goes wrong is cut down and printed too.
 STEPS ?= 100000
@@ -36,6 +45,20 @@ model:
 	STEPS=$(STEPS) SEED=$(SEED) $(GO) test -count=1 -timeout 0 -run '^TestLives$$' -v ./cmd/hsmbackup
 
 check: deps format vet staticcheck tidy cross race
+
+# Tests with the build tag others, and each fuzz test for a while.
+test-others: deps
+	$(GO) test -tags others -timeout 40m -run '^TestOthers' ./...
+	@packaging/fuzz.sh 10s
+
+SOAK ?= 10m
+
+soak: deps
+	@packaging/fuzz.sh $(SOAK)
+	$(GO) test -timeout 0 -run '^TestProperty$$' ./backup -args -property.span=$(SOAK)
+
+guards: deps
+	$(GO) run ./internal/guards -run '$(GUARDS)'
 
 format:
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi

@@ -307,3 +307,18 @@ func TestTokenNotes(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Only the vendor's root of production vouches for a token: whoever has one of
+// the others can make tokens.
+func TestOtherRootsDoNotVouch(t *testing.T) {
+	token := fresh(t, softtoken.Options{Serial: "SOFT0200001"})
+	for _, kind := range []string{cvc.RootProduction, cvc.RootTest, cvc.RootDevelopment, cvc.RootSoftware} {
+		trust := trusting(token)
+		trust.Roots[0].Kind = kind
+		_, err := TrustToken(context.Background(), openCard(t, token), nil, "", trust)
+		var job *Error
+		if kind == cvc.RootProduction && err != nil || kind != cvc.RootProduction && (!errors.As(err, &job) || job.Code != "not-genuine") {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}

@@ -24,9 +24,9 @@ func TestProperty(t *testing.T) {
 		runProperty(t, seed)
 		return
 	}
-	span := 10 * time.Second
+	span := tokentest.Span()
 	if testing.Short() {
-		span = 2 * time.Second
+		span /= 5
 	}
 	var sum tokentest.Tally
 	for start := time.Now(); time.Since(start) < span && !t.Failed(); {

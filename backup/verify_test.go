@@ -15,6 +15,7 @@ import (
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
 
@@ -265,4 +266,28 @@ func TestUnknownCurve(t *testing.T) {
 	if f := r.Files[0]; f.Damage || !f.Kept || f.Proof == store.ProofOpened || !strings.Contains(strings.Join(f.Notes, " "), "curve that is not known here") {
 		t.Errorf("%+v", f)
 	}
+}
+
+// A proof puts its copy where nothing at all is: what is left of a deleted key
+// would stand beside it, and go with it.
+func TestFreeReference(t *testing.T) {
+	ctx := context.Background()
+	_, card, _ := oneKey(t)
+	free := func(want byte) {
+		t.Helper()
+		if n, err := freeReference(ctx, card); err != nil || n != want {
+			t.Errorf("%d is free, want %d (%v)", n, want, err)
+		}
+	}
+	free(255)
+	for _, f := range []schsm.FID{schsm.CertificateFile(255), schsm.DescriptionFile(254)} {
+		if err := card.WriteFile(ctx, f, []byte("left")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free(253)
+	if err := card.GenerateAES(ctx, 253, 128, nil); err != nil { // a key and no more
+		t.Fatal(err)
+	}
+	free(252)
 }

@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"internal/tokentest": with(values, "dkek", "internal/schsm", "internal/softtoken"),
 	"internal/forge":     nil,
 	"internal/e2e":       nil,
+	"internal/guards":    nil,
 	"internal":           nil,
 }
 

@@ -182,6 +182,49 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// Signatures alone make no chain: a device vouches for no other device, an
+// issuer is no device, and each certificate names the one above it.
+func TestChainReject(t *testing.T) {
+	bp := curve.ByName("brainpoolP256r1")
+	now := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	rootKey, rootSign := signer(t, bp)
+	issuerKey, issuerSign := signer(t, bp)
+	deviceKey, _ := signer(t, bp)
+	roots := []Root{{CHR: "SOFTROOT00001", Key: rootKey, Kind: RootSoftware}}
+	for name, c := range map[string]struct {
+		named           string // by the device certificate
+		issuer, device  byte   // roles
+		want            string
+		withoutAnIssuer bool
+	}{
+		"as it should be":       {named: "SOFTCA00001", issuer: RoleIssuer, device: RoleDevice},
+		"issued by a device":    {named: "SOFTCA00001", issuer: RoleDevice, device: RoleDevice, want: "roles"},
+		"an issuer as a device": {named: "SOFTCA00001", issuer: RoleIssuer, device: RoleIssuer, want: "roles"},
+		"another issuer named":  {named: "SOFTCA00002", issuer: RoleIssuer, device: RoleDevice, want: "names issuer SOFTCA00002"},
+		"without an issuer":     {named: "SOFTCA00001", issuer: RoleIssuer, device: RoleDevice, want: "no issuer", withoutAnIssuer: true},
+	} {
+		issuer, err := Build(Template{CAR: "SOFTROOT00001", CHR: "SOFTCA00001", Key: issuerKey, Inherited: true, Role: c.issuer, From: now, To: now}, rootSign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		device, err := Build(Template{CAR: c.named, CHR: "SOFT020000100000", Key: deviceKey, Inherited: true, Role: c.device, From: now, To: now}, issuerSign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.withoutAnIssuer {
+			issuer = nil
+		}
+		chain, err := ParseChain(append(device, issuer...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = chain.Verify(roots)
+		if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestKeySpec(t *testing.T) {
 	// Traced from OpenSC 0.23 (fact sheet §2.7), RSA-1024.
 	traced, _ := hex.DecodeString("5F2901004209" + hex.EncodeToString([]byte("UTCA00001")) + "7F4915060A04007F00070202020102820301000102020400" + "5F2010" + hex.EncodeToString([]byte("ESPICOHSM0100001")))

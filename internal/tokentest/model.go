@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/schsm"
@@ -21,10 +22,16 @@ import (
 	"hsmbackup/internal/softtoken"
 )
 
-var seedFlag = flag.Uint64("property.seed", 0, "seed of one token of a property test; 0 makes up new ones")
+var (
+	seedFlag = flag.Uint64("property.seed", 0, "seed of one token of a property test; 0 makes up new ones")
+	spanFlag = flag.Duration("property.span", 10*time.Second, "how long a property test makes up new ones")
+)
 
 // Seed is that of -property.seed, for a test of one token only, else 0.
 func Seed() uint64 { return *seedFlag }
+
+// Span is that of -property.span, for tests that make up new tokens.
+func Span() time.Duration { return *spanFlag }
 
 // Serials of the tokens: Source before, Target after.
 const (
