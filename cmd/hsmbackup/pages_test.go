@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hsmbackup/backup"
+	"hsmbackup/internal/report"
 )
 
 // programText is every string that stands in the source of the program.
@@ -97,7 +100,7 @@ var metricName = regexp.MustCompile(`\bhsmbackup_[a-z_]+`)
 
 // The metrics that the pages speak of are there.
 func TestQuotedMetrics(t *testing.T) {
-	there := string(metrics(someAges(time.Now()), map[string]time.Time{"DENK0404144": time.Now()}, 0, time.Now()))
+	there := string(report.Metrics([]backup.Ages{{Serial: "DENK0404144"}}, map[string]time.Time{"DENK0404144": time.Now()}, 0, time.Now()))
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "periodic-proof.md"))
 	if err != nil {
 		t.Fatal(err)

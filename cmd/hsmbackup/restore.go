@@ -17,6 +17,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/harmless"
+	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -652,7 +653,7 @@ func (a *app) writeReport(r *backup.RestoreReport, end ending) error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(end.report, harmless.JSON(append(content, '\n')), 0o600); err != nil {
+	if err := newfile.Replace(end.report, harmless.JSON(append(content, '\n')), 0o600); err != nil {
 		return fmt.Errorf("--report: %w", err)
 	}
 	return nil

@@ -237,7 +237,7 @@ func (a *app) check(ctx context.Context, headText, metricsFile string) error {
 		return err
 	}
 	if metricsFile != "" {
-		if err := a.writeMetricsOf(metricsFile, cat, v); err != nil {
+		if err := report.WriteMetrics(metricsFile, cat, v, a.now()); err != nil {
 			return err
 		}
 	}

@@ -1,18 +1,16 @@
-package main
+package report
 
 import (
 	"bytes"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/newfile"
 	"hsmbackup/store"
 )
 
@@ -20,12 +18,12 @@ import (
 // would look like one that is fine.
 var coverages = []backup.Coverage{backup.Covered, backup.Unproven, backup.NoShare, backup.Stale, backup.Missing, backup.NotExportable, backup.Accepted}
 
-// metrics renders what a check found in Prometheus' text format: counts and
+// Metrics renders what a check found in Prometheus' text format: counts and
 // ages, no names but the serials of tokens. What never happened is +Inf seconds
 // ago, so that a limit on the age catches it.
 //
 // calls tell of a token with parts in use when its custodians last answered.
-func metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now time.Time) []byte {
+func Metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now time.Time) []byte {
 	var out bytes.Buffer
 	family := func(name, help string, sample func(a backup.Ages) float64) {
 		fmt.Fprintf(&out, "# HELP hsmbackup_%s %s\n# TYPE hsmbackup_%s gauge\n", name, help, name)
@@ -61,15 +59,15 @@ func metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now t
 	return out.Bytes()
 }
 
-// writeMetricsOf writes what a check came to. The check itself counts, also
+// WriteMetrics writes what a check came to. The check itself counts, also
 // where the catalog's log cannot be written. Of a catalog that is too damaged to
 // tell ages there is the number of findings.
-func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verification) error {
+func WriteMetrics(path string, cat *store.Catalog, v *backup.Verification, now time.Time) error {
 	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	ages := backup.TakeAges(state, a.now())
+	ages := backup.TakeAges(state, now)
 	findings := len(v.Findings)
 	for _, s := range v.Snapshots {
 		for _, k := range s.Keys {
@@ -83,7 +81,6 @@ func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verifica
 			findings++
 		}
 	}
-	now := a.now()
 	for i := range ages {
 		if v.OK() {
 			ages[i].Check = now
@@ -96,39 +93,10 @@ func (a *app) writeMetricsOf(path string, cat *store.Catalog, v *backup.Verifica
 			calls[a.Serial] = last
 		}
 	}
-	if err := replaceFile(path, metrics(ages, calls, findings, now), 0o644); err != nil {
+	if err := newfile.Replace(path, Metrics(ages, calls, findings, now), 0o644); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes a file, or replaces one: whoever reads it sees the old one
-// or the new one, whole. That of Prometheus' textfile collector, which is another
-// user, is readable for all.
-func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // label makes a serial fit between the quotes of a label's value.
