@@ -16,8 +16,9 @@ type command struct {
 	c     *Catalog
 	args  []string
 	given []*recovery
-	// looks: no token is changed. readOnly: the catalog cannot be written.
-	looks, readOnly bool
+	// looks: no token is changed. idle: nor is a key used. readOnly: the
+	// catalog cannot be written.
+	looks, idle, readOnly bool
 	// want is the snapshot that is meant; named tells how it was said.
 	want  *store.Snapshot
 	named string
@@ -124,9 +125,9 @@ func (w *World) backup(t *Token, c *Catalog, s Step) *command {
 	cmd := &command{t: t, c: c, looks: true, judge: judgeBackup, args: at(t, "backup", "--yes")}
 	switch {
 	case s.has("attachment"):
-		cmd.args = append(cmd.args, "--attach", filepath.Join(w.dir, "note.txt"))
+		cmd.args = append(cmd.args, "--attach", filepath.Join(w.dir, attachment))
 	case s.has("no attachment") && w.attached(t, c):
-		cmd.args = append(cmd.args, "--detach", "note.txt")
+		cmd.args = append(cmd.args, "--detach", attachment)
 	}
 	if s.has("no proof") {
 		cmd.args = append(cmd.args, "--no-proof")
@@ -145,15 +146,15 @@ func (w *World) verify(t *Token, c *Catalog, _ Step) *command {
 }
 
 func (w *World) offline(t *Token, c *Catalog, s Step) *command {
-	return &command{t: t, c: c, looks: true, given: one(s.N), judge: judgeProofs, args: []string{"verify", "--offline"}}
+	return &command{t: t, c: c, looks: true, idle: true, given: one(s.N), judge: judgeProofs, args: []string{"verify", "--offline"}}
 }
 
 func (w *World) drill(t *Token, c *Catalog, s Step) *command {
-	return &command{t: t, c: c, looks: true, given: one(s.N), args: []string{"drill"}}
+	return &command{t: t, c: c, looks: true, idle: true, given: one(s.N), args: []string{"drill"}}
 }
 
 func (w *World) check(t *Token, c *Catalog, _ Step) *command {
-	return &command{t: t, c: c, looks: true, judge: judgeCheck, args: at(t, "check")}
+	return &command{t: t, c: c, looks: true, idle: true, judge: judgeCheck, args: at(t, "check")}
 }
 
 func (w *World) accept(t *Token, c *Catalog, s Step) *command {
@@ -162,7 +163,7 @@ func (w *World) accept(t *Token, c *Catalog, s Step) *command {
 		return nil
 	}
 	key := fmt.Sprint(refs[s.N%len(refs)])
-	return &command{t: t, c: c, looks: true, args: at(t, "accept", key, "--reason", "it is meant to be so")}
+	return &command{t: t, c: c, looks: true, idle: true, args: at(t, "accept", key, "--reason", "it is meant to be so")}
 }
 
 // adopt takes the keys of a snapshot that was exported into a catalog, the other
@@ -205,7 +206,7 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 func (w *World) rekey(t *Token, c *Catalog, s Step) *command {
 	all := recoveries()
 	from, to := all[s.N%3], all[(s.N+1+s.N/3%2)%3]
-	cmd := &command{t: t, c: c, looks: true, given: []*recovery{from}}
+	cmd := &command{t: t, c: c, looks: true, idle: true, given: []*recovery{from}}
 	cmd.args = []string{"dkek", "rekey", "--why", "routine", "--yes"}
 	for _, f := range w.files(to) {
 		cmd.args = append(cmd.args, "--new-share", f)
@@ -378,5 +379,5 @@ func (w *World) settle(t *Token, c *Catalog, s Step) *command {
 		serial = t.serials[max(0, len(t.serials)-2)]
 	}
 	args := []string{"firmware-update", "--settle", serial, "--confirm", serial}
-	return &command{t: t, c: c, looks: true, args: args}
+	return &command{t: t, c: c, looks: true, idle: true, args: args}
 }

@@ -36,6 +36,7 @@ func judgeBackup(j *judgement) {
 			"%s was emptied for an update and holds nothing; its backup ends with 0", is.Serial)
 	}
 	j.coverage(j.cmd.t, is, j.cmd.c, j.r.list("keys"))
+	j.attachments(s)
 	var reasons []string
 	for _, n := range is.references() {
 		if why := j.reason(n); why != "" {
@@ -65,6 +66,20 @@ func judgeBackup(j *judgement) {
 	}
 	if j.r.exit == 3 && len(reasons) == 0 {
 		j.bad("backup incomplete needlessly", "%s", j.r.line())
+	}
+}
+
+// attachments go with the next snapshot of a token until they are taken off.
+func (j *judgement) attachments(s *store.Snapshot) {
+	want := slices.Contains(j.cmd.args, "--attach")
+	if before := j.kept; before != nil && !slices.Contains(j.cmd.args, "--detach") {
+		want = want || len(before.Attachments) > 0
+	}
+	has := slices.ContainsFunc(s.Attachments, func(a store.Attachment) bool {
+		return a.Name == attachment && string(a.Content) == attached
+	})
+	if want != has {
+		j.bad("attachment", "%s: it should be there: %v, it is: %v", s.ID, want, has)
 	}
 }
 

@@ -15,6 +15,7 @@ type judgement struct {
 	cmd           *command
 	r             result
 	then          *record
+	kept          *store.Snapshot // the newest of the token before
 	before, after map[*Token]*truth
 }
 
@@ -28,6 +29,7 @@ func (j *judgement) is() *truth  { return j.after[j.cmd.t] }
 func (w *World) carryOut(s Step, cmd *command) {
 	args := cmd.line(w)
 	j := &judgement{w: w, s: s, cmd: cmd, then: w.record(cmd.c), before: w.truths()}
+	j.kept = j.then.newest(j.then.line(cmd.t.serial())...)
 	var whole *judgement
 	cut := s.Cut
 	if s.Cut.How != "" { // what it would be without the cut
@@ -110,6 +112,9 @@ func (j *judgement) all() {
 	j.copies()
 	if j.cmd.looks {
 		j.looked()
+	}
+	if j.cmd.idle {
+		j.spent()
 	}
 	if j.cmd.judge != nil {
 		j.cmd.judge(j)
@@ -255,6 +260,18 @@ func (j *judgement) looked() {
 	}
 	if d := rest.differs(is); d != "" {
 		j.bad("changed by looking: "+j.s.Do, "%s: %s (%s)", j.cmd.t.serial(), d, j.r.line())
+	}
+}
+
+// spent: only what proves with the token spends uses of keys that count them.
+func (j *judgement) spent() {
+	for t, was := range j.before {
+		for n, k := range was.Keys {
+			now := j.after[t].Keys[n]
+			if k.Counter != nil && now != nil && now.Counter != nil && *now.Counter < *k.Counter {
+				j.bad("use spent: "+j.s.Do, "key %d of %s: %d uses were left, %d are", n, was.Serial, *k.Counter, *now.Counter)
+			}
+		}
 	}
 }
 

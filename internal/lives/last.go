@@ -30,6 +30,7 @@ func (w *World) last() {
 func (w *World) lose(t *Token, c *Catalog) {
 	cmd := w.backup(t, c, Step{})
 	j := &judgement{w: w, s: Step{Do: "backup"}, cmd: cmd, then: w.record(c), before: w.truths()}
+	j.kept = j.then.newest(j.then.line(t.serial())...)
 	j.r = w.run(Cut{}, false, cmd.line(w))
 	j.after = w.truths()
 	w.tell("%s -> %d %s", cmd.short(), j.r.exit, j.r.line())

@@ -102,6 +102,9 @@ func (c *Catalog) name() string { return strings.TrimSuffix(filepath.Base(c.path
 const (
 	pin   = "648219"
 	soPIN = "57621880"
+
+	attachment = "note.txt"
+	attached   = "kept with the keys"
 )
 
 func newWorld(t testing.TB, program Program, tally *Tally) *World {
@@ -117,7 +120,7 @@ func newWorld(t testing.TB, program Program, tally *Tally) *World {
 	}
 	put("PIN", []byte(pin+"\n"))
 	put("SO", fmt.Appendf(nil, "%X\n", soPIN))
-	put("note.txt", []byte("kept with the keys\n"))
+	put(attachment, []byte(attached))
 	for _, r := range recoveries() {
 		for name, text := range r.parts {
 			put(name, text)
