@@ -25,6 +25,9 @@ type Options struct {
 	// before or in their place; Detach names those to be dropped.
 	Attach []store.Attachment
 	Detach []string
+	// Emptied is asked about a token that holds no key any more, while its newest
+	// snapshot brings some back; nil refuses the new one, which would bring none.
+	Emptied func(s *store.Snapshot, gone []string) error
 	// Progress is told what is being done; nil is silence.
 	Progress func(what string, done, total int)
 	// Program is recorded with the snapshot.
@@ -82,6 +85,15 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if err != nil {
 		return nil, err
 	}
+	if s, gone := Vanished(inv, state); len(inv.Keys) == 0 && len(gone) > 0 {
+		err := KeysGone(inv.Serial, s, gone)
+		if o.Emptied != nil {
+			err = o.Emptied(s, gone)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	h := newHistory(state)
 	attached, lost, err := h.attachments(inv.Serial, o)
 	if err != nil {
@@ -120,6 +132,12 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	}
 	r.Keys, r.Behind, r.Head = Cover(inv, state), BehindRekey(inv, state), state.Head
 	return r, nil
+}
+
+// KeysGone refuses a snapshot of a token that holds no key any more.
+func KeysGone(serial string, s *store.Snapshot, gone []string) error {
+	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good: `hsmbackup backup --confirm "+serial+"`",
+		"%s holds no key any more, and snapshot %s brings back %s; a new one would be the newest, and bring back none", serial, s.ID, strings.Join(gone, ", "))
 }
 
 // backable refuses tokens of which a snapshot would be worth nothing.

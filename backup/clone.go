@@ -43,6 +43,7 @@ func (inv *Inventory) outstanding() bool {
 
 // CloneReport is what a clone did.
 type CloneReport struct {
+	Verdict
 	// From is the backup of the first token, To that of the second one after the
 	// restore.
 	From, To *Report
@@ -55,49 +56,86 @@ func (r *CloneReport) Complete() bool {
 	return r.From.Complete() && r.Restored.Complete() && r.To.Complete()
 }
 
-// CloneOptions are what Clone is told besides.
-type CloneOptions struct {
-	Options
-	Restore RestoreOptions
-	// Agree is shown the plan before anything is written to the second token;
-	// afterwards that one must be logged in. An error ends it there.
-	Agree func(*Plan) error
+// CloneJob backs one token up and restores it onto another one that has the same
+// recovery key. The catalog is the first one's; what was cut off is gone on from
+// by the next run.
+type CloneJob struct {
+	From, To Work
+	// Keys are cloned, by reference, ID or label; none is all.
+	Keys []string
 }
 
-// Clone backs one token up and restores it onto another one that has the same
-// recovery key. The first must be logged in. What was cut off is gone on from by
-// the next call.
-func Clone(ctx context.Context, from, to *schsm.Card, cat *store.Catalog, o CloneOptions) (*CloneReport, error) {
-	first, err := Take(ctx, from)
+// Run does the job.
+func (j *CloneJob) Run(ctx context.Context) (*CloneReport, error) {
+	first, err := Take(ctx, j.From.Card)
 	if err != nil {
 		return nil, err
 	}
-	second, err := Take(ctx, to)
+	second, err := Take(ctx, j.To.Card)
 	if err != nil {
 		return nil, err
 	}
 	if err := CheckClone(first, second); err != nil {
 		return nil, err
 	}
-	r := &CloneReport{}
-	if r.From, err = Run(ctx, from, cat, o.Options); err != nil {
-		return nil, err
-	}
-	fail := func(err error) (*CloneReport, error) { return nil, changed(err) }
-	p, err := MakePlan(ctx, to, r.From.Snapshot, o.Restore)
-	if err != nil {
-		return fail(err)
-	}
-	if o.Agree != nil {
-		if err := o.Agree(p); err != nil {
+	var o RestoreOptions
+	for _, name := range j.Keys {
+		k, err := first.FindKey(name)
+		if err != nil {
 			return nil, err
 		}
+		o.Keys = append(o.Keys, k.Reference)
 	}
-	if r.Restored, err = Restore(ctx, to, cat, p, o.Restore); err != nil {
-		return fail(err)
+	if err := j.From.Person.Login(ctx); err != nil {
+		return nil, err
 	}
-	if r.To, err = Run(ctx, to, cat, o.Options); err != nil {
-		return fail(fmt.Errorf("%s has the keys, but its own backup failed: %w", second.Serial, err))
+	if err := j.From.ensure(); err != nil {
+		return nil, err
 	}
+	cat := j.From.Catalog
+	j.To.Catalog, o.Journal, o.Catalog = cat, cat.Journal(), cat
+	r := &CloneReport{}
+	if r.From, err = Run(ctx, j.From.Card, cat, j.From.Backup); err != nil {
+		return nil, err
+	}
+	j.From.Changed = true
+	b := &Bring{Work: &j.To, Snapshot: r.From.Snapshot, Options: o}
+	if r.Restored, err = b.Run(ctx); err != nil {
+		return nil, err
+	}
+	if r.To, err = Run(ctx, j.To.Card, cat, j.To.Backup); err != nil {
+		return nil, changed(fmt.Errorf("%s has the keys, but its own backup failed: %w", second.Serial, err))
+	}
+	r.judge()
 	return r, nil
+}
+
+func (r *CloneReport) judge() {
+	r.Verdict = r.Restored.verdict()
+	for _, of := range []*Report{r.From, r.To} {
+		for _, k := range of.Keys {
+			if !k.Coverage.Done() {
+				r.add(fmt.Sprintf("%s of %s is %s", k.Key.Name(), of.Snapshot.Token.Serial, k.Coverage))
+			}
+		}
+		for _, m := range of.Snapshot.Missing {
+			r.add(m.What + " was not kept")
+		}
+	}
+}
+
+// CloneDocument is what clone --json prints.
+type CloneDocument struct {
+	From     string     `json:"from"`
+	To       string     `json:"to"`
+	Snapshot string     `json:"snapshot"`
+	Complete bool       `json:"complete"`
+	Keys     []KeyProof `json:"keys"`
+	Head     string     `json:"head"`
+}
+
+// Document puts the report into the form of --json; head are the words of the
+// last entry.
+func (r *CloneReport) Document(head string) CloneDocument {
+	return CloneDocument{r.From.Snapshot.Token.Serial, r.To.Snapshot.Token.Serial, r.To.Snapshot.ID, r.Complete(), append([]KeyProof{}, r.Restored.Keys...), head}
 }

@@ -31,16 +31,36 @@ func pair(t testing.TB) (cat *store.Catalog, first, second *softtoken.Token, a, 
 
 var pairScene scene
 
+// cloneJob is the job on the tokens as they lie in the readers now.
+func cloneJob(first, second *softtoken.Token, cat *store.Catalog) (*CloneJob, *scripted, error) {
+	from, _, err := at(first, cat)
+	if err != nil {
+		return nil, nil, err
+	}
+	to, s, err := at(second, nil)
+	return &CloneJob{From: from, To: to}, s, err
+}
+
 func TestClone(t *testing.T) {
 	ctx := context.Background()
-	cat, _, _, a, b := pair(t)
-	o := CloneOptions{Restore: RestoreOptions{Journal: cat.Journal(), Catalog: cat}}
-	agreed := 0
-	o.Agree = func(p *Plan) error { agreed++; return nil }
-	r, err := Clone(ctx, a, b, cat, o)
-	if err != nil || !r.Complete() || agreed != 1 {
-		t.Fatalf("%+v, asked %d times, %v", r, agreed, err)
+	cat, first, second, a, b := pair(t)
+	clone := func(first, second *softtoken.Token, no error) (*CloneReport, *scripted, error) {
+		t.Helper()
+		first.Reset()
+		second.Reset()
+		j, s, err := cloneJob(first, second, cat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.no = no
+		r, err := j.Run(ctx)
+		return r, s, err
 	}
+	r, s, err := clone(first, second, nil)
+	if err != nil || !r.Complete() || len(r.Left) > 0 || len(s.asked) != 1 || s.asked[0].What == "" {
+		t.Fatalf("%+v, asked %v, %v", r, s.asked, err)
+	}
+	a, b = login(t, first), login(t, second)
 	x, y := coverageOf(t, a, cat), coverageOf(t, b, cat)
 	if len(x) != 2 || len(y) != 2 || !x[0].Key.Public.Equal(y[0].Key.Public) || y[0].Coverage != Covered {
 		t.Errorf("%+v, %+v", x, y)
@@ -52,16 +72,15 @@ func TestClone(t *testing.T) {
 	}
 	on := Holders(read(t, cat), []*Inventory{inv})
 	if !slices.Equal(on("SOFT0200001", inv.Keys[0]), []string{"SOFT0400001"}) {
-		t.Errorf("%v, %v", on("SOFT0200001", inv.Keys[0]), err)
+		t.Errorf("%v", on("SOFT0200001", inv.Keys[0]))
 	}
 	// No is no.
 	generate(t, a, 3, "P-256", "three", []byte{3})
 	declined := errors.New("no")
-	o.Agree = func(*Plan) error { return declined }
-	if _, err := Clone(ctx, a, b, cat, o); !errors.Is(err, declined) {
+	if _, _, err := clone(first, second, declined); !errors.Is(err, declined) {
 		t.Errorf("%v", err)
 	}
-	if n := len(coverageOf(t, b, cat)); n != 2 {
+	if n := len(coverageOf(t, login(t, second), cat)); n != 2 {
 		t.Errorf("and yet %d keys", n)
 	}
 
@@ -71,25 +90,25 @@ func TestClone(t *testing.T) {
 		"none":    {Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), NoDKEK: true}},
 		"half":    {Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN()}, Sets: []DomainSet{{Shares: 2, Load: []*dkek.Share{newShare(t, 1)}}}},
 	} {
-		_, c := newToken(t, "3.6", "SOFT0400002")
+		other, c := newToken(t, "3.6", "SOFT0400002")
 		set.Trust.SoftFile = true
 		if _, _, err := Initialise(ctx, c, nil, set); err != nil {
 			t.Fatal(err)
 		}
 		before := read(t, cat).Head
 		var job *Error
-		if _, err := Clone(ctx, a, c, cat, o); !errors.As(err, &job) || job.Class != Refused || job.Hint == "" {
+		if _, _, err := clone(first, other, nil); !errors.As(err, &job) || job.Class != Refused || job.Hint == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 		if after := read(t, cat).Head; after.Seq != before.Seq {
 			t.Errorf("%s: something was done before it was refused (%v)", name, err)
 		}
 	}
-	if _, err := Clone(ctx, a, a, cat, o); ClassOf(err) != Refused {
+	if _, _, err := clone(first, first, nil); ClassOf(err) != Refused {
 		t.Errorf("onto itself: %v", err)
 	}
-	_, fresh := newToken(t, "3.6", "SOFT0400003")
-	if _, err := Clone(ctx, a, fresh, cat, o); err == nil {
+	fresh, _ := newToken(t, "3.6", "SOFT0400003")
+	if _, _, err := clone(first, fresh, nil); err == nil {
 		t.Error("onto a token that is not initialised")
 	}
 }
@@ -98,39 +117,31 @@ func TestClone(t *testing.T) {
 // copy behind on either.
 func TestClonePulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
-	points := 0
-	for _, which := range []string{"first", "second"} {
-		for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-			for n := 1; ; n += toNextPoint() {
-				cat, first, second, a, b := pair(t)
-				o := CloneOptions{Restore: RestoreOptions{Journal: cat.Journal(), Catalog: cat}}
-				token := first
-				if which == "second" {
-					token = second
+	for i, which := range []string{"clone, the first token", "clone, the second token"} {
+		everyPoint(t, which, func(t testing.TB) (*softtoken.Token, func() error, func(string, error)) {
+			cat, first, second, _, _ := pair(t)
+			first.Reset()
+			second.Reset()
+			var r *CloneReport
+			job := func() error {
+				j, _, err := cloneJob(first, second, cat)
+				if err == nil {
+					r, err = j.Run(context.Background())
 				}
-				pulled := pull(token, stage, n)
-				_, err := Clone(ctx, a, b, cat, o)
-				if !*pulled {
-					if err != nil {
-						t.Fatal(err)
-					}
-					break
-				}
-				points++
+				return err
+			}
+			return []*softtoken.Token{first, second}[i], job, func(where string, err error) {
 				if !errors.Is(err, apdu.ErrGone) {
-					t.Fatalf("%s, stage %d, command %d: %v", which, stage, n, err)
+					t.Fatalf("%s: %v", where, err)
 				}
-				a, b = login(t, first), login(t, second)
-				r, err := Clone(ctx, a, b, cat, o)
-				if err != nil || !r.Complete() {
-					t.Fatalf("%s, stage %d, command %d: the next run: %v", which, stage, n, err)
+				if err := job(); err != nil || !r.Complete() {
+					t.Fatalf("%s: the next run: %v", where, err)
 				}
+				a, b := login(t, first), login(t, second)
 				if len(coverageOf(t, b, cat)) != 2 || undescribed(t, a) != 0 || undescribed(t, b) != 0 {
-					t.Fatalf("%s, stage %d, command %d: something is left over", which, stage, n)
+					t.Fatalf("%s: something is left over", where)
 				}
 			}
-		}
+		})
 	}
-	t.Logf("%d points", points)
 }

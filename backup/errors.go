@@ -28,7 +28,7 @@ type Error struct {
 	Class Class
 	// Code names the failure for scripts, in lower case with hyphens.
 	Code string
-	// Message is one line; Hint, if any, says what to do next.
+	// Message is one line; Hint, if any, says what to do next, one thing a line.
 	Message, Hint string
 	// Err is what is behind it, for errors.Is.
 	Err error
@@ -68,4 +68,8 @@ func refusef(code, hint, format string, args ...any) error {
 
 func failf(code, hint, format string, args ...any) error {
 	return &Error{Class: Failed, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+func usagef(hint, format string, args ...any) error {
+	return &Error{Class: Misused, Code: "usage", Message: fmt.Sprintf(format, args...), Hint: hint}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -125,69 +126,75 @@ func kcvOf(t testing.TB, card *schsm.Card) string {
 	return inv.token().Domains[0].KCV
 }
 
-// The same for a restore, with the journal and without.
+// The same for a restore: with the journal and without, onto a token that has the
+// recovery key, and onto a fresh one, which is initialised first.
 func TestRestorePulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
-	generate(t, card, 1, "P-256", "one", []byte{1})
-	generate(t, card, 7, "RSA-1024", "seven", []byte{7})
-	if err := card.WriteFile(ctx, 0xCA00, []byte("a certificate")); err != nil {
-		t.Fatal(err)
-	}
-	report, err := Run(ctx, card, cat, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	spare, card := newToken(t, "3.6", "SOFT0400001")
-	initToken(t, card, nil, newShare(t, 1))
-	points := 0
-	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-		for _, withJournal := range []bool{true, false} {
-			for n := 1; ; n += toNextPoint() {
-				token := spare.Clone()
-				card := login(t, token)
-				o := RestoreOptions{}
-				if withJournal {
-					o.Journal = cat.Journal()
+	var full, spare scene
+	for _, c := range []struct {
+		what          string
+		init, journal bool
+	}{{"restore", false, true}, {"restore without a journal", false, false}, {"restore --init", true, true}} {
+		everyPoint(t, c.what, func(t testing.TB) (*softtoken.Token, func() error, func(string, error)) {
+			cat, _ := full.play(t, func() (*store.Catalog, []*softtoken.Token) {
+				cat := createCatalog(t)
+				_, card := newToken(t, "3.5", "SOFT0200001")
+				initToken(t, card, cat, newShare(t, 1))
+				generate(t, card, 1, "P-256", "one", []byte{1})
+				generate(t, card, 7, "RSA-1024", "seven", []byte{7})
+				if err := card.WriteFile(ctx, 0xCA00, []byte("a certificate")); err != nil {
+					t.Fatal(err)
 				}
-				p, err := MakePlan(ctx, card, report.Snapshot, o)
+				if _, err := Run(ctx, card, cat, Options{}); err != nil {
+					t.Fatal(err)
+				}
+				return cat, nil
+			})
+			_, tokens := spare.play(t, func() (*store.Catalog, []*softtoken.Token) {
+				token, card := newToken(t, "3.6", "SOFT0400001")
+				initToken(t, card, nil, newShare(t, 1))
+				fresh, _ := newToken(t, "3.6", "SOFT0400002")
+				return createCatalog(t), []*softtoken.Token{token, fresh}
+			})
+			token := tokens[0]
+			if c.init {
+				token = tokens[1]
+			}
+			var out *Outcome
+			job := func() error {
+				w, s, err := at(token, cat)
 				if err != nil {
-					t.Fatal(err)
+					return err
 				}
-				pulled := pull(token, stage, n)
-				_, err = Restore(ctx, card, nil, p, o)
-				if !*pulled {
-					if err != nil {
-						t.Fatal(err)
-					}
-					break
+				j := &RestoreJob{Bring: Bring{Work: &w, Snapshot: mustSnapshot(t, cat, "SOFT0200001"), Init: c.init}}
+				if c.init {
+					s.shares = []*dkek.Share{newShare(t, 1)}
 				}
-				points++
-				if !errors.Is(err, apdu.ErrGone) {
-					t.Fatalf("stage %d, command %d: %v", stage, n, err)
+				if c.journal {
+					j.Options.Journal = cat.Journal()
 				}
-				card = login(t, token)
-				if p, err = MakePlan(ctx, card, report.Snapshot, o); err != nil {
-					t.Fatal(err)
+				out, err = j.Run(ctx)
+				return err
+			}
+			return token, job, func(where string, err error) {
+				if !errors.Is(err, apdu.ErrGone) && !schsm.InDoubt(err) {
+					t.Fatalf("%s: %v", where, err)
 				}
-				r, err := Restore(ctx, card, nil, p, o)
-				if err != nil || !r.Complete() {
-					t.Fatalf("stage %d, command %d, journal %v: the next run: %v, %+v %+v", stage, n, withJournal, err, r.Keys, r.Plan.Items)
+				if err := job(); err != nil || !out.Complete() || len(out.Left) > 0 {
+					t.Fatalf("%s: the next run: %v", where, err)
 				}
+				card := login(t, token)
 				inv, err := Take(ctx, card)
-				if err != nil || len(inv.Keys) != 2 || undescribed(t, card) != 0 || len(inv.Files) != 1 {
-					t.Fatalf("stage %d, command %d: %d keys, %v", stage, n, len(inv.Keys), err)
+				if err != nil || len(inv.Keys) != 2 || undescribed(t, card) != 0 || len(inv.Files) != 1 || inv.SOPIN.Tries != 15 {
+					t.Fatalf("%s: %d keys, %v", where, len(inv.Keys), err)
+				}
+				if keys, err := cat.Journal().Keys(""); err != nil || len(keys) != 0 {
+					t.Errorf("%s: the journal still has %v (%v)", where, keys, err)
 				}
 			}
-		}
+		})
 	}
-	if keys, err := cat.Journal().Keys(""); err != nil || len(keys) != 0 {
-		t.Errorf("the journal still has %v (%v)", keys, err)
-	}
-	t.Logf("%d points", points)
 }
 
 // Another program resets the token at each command; the backup goes on by

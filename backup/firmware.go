@@ -125,8 +125,8 @@ func (u *Update) Standing(inv *Inventory) string {
 	switch attached := inv != nil && inv.Serial == u.Serial; {
 	case u.Phase == UpdateRestoring:
 		return text + fmt.Sprintf("it came back as %s, restoring is under way", u.Successor)
-	case u.Phase == UpdateEmptied && attached && u.whole(inv):
-		return text + "everything is on the token again, it was not updated"
+	case u.Phase == UpdateEmptied && attached && len(inv.files()) > 0:
+		return text + fmt.Sprintf("all %s done, but the token is not empty: it holds %s", count(len(u.Files), "deletion"), strings.Join(inv.holding(), ", "))
 	case u.Phase == UpdateEmptied:
 		return text + fmt.Sprintf("all %s done, it is the vendor's turn", count(len(u.Files), "deletion"))
 	}
@@ -137,10 +137,18 @@ func (u *Update) Standing(inv *Inventory) string {
 	return text
 }
 
-// whole tells whether every file of the update is on the token.
-func (u *Update) whole(inv *Inventory) bool {
+// looksWhole tells whether all that the update is to bring back is on the token,
+// as far as that shows without its PIN.
+func (u *Update) looksWhole(inv *Inventory, s *store.Snapshot) bool {
 	there := inv.files()
-	return !slices.ContainsFunc(u.Files, func(f schsm.FID) bool { return !slices.Contains(there, f) })
+	discarded := func(f schsm.FID) bool {
+		return slices.ContainsFunc(u.Discarded, func(n int) bool {
+			r := byte(n)
+			return f == schsm.KeyFile(r) || f == schsm.DescriptionFile(r) || f == schsm.CertificateFile(r)
+		})
+	}
+	return inv.Serial == u.Serial && inv.Initialised && len(foreign(inv, s)) == 0 &&
+		!slices.ContainsFunc(u.Files, func(f schsm.FID) bool { return !slices.Contains(there, f) && !discarded(f) })
 }
 
 // files lists all files of a token but its own.
@@ -181,11 +189,13 @@ type UpdateOptions struct {
 	// matched, and a whole restore is drilled on tokens of NewToken.
 	Shares   []*dkek.Share
 	NewToken func() (apdu.Transmitter, func() error, error)
-	// ShareAge is how long ago the shares may have been seen.
-	ShareAge time.Duration
-	SpendUse func(Key) bool
-	Progress func(what string, done, total int)
-	Program  string
+	// SharesChecked is the KCV of shares that were checked elsewhere, as typed in
+	// this run. ShareAge is how long ago the shares may have been seen.
+	SharesChecked string
+	ShareAge      time.Duration
+	SpendUse      func(Key) bool
+	Progress      func(what string, done, total int)
+	Program       string
 	// Now is the time; nil asks the clock.
 	Now func() time.Time
 }
@@ -232,6 +242,10 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if err := noneVanished(r.inv, state); err != nil {
 		return nil, err
 	}
+	// Shares that are here seal what the PIN protects, so they come first.
+	if err := o.recordShares(cat, r.inv); err != nil {
+		return nil, err
+	}
 	if r.Report, err = Run(ctx, card, cat, o.options()); err != nil {
 		return nil, err
 	}
@@ -263,6 +277,23 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 		return nil, refusef("token-changed", "let the other program finish and run again", "the token changed while it was proven: %s", strings.Join(strange, "; "))
 	}
 	return r, nil
+}
+
+// recordShares notes the recovery keys that the shares give. Shares of none of the
+// token's are refused.
+func (o UpdateOptions) recordShares(cat *store.Catalog, inv *Inventory) error {
+	sets, left := AssignShares(inv.token().Domains, o.Shares)
+	if len(left) > 0 {
+		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
+	}
+	for _, set := range sets {
+		if len(set.Load) > 0 {
+			if err := set.record(cat, inv.Software, "firmware-update"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // clockStands refuses a clock that was set back behind the last entry of the log:
@@ -309,15 +340,16 @@ func Vanished(inv *Inventory, state *store.State) (*store.Snapshot, []string) {
 	return s, gone
 }
 
-// underUpdate refuses a snapshot of a token that a firmware update is emptying:
-// it would be the newest one and bring back less than the one before.
+// underUpdate refuses a snapshot of a token that a firmware update has begun to
+// empty: it would be the newest one and bring back less than the one before. That
+// everything is back only the end of the update says, which uses each key.
 func underUpdate(inv *Inventory, cat *store.Catalog) error {
 	list, err := Updates(cat)
 	if err != nil {
 		return err
 	}
 	for _, u := range list {
-		if u.Serial == inv.Serial && u.Phase != UpdateRestoring && !u.whole(inv) {
+		if u.Serial == inv.Serial && u.Phase != UpdateRestoring && (u.Phase == UpdateEmptied || u.Deleted > 0 || u.Intent) {
 			return refusef("under-update", "`hsmbackup firmware-update` goes on with it, with --abort it puts everything back",
 				"a firmware update has emptied %s, or part of it: a snapshot of what is left would be taken for the newest, in place of %s", inv.Serial, u.Snapshot)
 		}
@@ -328,10 +360,7 @@ func underUpdate(inv *Inventory, cat *store.Catalog) error {
 // open opens every key blob with the shares, and drills.
 func (r *Readiness) open(ctx context.Context, cat *store.Catalog, o UpdateOptions) error {
 	s := r.Report.Snapshot
-	sets, left := AssignShares(s.Token.Domains, o.Shares)
-	if len(left) > 0 {
-		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
-	}
+	sets, _ := AssignShares(s.Token.Domains, o.Shares)
 	started := time.Now()
 	for _, set := range sets {
 		if len(set.Load) == 0 {
@@ -467,7 +496,7 @@ func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) e
 			continue
 		}
 		r.Seen[k.KCV] = seen[k.KCV]
-		if age := now.Sub(seen[k.KCV].Time); age > o.ShareAge {
+		if age := now.Sub(seen[k.KCV].Time); age > o.ShareAge && k.KCV != o.SharesChecked {
 			return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+k.KCV+", the KCV that it shows",
 				"shares of the recovery key %s were last seen %d days ago: nothing is deleted before they are shown again", k.KCV, int(age.Hours()/24))
 		}
@@ -478,23 +507,33 @@ func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) e
 // OriginTyped is the origin of shares that nobody has shown here.
 const OriginTyped = "checked on another computer, as typed"
 
+// CheckTypedKCV refuses a KCV that cannot be that of shares of a token's.
+func CheckTypedKCV(inv *Inventory, state *store.State, kcv string) error {
+	for _, d := range inv.token().Domains {
+		if d.KCV == "" || !strings.EqualFold(d.KCV, kcv) {
+			continue
+		}
+		if state.Shares[d.KCV].Random || d.Shares == 0 {
+			return refusef("random-key", "`hsmbackup status` says what can be done",
+				"the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
+		}
+		return nil
+	}
+	return refusef("kcv-mismatch", "those shares are of another recovery key",
+		"%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
+}
+
 // RecordSharesChecked notes that shares of a recovery key were checked on
-// another computer, as somebody typed. It must be one of the token's, and not one
-// that the token made up: nobody has shares of that.
+// another computer, as somebody typed.
 func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
 	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	for _, d := range inv.token().Domains {
-		if d.KCV != "" && strings.EqualFold(d.KCV, kcv) {
-			if state.Shares[d.KCV].Random || d.Shares == 0 {
-				return refusef("random-key", "`hsmbackup status` says what can be done", "the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
-			}
-			return cat.Append(store.ShareSeen{KCV: d.KCV, Software: true, Origin: OriginTyped})
-		}
+	if err := CheckTypedKCV(inv, state, kcv); err != nil {
+		return err
 	}
-	return refusef("kcv-mismatch", "those shares are of another recovery key", "%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
+	return cat.Append(store.ShareSeen{KCV: strings.ToUpper(kcv), Software: true, Origin: OriginTyped})
 }
 
 // CopyName is what a copy of the catalog is called in a folder, by its last

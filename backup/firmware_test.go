@@ -17,110 +17,54 @@ import (
 	"hsmbackup/store"
 )
 
-// The job as the command line runs it, without its questions: it looks where it
-// stands and goes on from there. Each run opens everything anew.
+// updateJob is a run of the job on a token as it lies in the reader now: with the
+// KCV typed before anything is deleted, unless o has the shares, and with the shares
+// after the update.
+func updateJob(token *softtoken.Token, cat *store.Catalog, share *dkek.Share, o UpdateOptions) (*UpdateJob, *scripted, error) {
+	w, s, err := at(token, cat)
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.NewToken == nil {
+		o.NewToken = memory
+	}
+	if o.ShareAge == 0 {
+		o.ShareAge = DefaultShareAge
+	}
+	list, err := Updates(cat)
+	if err != nil {
+		return nil, nil, err
+	}
+	state, err := cat.Read()
+	if err != nil {
+		return nil, nil, err
+	}
+	j := &UpdateJob{Work: w, Person: s, Begin: state.Predecessor(w.Card.Serial()) == "", Options: o}
+	s.giveUp, s.shares = o.Discard, o.Shares
+	if len(list) > 0 {
+		s.shares = []*dkek.Share{share}
+	} else if len(o.Shares) == 0 {
+		key, err := dkek.Combine(share)
+		if err != nil {
+			return nil, nil, err
+		}
+		j.SharesChecked = key.KCV().String()
+	}
+	return j, s, nil
+}
 
-// updateRun is one run; it gives the phase that was reached: "" for none,
-// "finished" at the end.
+// updateRun is one run, and gives the phase that was reached.
 func updateRun(t testing.TB, token *softtoken.Token, cat *store.Catalog, share *dkek.Share, o UpdateOptions) (UpdatePhase, error) {
 	t.Helper()
-	ctx := context.Background()
-	card, err := openCardOr(token)
+	j, _, err := updateJob(token, cat, share, o)
 	if err != nil {
 		return "", err
 	}
-	inv, err := Take(ctx, card)
-	if err != nil {
-		return "", err
+	r, err := j.Run(context.Background())
+	if err == nil && len(r.Left) > 0 {
+		t.Errorf("left: %q", r.Left)
 	}
-	u, _, err := FindUpdate(cat, inv, "")
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case u == nil:
-		if state, err := cat.Read(); err != nil || state.Predecessor(inv.Serial) != "" {
-			return "finished", err
-		}
-		if err := card.Login(ctx, userPIN(), false); err != nil {
-			return "", err
-		}
-		if o.ShareAge == 0 {
-			o.ShareAge = DefaultShareAge
-		}
-		ready, err := PrepareUpdate(ctx, card, cat, o)
-		if err != nil {
-			return "", err
-		}
-		c, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/copies/", true)
-		if err != nil {
-			return "", err
-		}
-		if u, err = BeginUpdate(cat, ready, c); err != nil {
-			return "", err
-		}
-		err = EmptyToken(ctx, card, cat, u, nil)
-		return u.Phase, err
-	case u.Phase == UpdateEmptying:
-		if err := card.Login(ctx, userPIN(), false); err != nil {
-			return u.Phase, err
-		}
-		err := EmptyToken(ctx, card, cat, u, nil)
-		return u.Phase, err
-	case u.Phase == UpdateEmptied && !u.Updated(inv):
-		return u.Phase, nil
-	}
-	if err := Succeed(cat, u, inv); err != nil {
-		return u.Phase, err
-	}
-	r, err := playBack(ctx, card, cat, u, share)
-	if err != nil {
-		return u.Phase, err
-	}
-	if !Restored(r) {
-		t.Errorf("not restored: %+v %+v", r.Keys, r.Files)
-	}
-	if _, err := u.TakeSuccessor(ctx, card, cat, Options{}); err != nil {
-		return u.Phase, err
-	}
-	return "finished", FinishUpdate(cat, u)
-}
-
-func openCardOr(token *softtoken.Token) (*schsm.Card, error) {
-	card, err := schsm.Open(context.Background(), token)
-	if err == nil {
-		card.SetSleep(func(ctx context.Context, _ time.Duration) error { return ctx.Err() })
-	}
-	return card, err
-}
-
-// playBack initialises where that is needed, and restores.
-func playBack(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, share *dkek.Share) (*RestoreReport, error) {
-	s, err := u.OldSnapshot(cat)
-	if err != nil {
-		return nil, err
-	}
-	open, done := DataOpener(s.Token.Domains, []*dkek.Share{share})
-	defer done()
-	o := u.RestoreOptions(RestoreOptions{Journal: cat.Journal(), OpenData: open})
-	p, err := MakePlan(ctx, card, s, o)
-	if err != nil {
-		return nil, err
-	}
-	if len(p.Problems) > 0 {
-		if _, _, err := Initialise(ctx, card, cat, SetUp{
-			Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PIN: userPIN(), SOPIN: soPIN()},
-			Sets:           []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}, MinSOTries: DefaultSOFloor,
-		}); err != nil {
-			return nil, err
-		}
-		if p, err = MakePlan(ctx, card, s, o); err != nil {
-			return nil, err
-		}
-	} else if err := card.Login(ctx, userPIN(), false); err != nil {
-		return nil, err
-	}
-	return Restore(ctx, card, cat, p, o)
+	return r.Phase, err
 }
 
 // readyForUpdate is a token with two keys, a certificate, a public and a
@@ -208,7 +152,7 @@ func TestFirmwareUpdate(t *testing.T) {
 }
 
 // truthful compares what status says with what is on the token.
-func truthful(t testing.TB, cat *store.Catalog, token *softtoken.Token, where string, n int) {
+func truthful(t testing.TB, cat *store.Catalog, token *softtoken.Token, where string) {
 	t.Helper()
 	inv, err := Take(context.Background(), login0(t, token))
 	if err != nil {
@@ -228,18 +172,18 @@ func truthful(t testing.TB, cat *store.Catalog, token *softtoken.Token, where st
 		switch u.Phase {
 		case UpdateEmptying:
 			if u.Done(inv) != gone || u.Deleted != gone && !(u.Intent && u.Deleted == gone-1) {
-				t.Errorf("%s %d: status says %d of %d, the journal %d, gone are %d", where, n, u.Done(inv), len(u.Files), u.Deleted, gone)
+				t.Errorf("%s: status says %d of %d, the journal %d, gone are %d", where, u.Done(inv), len(u.Files), u.Deleted, gone)
 			}
 			if want := "deletions done"; !strings.Contains(u.Standing(inv), want) {
-				t.Errorf("%s %d: %s", where, n, u.Standing(inv))
+				t.Errorf("%s: %s", where, u.Standing(inv))
 			}
 		case UpdateEmptied:
 			if len(inv.files()) > 0 {
-				t.Errorf("%s %d: emptied, but there is %v", where, n, inv.files())
+				t.Errorf("%s: emptied, but there is %v", where, inv.files())
 			}
 		case UpdateRestoring:
 			if u.Successor != inv.Serial {
-				t.Errorf("%s %d: restoring onto %s, not %s", where, n, u.Successor, inv.Serial)
+				t.Errorf("%s: restoring onto %s, not %s", where, u.Successor, inv.Serial)
 			}
 		}
 	}
@@ -258,58 +202,53 @@ func login0(t testing.TB, token *softtoken.Token) *schsm.Card {
 // ends well.
 func TestFirmwareUpdatePulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
-	points, deletions := 0, 0
-	for _, second := range []bool{false, true} {
-		for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-			for n := 1; ; n += toNextPoint() {
-				token, _, cat, share := readyForUpdate(t)
-				token.Reset()
-				if second {
-					token, cat, share = updatedToken(t)
-				}
-				pulled := pull(token, stage, n)
+	deletions := 0
+	halves := []string{"firmware update, before", "firmware update, after"}
+	for half, what := range halves {
+		everyPoint(t, what, func(t testing.TB) (*softtoken.Token, func() error, func(string, error)) {
+			token, _, cat, share := readyForUpdate(t)
+			if half == 1 {
+				token, cat, share = updatedToken(t)
+			}
+			token.Reset()
+			job := func() error {
 				_, err := updateRun(t, token, cat, share, UpdateOptions{})
-				if !*pulled {
-					if err != nil {
-						t.Fatal(err)
-					}
-					break
-				}
-				points++
-				where := map[bool]string{false: "emptying, command", true: "restoring, command"}[second]
+				return err
+			}
+			return token, job, func(where string, err error) {
 				if !errors.Is(err, apdu.ErrGone) {
-					t.Fatalf("%s %d, stage %d: %v", where, n, stage, err)
+					t.Fatalf("%s: %v", where, err)
 				}
-				truthful(t, cat, token, where, n)
-				if list, _ := Updates(cat); !second && len(list) > 0 {
+				truthful(t, cat, token, where)
+				if list, _ := Updates(cat); half == 0 && len(list) > 0 {
 					deletions++
 				}
-				if !second {
+				if half == 0 {
 					// The same command until the token is empty, as a person would.
 					if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
-						t.Fatalf("%s %d, stage %d: the next run: %s, %v", where, n, stage, phase, err)
+						t.Fatalf("%s: the next run: %s, %v", where, phase, err)
 					}
 					if inv, err := Take(context.Background(), login0(t, token)); err != nil || len(inv.files()) > 0 {
-						t.Fatalf("%s %d: not empty: %v, %v", where, n, inv.files(), err)
+						t.Fatalf("%s: not empty: %v, %v", where, inv.files(), err)
 					}
 					if err := token.Update("3.6", "SOFT0400001"); err != nil {
 						t.Fatal(err)
 					}
 				}
-				if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != "finished" {
-					t.Fatalf("%s %d, stage %d: the last run: %s, %v", where, n, stage, phase, err)
+				if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateFinished {
+					t.Fatalf("%s: the last run: %s, %v", where, phase, err)
 				}
 				inv, err := Take(context.Background(), login0(t, token))
 				if err != nil || len(inv.Keys) != 2 || len(inv.files()) != 9 {
-					t.Fatalf("%s %d, stage %d: %v, %v", where, n, stage, inv.files(), err)
+					t.Fatalf("%s: %v, %v", where, inv.files(), err)
 				}
 			}
-		}
+		})
 	}
 	if deletions == 0 {
 		t.Error("no interrupt came among the deletions")
 	}
-	t.Logf("%d points, %d of them among the deletions", points, deletions)
+	t.Logf("%d points among the deletions", deletions)
 }
 
 // What cannot be undone is not begun: nothing is deleted without proof, shares,
@@ -360,20 +299,28 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 		t.Errorf("without the key that was discarded: %s, %v", phase, err)
 	}
 
-	// Nobody has shown shares.
-	cat = newCatalog(t)
-	token, card = newToken(t, "3.5", "SOFT0200002")
-	initToken(t, card, nil, share)
-	generate(t, card, 1, "P-256", "one", []byte{1})
-	n = deleted(token)
-	_, err = updateRun(t, token, cat, share, UpdateOptions{})
-	refused("no share seen", "not-covered", n, err)
-
-	// Or not for long; and the KCV that was checked elsewhere.
+	// Nobody shows shares in this run, however lately somebody did; nothing is
+	// recorded then.
 	token, card, cat, share = readyForUpdate(t)
 	n = deleted(token)
-	_, err = updateRun(t, token, cat, share, UpdateOptions{ShareAge: time.Nanosecond})
-	refused("shares seen too long ago", "shares-not-seen", n, err)
+	j, s, err := updateJob(token, cat, share, UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, cat).Head.Seq
+	j.SharesChecked = ""
+	_, err = j.Run(ctx)
+	refused("no shares shown", "shares-not-seen", n, err)
+	j.SharesChecked = "0102030405060708"
+	_, err = j.Run(ctx)
+	refused("another KCV typed", "kcv-mismatch", n, err)
+	s.shares = []*dkek.Share{newShare(t, 9)}
+	j.SharesChecked = ""
+	_, err = j.Run(ctx)
+	refused("other shares", "kcv-mismatch", n, err)
+	if now := read(t, cat).Head.Seq; now != before {
+		t.Errorf("and yet %d entries were recorded", now-before)
+	}
 	inv, err := Take(ctx, card)
 	if err != nil {
 		t.Fatal(err)
@@ -384,10 +331,6 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if err := RecordSharesChecked(cat, inv, strings.ToLower(kcvOf(t, card))); err != nil {
 		t.Errorf("%v", err)
 	}
-	r := &Readiness{Report: &Report{Snapshot: mustSnapshot(t, cat, "SOFT0200001")}, Seen: map[store.KCV]store.ShareSeen{}}
-	err = r.shares(cat, time.Now().Add(31*24*time.Hour), UpdateOptions{ShareAge: DefaultShareAge})
-	refused("shares seen a month ago", "shares-not-seen", n, err)
-
 	// A copy beside the catalog.
 	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); ClassOf(err) != Refused {
 		t.Errorf("a copy on the same disk: %v", err)
@@ -652,57 +595,45 @@ func TestSuccessor(t *testing.T) {
 func TestFirmwareUpdatePutBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	points := 0
-	for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-		for n := 1; ; n += toNextPoint() {
+	var emptied scene
+	everyPoint(t, "firmware update, put back", func(t testing.TB) (*softtoken.Token, func() error, func(string, error)) {
+		cat, tokens := emptied.play(t, func() (*store.Catalog, []*softtoken.Token) {
 			token, _, cat, share := readyForUpdate(t)
-			token.Reset()
 			if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			back := func() error {
-				card, err := openCardOr(token)
-				if err != nil {
-					return err
-				}
-				list, err := Updates(cat)
-				if err != nil || len(list) != 1 {
-					t.Fatalf("%v, %v", list, err)
-				}
-				r, err := playBack(ctx, card, cat, list[0], share)
-				if err != nil {
-					return err
-				}
-				if !Restored(r) {
-					t.Fatalf("command %d: %+v %+v", n, r.Keys, r.Files)
-				}
-				return PutBack(cat, "SOFT0200001")
-			}
-			pulled := pull(token, stage, n)
-			err := back()
-			if *pulled {
-				points++
-				if !errors.Is(err, apdu.ErrGone) {
-					t.Fatalf("command %d: %v", n, err)
-				}
-				token.SetFault(nil)
-				token.Reset()
-				err = back()
-			}
+			return cat, []*softtoken.Token{token}
+		})
+		token := tokens[0]
+		back := func() error {
+			j, _, err := updateJob(token, cat, newShare(t, 1), UpdateOptions{})
 			if err != nil {
-				t.Fatalf("command %d: %v", n, err)
+				return err
+			}
+			j.Abort = true
+			r, err := j.Run(ctx)
+			if err == nil && (r.Phase != UpdatePutBack || len(r.Left) > 0) {
+				t.Fatalf("%s: %q", r.Phase, r.Left)
+			}
+			return err
+		}
+		return token, back, func(where string, err error) {
+			if !errors.Is(err, apdu.ErrGone) {
+				t.Fatalf("%s: %v", where, err)
+			}
+			if list := read(t, cat).Updates; len(list) > 1 { // it was over before the token went
+				return
+			}
+			if err := back(); err != nil {
+				t.Fatalf("%s: the next run: %v", where, err)
 			}
 			inv, err := Take(ctx, login0(t, token))
 			if err != nil || len(inv.files()) != 9 {
-				t.Fatalf("command %d: %v, %v", n, inv.files(), err)
+				t.Fatalf("%s: %v, %v", where, inv.files(), err)
 			}
 			if list, err := Updates(cat); err != nil || len(list) > 0 {
 				t.Fatalf("%v, %v", list, err)
 			}
-			if !*pulled {
-				break
-			}
 		}
-	}
-	t.Logf("%d points", points)
+	})
 }

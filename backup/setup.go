@@ -84,9 +84,9 @@ func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, k
 	return note, false, err
 }
 
-// WithChannel adds to the note on a token that got shares whether they went to it
+// withChannel adds to the note on a token that got shares whether they went to it
 // in clear, although it could have shown session keys: a relay would have read them.
-func WithChannel(card *schsm.Card, note string) string {
+func withChannel(card *schsm.Card, note string) string {
 	why := card.InClear()
 	if why == "" {
 		return note
@@ -324,7 +324,7 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 		}
 		kcvs = append(kcvs, kcv)
 	}
-	note = WithChannel(card, note)
+	note = withChannel(card, note)
 	if err := s.before("record"); err != nil {
 		return kcvs, note, changed(err)
 	}

@@ -3,8 +3,10 @@ package backup
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"hsmbackup/dkek"
@@ -254,4 +256,255 @@ func IsDefaultSOPIN(text []byte) bool { return isOneOf(text, defaultSOPINs) }
 
 func isOneOf(b []byte, list []string) bool {
 	return slices.ContainsFunc(list, func(d string) bool { return bytes.EqualFold(b, []byte(d)) })
+}
+
+// SetUpJob takes a fresh token from nothing to ready for keys and backups. It
+// goes on where an earlier run was cut off.
+type SetUpJob struct {
+	Work
+	Person SetUpPerson
+	// Label is the token's; AskLabel has it asked for. Domains is the number of
+	// key domain slots, 0 for none.
+	Label     string
+	AskLabel  bool
+	Domains   int
+	NoUnblock bool
+	Now       time.Time
+	// Before, if set, is called before each step that writes something.
+	Before func(step string) error
+
+	inv *Inventory
+	s   SetUp
+	r   *SetUpReport
+}
+
+// SetUpPerson is asked by a set-up besides, and brings what is kept in files.
+type SetUpPerson interface {
+	Person
+	// Tell explains, to somebody at a terminal.
+	Tell(format string, args ...any)
+	// NewLabel asks for the label; ForbidUnblock whether the SO-PIN must not unblock
+	// the PIN.
+	NewLabel(context.Context) (string, error)
+	ForbidUnblock(context.Context) (bool, error)
+	// Share brings the one share of the recovery key: a new one, or that of the
+	// note. It keeps the note up to date. The caller wipes it.
+	Share(context.Context, *SetUpJob, *SetUpReport) (*dkek.Share, error)
+	// Sheet writes the sheet. Amiss says what of all files is not as it was
+	// written.
+	Sheet(context.Context, *SetUpJob, *SetUpReport) error
+	Amiss(*SetUpReport) []string
+}
+
+// SetUpReport is what a token was set up to be.
+type SetUpReport struct {
+	Stage SetUpStage // when this run began
+	Note  *SetUpNote
+	KCV   dkek.KCV
+	// Inventory is that of the finished token.
+	Inventory *Inventory
+}
+
+// Step is called before each step that writes something.
+func (j *SetUpJob) Step(name string) error {
+	if j.Before == nil {
+		return nil
+	}
+	return j.Before(name)
+}
+
+// Run does what is left to do.
+func (j *SetUpJob) Run(ctx context.Context) (*SetUpReport, error) {
+	j.Work.Person = j.Person
+	var err error
+	if j.inv, err = Take(ctx, j.Card); err != nil {
+		return nil, err
+	}
+	if j.Domains > 0 && j.inv.version().Before(3, 0) {
+		return nil, failf("no-domains", "leave --domains out", "%s has firmware %s: key domains begin with 3.0", j.Person.Name(), j.inv.Firmware)
+	}
+	if err := j.Person.Agree(ctx, Question{}); err != nil { // before anything is written
+		return nil, err
+	}
+	j.r = &SetUpReport{}
+	if j.r.Note, err = FindSetUp(j.Catalog, j.inv.Serial); err != nil {
+		return nil, err
+	}
+	if j.r.Stage = SetUpStageOf(j.inv, j.r.Note); j.r.Stage == InUse {
+		return nil, inUse(j.Person.Name(), j.inv)
+	}
+	if j.Catalog == nil {
+		if err := j.Step("catalog"); err != nil {
+			return nil, err
+		}
+		if err := j.ensure(); err != nil {
+			return nil, err
+		}
+	}
+	j.tellStage()
+	if j.r.Note == nil {
+		j.r.Note = &SetUpNote{Begun: j.Now.UTC()}
+	}
+	j.s = SetUp{
+		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: 3, Domains: j.Domains},
+		Trust:          j.Trust, Origin: "setup", MinSOTries: j.MinSOTries, Before: j.Before,
+	}
+	j.s.Trust.Login = j.Person.Login
+	defer func() {
+		j.s.Initialisation.PIN.Wipe()
+		j.s.Initialisation.SOPIN.Wipe()
+	}()
+	if j.r.Stage == ToInitialise {
+		if err := j.choose(ctx); err != nil {
+			return nil, err
+		}
+	} else {
+		j.s.Initialisation.Options = j.inv.Options
+		if j.Domains == 0 {
+			j.s.Initialisation.Domains = slotsOf(j.inv)
+		}
+	}
+	j.s.Initialisation.Label = j.Label
+	share, err := j.Person.Share(ctx, j, j.r)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Wipe()
+	j.s.Sets = []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}
+	if j.r.KCV, err = j.s.Sets[0].expected(); err != nil {
+		return nil, err
+	}
+	j.s.Sets[0].Expect = j.r.KCV
+	if err := j.Person.Sheet(ctx, j, j.r); err != nil {
+		return nil, err
+	}
+	if err := j.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return j.finish(ctx)
+}
+
+// Serial is that of the token that is set up.
+func (j *SetUpJob) Serial() string { return j.inv.Serial }
+
+// inUse refuses a token that is not fresh.
+func inUse(name string, inv *Inventory) error {
+	what := "without a recovery key"
+	for _, d := range inv.Domains {
+		if d.Outstanding > 0 {
+			return refusef("already-initialised", "`hsmbackup dkek load --share FILE` loads them", "%s is initialised already and waits for %s of its recovery key", name, count(d.Outstanding, "share"))
+		}
+		if d.Ready() {
+			what = "with the recovery key " + dkek.KCV(d.KCV).String()
+			break
+		}
+	}
+	return refusef("already-initialised", "it starts at `hsmbackup backup`; to wipe it and begin anew: `hsmbackup init`", "%s is initialised already, %s and %s", name, what, count(len(inv.Keys), "key"))
+}
+
+func (j *SetUpJob) tellStage() {
+	name := j.Person.Name()
+	switch {
+	case j.r.Stage == ToInitialise && j.r.Note != nil:
+		j.Person.Tell("A set-up of %s was begun and not finished; it goes on. What PIN and SO-PIN were chosen then does not count, unless the token has them by now.", name)
+	case j.r.Stage == ToInitialise:
+		j.Person.Tell("This sets up %s, which is new, for keys that can be restored onto another token if this one is lost or wiped. Three secrets come out of it: the PIN, for daily use; the SO-PIN, for emergencies; and the password of the file that holds the recovery key, for the backup. Have a pen at hand. Nothing is changed on the token before the last question. It takes about five minutes.", name)
+	case j.r.Stage == ToLoad:
+		j.Person.Tell("%s is initialised, and waits for its recovery key: that is loaded now.", name)
+	default:
+		j.Person.Tell("%s was set up, and the set-up cut off before all of it was read back: that is done now.", name)
+	}
+	for _, f := range FirmwareFaults(j.inv.Firmware) {
+		j.Person.Note("firmware %s: %s; %s (%s)", j.inv.Firmware, f.What, f.Do, f.Source)
+	}
+}
+
+// slotsOf is the number of key domain slots of a token, 0 for the classic one.
+func slotsOf(inv *Inventory) int {
+	if len(inv.Domains) > 1 || len(inv.Domains) == 1 && inv.Domains[0].Empty {
+		return len(inv.Domains)
+	}
+	return 0
+}
+
+// choose asks for all that the token is told.
+func (j *SetUpJob) choose(ctx context.Context) (err error) {
+	i := &j.s.Initialisation
+	if j.AskLabel {
+		j.Person.Tell("The label is a name for the token, shown wherever it is listed. It is no secret.")
+		if j.Label, err = j.Person.NewLabel(ctx); err != nil {
+			return err
+		}
+		j.AskLabel = false
+	}
+	if i.PIN, i.SOPIN, err = j.Person.NewPINs(ctx, j.inv); err != nil {
+		return err
+	}
+	if j.NoUnblock {
+		i.Options = 0
+		return nil
+	}
+	forbid, err := j.Person.ForbidUnblock(ctx)
+	if err == nil && forbid {
+		i.Options = 0
+	}
+	return err
+}
+
+// prepare initialises the token, or does what is left of it.
+func (j *SetUpJob) prepare(ctx context.Context) error {
+	if j.r.Stage == ToInitialise {
+		j.Person.Tell("Everything is at hand. Now the token gets PIN, SO-PIN and its recovery key.")
+		return j.initialise(ctx)
+	}
+	_, note, err := j.s.Finish(ctx, j.Card, j.Catalog)
+	var refused *Error
+	if errors.As(err, &refused) && refused.Code == "not-genuine" && j.r.Stage == ToLoad && j.Trust.Untrusted == "" {
+		// It showed its device key when it was empty, and cannot now.
+		j.Person.Tell("The token can show that it is genuine only before it waits for its recovery key, so it is initialised once more. It holds nothing.")
+		if err := j.choose(ctx); err != nil {
+			return err
+		}
+		return j.initialise(ctx)
+	}
+	return j.prepared(note, err)
+}
+
+// initialise asks before the token is initialised. It holds nothing: it is new, or
+// was initialised by this very set-up.
+func (j *SetUpJob) initialise(ctx context.Context) error {
+	if err := j.Person.Agree(ctx, Question{What: fmt.Sprintf("Initialise %s?", j.Person.Name())}); err != nil {
+		return err
+	}
+	_, note, err := Initialise(ctx, j.Card, j.Catalog, j.s)
+	return j.prepared(note, err)
+}
+
+func (j *SetUpJob) prepared(note string, err error) error {
+	if note != "" {
+		j.Person.Note("%s", note)
+	}
+	if err != nil {
+		j.Changed = j.Changed || isTransport(err) // it may have been carried out
+		return err
+	}
+	j.Changed = true
+	j.Person.PINsSet()
+	j.ceremonies(j.s, j.inv.Serial, []dkek.KCV{j.r.KCV})
+	return nil
+}
+
+// finish reads everything back.
+func (j *SetUpJob) finish(ctx context.Context) (*SetUpReport, error) {
+	if err := j.Step("check"); err != nil {
+		return nil, err
+	}
+	var err error
+	if j.r.Inventory, err = Take(ctx, j.Card); err != nil {
+		return nil, err
+	}
+	if wrong := append(j.s.CheckSetUp(j.r.Inventory), j.Person.Amiss(j.r)...); len(wrong) > 0 {
+		return nil, &Error{Class: Changed, Code: "not-ready", Message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.Person.Name(), strings.Join(wrong, "; ")), Hint: "run the same command again"}
+	}
+	return j.r, EndSetUp(j.Catalog, j.inv.Serial)
 }

@@ -1,8 +1,9 @@
 package backup
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -13,42 +14,17 @@ import (
 	"hsmbackup/store"
 )
 
-// goOn is what a set-up does when it is run, again or for the first time.
-func goOn(t testing.TB, card *schsm.Card, cat *store.Catalog, s SetUp) error {
-	t.Helper()
-	ctx := context.Background()
-	inv, err := Take(ctx, card)
+var theShare = bytes.Repeat([]byte{1, 2, 3, 4}, 8)
+
+// setUpJob is the job on a token as it lies in the reader now.
+func setUpJob(token *softtoken.Token, cat *store.Catalog, slots int, trust Trust) (*SetUpJob, error) {
+	share, err := dkek.ShareFromBytes(bytes.Clone(theShare))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	note, err := FindSetUp(cat, inv.Serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Trust.Login = func(ctx context.Context) error { return card.Login(ctx, userPIN(), false) }
-	stage := SetUpStageOf(inv, note)
-	if stage == InUse {
-		t.Fatalf("it is in use: %+v, note %+v", inv, note)
-	}
-	if note == nil {
-		key, err := dkek.Combine(s.Sets[0].Load...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := (&SetUpNote{KCV: key.KCV().String()}).Put(cat, inv.Serial); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if stage != ToInitialise {
-		_, _, err := s.Finish(ctx, card, cat)
-		var refused *Error
-		if !errors.As(err, &refused) || refused.Code != "not-genuine" {
-			return err
-		}
-		// It showed its device key, and cannot again before it is empty.
-	}
-	_, _, err = Initialise(ctx, card, cat, s)
-	return err
+	w, s, err := at(token, cat, share)
+	w.Trust = trust
+	return &SetUpJob{Work: w, Person: s, Label: "ssh", Domains: slots}, err
 }
 
 // A set-up is cut off before each command and between each command and its
@@ -58,35 +34,32 @@ func goOn(t testing.TB, card *schsm.Card, cat *store.Catalog, s SetUp) error {
 func TestSetUpPulledAtEveryCommand(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	points := 0
 	stages := map[SetUpStage]int{}
 	for _, noChip := range []bool{false, true} {
 		for _, slots := range []int{0, 2} {
-			for _, stage := range []softtoken.Stage{softtoken.Before, softtoken.After} {
-				for n := 1; ; n += toNextPoint() {
-					cat := newCatalog(t)
-					token, _ := newToken(t, "3.6", "SOFT0200001")
-					if noChip {
-						token = withoutChip(t)
+			what := fmt.Sprintf("set-up, chip authentication %v, %d slots", !noChip, slots)
+			everyPoint(t, what, func(t testing.TB) (*softtoken.Token, func() error, func(string, error)) {
+				cat := newCatalog(t)
+				token, _ := newToken(t, "3.6", "SOFT0200001")
+				if noChip {
+					token = withoutChip(t)
+				}
+				trust := trusting(token)
+				share, err := dkek.ShareFromBytes(bytes.Clone(theShare))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := setUpFor(trust, share, slots)
+				want.Initialisation.Options = schsm.OptionUnblock
+				var j *SetUpJob
+				job := func() (err error) {
+					if j, err = setUpJob(token, cat, slots, trust); err == nil {
+						_, err = j.Run(ctx)
 					}
-					s := setUpFor(trusting(token), newShare(t, 1), slots)
-					card := openCard(t, token)
-					pulled := pull(token, stage, n)
-					err := goOn(t, card, cat, s)
-					if !*pulled {
-						if err != nil {
-							t.Fatal(err)
-						}
-						break
-					}
-					points++
-					if err == nil {
-						t.Fatalf("stage %d, command %d: pulled, and nothing was said", stage, n)
-					}
-					token.SetFault(nil)
-					token.Reset()
-					card = openCard(t, token)
-					inv, takeErr := Take(ctx, card)
+					return err
+				}
+				return token, job, func(where string, err error) {
+					inv, takeErr := Take(ctx, openCard(t, token))
 					if takeErr != nil {
 						t.Fatal(takeErr)
 					}
@@ -94,25 +67,26 @@ func TestSetUpPulledAtEveryCommand(t *testing.T) {
 					if noteErr != nil {
 						t.Fatal(noteErr)
 					}
-					stages[SetUpStageOf(inv, note)]++
-					if inv.Initialised && ClassOf(err) != Changed && !errors.Is(err, schsm.ErrMaybeInitialised) {
-						t.Errorf("chip %v, %d slots, stage %d, command %d: initialised, but said that nothing was changed: %v", !noChip, slots, stage, n, err)
+					stage := SetUpStageOf(inv, note)
+					stages[stage]++
+					if inv.Initialised && stage != InUse && ClassOf(err) != Changed && !j.Changed && !schsm.InDoubt(err) {
+						t.Errorf("%s: initialised, but said that nothing was changed: %v", where, err)
 					}
-					if err := goOn(t, card, cat, s); err != nil {
-						t.Fatalf("chip %v, %d slots, stage %d, command %d, after %v: %v", !noChip, slots, stage, n, stages, err)
+					token.Reset()
+					if err := job(); err != nil && stage != InUse {
+						t.Fatalf("%s, after %v: %v", where, stages, err)
 					}
-					if inv, err = Take(ctx, card); err != nil {
+					if inv, err = Take(ctx, openCard(t, token)); err != nil {
 						t.Fatal(err)
 					}
-					if wrong := s.CheckSetUp(inv); len(wrong) > 0 || inv.SOPIN.Tries != 15 || inv.PIN.Tries >= 0 && inv.PIN.Tries != 3 {
-						t.Fatalf("chip %v, %d slots, stage %d, command %d: %q, %+v %+v", !noChip, slots, stage, n, wrong, inv.PIN, inv.SOPIN)
+					if wrong := want.CheckSetUp(inv); len(wrong) > 0 || inv.SOPIN.Tries != 15 || inv.PIN.Tries >= 0 && inv.PIN.Tries != 3 {
+						t.Fatalf("%s: %q, %+v %+v", where, wrong, inv.PIN, inv.SOPIN)
 					}
-					seen := read(t, cat).Shares
-					if len(seen) != 1 {
-						t.Fatalf("shares seen: %v, %v", seen, err)
+					if seen := read(t, cat).Shares; len(seen) != 1 {
+						t.Fatalf("%s: shares seen: %v", where, seen)
 					}
 				}
-			}
+			})
 		}
 	}
 	for _, stage := range []SetUpStage{ToInitialise, ToLoad, ToCheck} {
@@ -120,7 +94,7 @@ func TestSetUpPulledAtEveryCommand(t *testing.T) {
 			t.Errorf("no interrupt left stage %d: the test does not reach what it is for", stage)
 		}
 	}
-	t.Logf("%d points; left to initialise %d, to load %d, to check %d", points, stages[ToInitialise], stages[ToLoad], stages[ToCheck])
+	t.Logf("left to initialise %d, to load %d, to check %d", stages[ToInitialise], stages[ToLoad], stages[ToCheck])
 }
 
 // What a token still needs is read off the token. One that is in use is left

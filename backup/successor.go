@@ -86,12 +86,6 @@ func (u *Update) Updated(inv *Inventory) bool {
 	return inv.Serial != u.Serial || inv.Firmware != u.Firmware
 }
 
-// Whole tells whether the token of the update is attached and holds everything
-// again, so that there is nothing to go on with.
-func (u *Update) Whole(inv *Inventory) bool {
-	return u.Phase != UpdateRestoring && inv.Serial == u.Serial && inv.Initialised && u.whole(inv)
-}
-
 // Succeed notes that a token is the successor.
 func Succeed(cat *store.Catalog, u *Update, inv *Inventory) error {
 	if u.Phase == UpdateRestoring && u.Successor == inv.Serial {
@@ -320,14 +314,6 @@ func Holders(state *store.State, attached []*Inventory) func(serial string, k Ke
 		}
 		return others
 	}
-}
-
-// RestoreUpdate plays the snapshot of an update back onto the token that is
-// attached and logged in: the successor, or the token itself when the update is
-// given up. What was discarded stays away.
-func (u *Update) RestoreOptions(o RestoreOptions) RestoreOptions {
-	o.Without = u.Discarded
-	return o
 }
 
 // TakeSuccessor takes the snapshot of the successor.

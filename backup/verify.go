@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,28 +18,34 @@ import (
 
 // KeyProof is what was found of one stored key.
 type KeyProof struct {
-	Reference int
-	Label     string
-	ID        []byte
-	Type      string
+	Reference int    `json:"reference"`
+	Label     string `json:"label"`
+	ID        Hex    `json:"id"`
+	Type      string `json:"type"`
 	// Proof is the kind that was tried: one of store.Proof…
-	Proof string
+	Proof string `json:"proof"`
 	// Matched says what an opened key agreed with (cli.md).
-	Matched string
-	OK      bool
+	Matched string `json:"matched"`
+	OK      bool   `json:"ok"`
 	// Reason says why not. Damage tells that from what merely could not be
 	// shown, such as a blob under another DKEK.
-	Reason string
-	Damage bool
+	Reason string `json:"reason"`
+	Damage bool   `json:"-"`
 	// Accepted: it cannot be exported, and is meant to be so; it counts as
 	// done.
-	Accepted bool
+	Accepted bool `json:"-"`
 	// Unchecked: this kind of proof says nothing of it, as Reason explains. It
 	// is neither good nor bad.
-	Unchecked bool
+	Unchecked bool `json:"unchecked,omitempty"`
 	// Mechanism is the way it was used through PKCS#11.
-	Mechanism string
+	Mechanism string `json:"mechanism,omitempty"`
 }
+
+// Hex is shown as lower-case hex digits.
+type Hex []byte
+
+// MarshalText gives the digits.
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode([]byte{}, h), nil }
 
 // SnapshotProof is what was found of one snapshot.
 type SnapshotProof struct {

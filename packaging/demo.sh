@@ -70,7 +70,7 @@ say "A firmware update is due. The vendor refuses it while the token holds keys:
 refused hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001
 
 say "So one command proves every key once more, copies the catalog elsewhere, and only then empties the token."
-run hsmbackup firmware-update --token soft:stick.tok --copy-to copies/ --same-disk-anyway --pin file:PIN --confirm SOFT0200001 --yes
+run hsmbackup firmware-update --token soft:stick.tok --copy-to copies/ --same-disk-anyway --share share1.pbe $SECRETS --confirm SOFT0200001 --yes
 
 say "The vendor's part: the token comes back without PIN, with a new serial number and certificate."
 run hsmbackup soft update stick.tok --firmware 3.6 --serial SOFT0400001

@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
@@ -84,7 +85,7 @@ func (a *app) confirm(ctx context.Context, t *token, what string) error {
 	if a.flags.confirm == "" {
 		return a.typeSerial(ctx, t, what)
 	}
-	if a.flags.confirm != word && !sameSerial(a.flags.confirm, t.serial) {
+	if a.flags.confirm != word && !backup.SameSerial(a.flags.confirm, t.serial) {
 		return refusef("confirm-mismatch", "", "--confirm %s is another token than %s, nothing was changed", a.flags.confirm, word)
 	}
 	a.confirmed = true

@@ -119,6 +119,13 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	}
 	a.changed = missing
 	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.steps, program()
+	o.Emptied = func(s *store.Snapshot, gone []string) error {
+		err := backup.KeysGone(t.serial, s, gone)
+		if a.confirmed || a.flags.confirm == "" && !a.tty.Available() { // it was about the PIN
+			return err
+		}
+		return a.confirm(ctx, t, err.Error()+".")
+	}
 	inv, err := backup.Take(ctx, t.card)
 	if err != nil {
 		return err

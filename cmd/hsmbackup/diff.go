@@ -33,7 +33,7 @@ func (a *app) diff(older, newer string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	pair, err := snapshots(cat, []string{older, newer})
+	pair, err := a.snapshots(cat, []string{older, newer})
 	if err != nil {
 		return err
 	}

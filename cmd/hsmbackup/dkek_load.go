@@ -2,14 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/dkek"
-	"hsmbackup/internal/custody"
-	"hsmbackup/store"
 )
 
 func newDKEKLoadCommand(a *app) *cobra.Command {
@@ -49,115 +45,25 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 		return err
 	}
 	defer t.close()
-	cat, notRecorded, err := a.catalogToRecord()
-	if err != nil {
+	j := &backup.LoadJob{Work: a.work(ctx, t, 0), Domain: domain}
+	if j.Catalog, j.NotRecorded, err = a.catalogToRecord(); err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	inv, err := backup.Take(ctx, t.card)
+	defer closeCatalog(j.Catalog)
+	r, err := j.Run(ctx)
+	a.did(&j.Work)
 	if err != nil {
 		return err
-	}
-	missing, slots := -1, 0
-	for _, d := range inv.Domains {
-		if d.Number == domain && !d.Empty {
-			missing, slots = d.Outstanding, d.Shares
-		}
 	}
 	switch {
-	case missing < 0:
-		return failf("no-dkek", "`hsmbackup init` sets a token up for one; that wipes it", "%s has no place for a recovery key here", t.name())
-	case missing == 0:
-		return failf("dkek-complete", "", "%s has its recovery key already: no share is missing", t.name())
-	}
-	m, err := a.gather(ctx, cat)
-	if err != nil {
-		return err
-	}
-	given := m.Count()
-	if missing < given {
-		return failf("too-many-shares", "", "%s misses %s, %d are given", t.name(), count(missing, "share"), given)
-	}
-	for _, s := range m.Sets {
-		if s.Shares != slots {
-			return failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.Describe(), count(s.Shares, "share"), t.name(), slots)
-		}
-	}
-	whole := missing == slots && slots == given
-	shares, err := m.Open(ctx, cat)
-	if err != nil {
-		return err
-	}
-	defer dkek.WipeShares(shares)
-	// The shares give the recovery key only if they are all of it.
-	var key *dkek.Key
-	var expect dkek.KCV
-	if whole {
-		key, err = m.Key(shares)
-	} else if key, err = dkek.Combine(shares...); given == 1 {
-		err = nil // a share by itself may be anything
-	}
-	if err != nil {
-		return err
-	}
-	defer key.Wipe()
-	switch {
-	case whole:
-		expect = key.KCV()
-	case missing == given:
-		expect = m.KCV()
-	}
-	note, err := backup.TrustToken(ctx, t.card, cat, custody.KCVText(expect), a.trust(t))
-	if err != nil {
-		return err
-	}
-	if note != "" {
-		a.note("%s", note)
-	}
-	kcv, err := backup.LoadShares(ctx, t.card, domain, shares, expect)
-	if err != nil {
-		a.unknownChange(err)
-		return err
-	}
-	a.changed = true
-	if note := backup.WithChannel(t.card, ""); note != "" {
-		a.note("%s", note)
-	}
-	if !kcv.IsZero() && cat != nil && notRecorded == "" {
-		if whole {
-			err = backup.RecordShares(cat, key, inv.Software, "dkek load")
-		} else {
-			err = cat.Append(store.ShareSeen{KCV: kcv.String(), Software: inv.Software, Origin: "dkek load"})
-		}
-		if err != nil {
-			notRecorded = describe(err, false).Message
-		}
-	}
-	outcome := "done"
-	if kcv.IsZero() {
-		outcome = fmt.Sprintf("%s missing", count(missing-given, "share"))
-	}
-	of := kcv
-	if of.IsZero() {
-		of = m.KCV()
-	}
-	a.ceremony(cat, store.Ceremony{Job: "load", KCV: custody.KCVText(of), Sets: m.SetNames(), Token: t.serial, Outcome: outcome})
-	if notRecorded != "" {
-		a.note("not recorded that these shares were seen: %s", notRecorded)
-	}
-	if a.flags.json {
-		return a.document(struct {
-			Serial      string `json:"serial"`
-			KCV         string `json:"kcv"`
-			Outstanding int    `json:"outstanding"`
-		}{t.serial, custody.KCVText(kcv), missing - given})
-	}
-	if kcv.IsZero() {
-		a.printf("%s loaded into %s, %s missing", count(given, "share"), t.name(), fmt.Sprint(missing-given))
+	case a.flags.json:
+		return a.document(r)
+	case r.KCV == "":
+		a.printf("%s loaded into %s, %d missing", count(r.Loaded, "share"), t.name(), r.Outstanding)
 		return nil
 	}
-	a.printf("%s has the recovery key %s", t.name(), kcv)
-	if expect.IsZero() {
+	a.printf("%s has the recovery key %s", t.name(), r.KCV)
+	if !r.Compared {
 		a.note("the shares came one by one: compare the KCV with the one you expect")
 	}
 	return nil

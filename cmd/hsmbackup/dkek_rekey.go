@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +77,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return a.noCatalog()
 	}
 	defer closeCatalog(cat)
-	list, err := snapshots(cat, names)
+	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}
@@ -259,28 +257,4 @@ func (a *app) printRekeyed(s backup.RekeyedSnapshot) {
 	for _, l := range s.Left {
 		a.printf("  %s: NOT RE-KEYED: %s", terminal.Printable(l.What), l.Reason)
 	}
-}
-
-// otherSnapshot says of shares that give another recovery key than a snapshot
-// needs which snapshot of the same token they open, if there is one: after a
-// re-keying both exist.
-func otherSnapshot(cat *store.Catalog, s *store.Snapshot, err error) error {
-	var mismatch *backup.KCVMismatchError
-	if !errors.As(err, &mismatch) || s.Adopted {
-		return err
-	}
-	state, readErr := cat.Read()
-	if readErr != nil {
-		return err
-	}
-	other := backup.Under(state, s.Token.Serial, mismatch.Got.String())
-	if other == nil {
-		return err
-	}
-	f := describe(err, false)
-	if r := s.Rekeyed; r != nil && r.OldKCV == mismatch.Got.String() {
-		f.Message += fmt.Sprintf(" (re-keyed on %s)", r.Time.Format(time.DateOnly))
-	}
-	f.Hints = append(f.Hints, fmt.Sprintf("snapshot %s of the same token, backed up on %s, is under the recovery key %s: --from %s", other.ID, other.Taken.Format(time.DateOnly), mismatch.Got, other.ID))
-	return &f
 }

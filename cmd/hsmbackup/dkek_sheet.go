@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/sheet"
@@ -136,7 +137,12 @@ func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, p
 		return err
 	}
 	for i, serial := range o.serials {
-		o.serials[i] = trimSerial(state, serial)
+		if s, note, err := backup.Find(state, serial); err == nil {
+			o.serials[i] = s.Token.Serial
+			if note != "" {
+				a.note("%s", note)
+			}
+		}
 	}
 	s, err := custody.SheetOfAdmin(desk{a}, cat, o.serials, a.flags.shareArgs, a.now())
 	if err != nil {

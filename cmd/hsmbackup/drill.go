@@ -43,7 +43,7 @@ func (a *app) drill(ctx context.Context, names []string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	list, err := snapshots(cat, names)
+	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}

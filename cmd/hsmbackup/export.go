@@ -38,7 +38,7 @@ func (a *app) export(dir, name string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	s, err := chooseSnapshot(cat, name, "")
+	s, err := a.chooseSnapshot(cat, name, "")
 	if err != nil {
 		return err
 	}

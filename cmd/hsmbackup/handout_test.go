@@ -22,7 +22,7 @@ import (
 
 // person sits at a terminal. They are shown a text and asked something; what
 // they type is shown on the screen.
-type person struct {
+type operator struct {
 	t      *testing.T
 	answer func(text, prompt string) string
 	// end is what the terminal does in the end: an interrupt, or no more input.
@@ -31,9 +31,9 @@ type person struct {
 
 var errLeaves = "\x03"
 
-func (p *person) Available() bool { return true }
+func (p *operator) Available() bool { return true }
 
-func (p *person) ReadLine(_ context.Context, prompt string) (string, error) {
+func (p *operator) ReadLine(_ context.Context, prompt string) (string, error) {
 	typed := p.answer("", prompt)
 	if typed == errLeaves {
 		return "", p.end
@@ -41,7 +41,7 @@ func (p *person) ReadLine(_ context.Context, prompt string) (string, error) {
 	return typed, nil
 }
 
-func (p *person) Screen(_ context.Context, text []byte, prompt string) (*secret.Bytes, error) {
+func (p *operator) Screen(_ context.Context, text []byte, prompt string) (*secret.Bytes, error) {
 	typed := p.answer(string(text), prompt)
 	if typed == errLeaves {
 		return nil, p.end
@@ -49,23 +49,23 @@ func (p *person) Screen(_ context.Context, text []byte, prompt string) (*secret.
 	return secret.New([]byte(typed)), nil
 }
 
-func (p *person) ReadSecret(_ context.Context, prompt string) (*secret.Bytes, error) {
+func (p *operator) ReadSecret(_ context.Context, prompt string) (*secret.Bytes, error) {
 	p.t.Fatalf("asked for a secret: %s", prompt)
 	return nil, nil
 }
 
-func (p *person) Ask(_ context.Context, question string) (bool, error) {
+func (p *operator) Ask(_ context.Context, question string) (bool, error) {
 	p.t.Fatalf("asked: %s", question)
 	return false, nil
 }
 
-func (p *person) TypeBack(_ context.Context, prompt, _ string) error {
+func (p *operator) TypeBack(_ context.Context, prompt, _ string) error {
 	p.t.Fatalf("asked to type: %s", prompt)
 	return nil
 }
 
 // at runs a command line with a person at the terminal.
-func (p *person) at(ctx context.Context, args ...string) (exit int, stdout, stderr string) {
+func (p *operator) at(ctx context.Context, args ...string) (exit int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := newApp()
 	a.redirect(&out, &errs, p)
@@ -138,7 +138,7 @@ func handOutOnScreen(t *testing.T, args ...string) paper {
 	t.Helper()
 	papers := paper{}
 	now := ""
-	p := &person{t: t, answer: func(text, prompt string) string {
+	p := &operator{t: t, answer: func(text, prompt string) string {
 		switch {
 		case strings.HasSuffix(prompt, "Enter shows it:"):
 			return ""
@@ -172,7 +172,7 @@ func TestHandOutOnTerminal(t *testing.T) {
 		did[what] = true
 		return !was
 	}
-	p := &person{t: t, answer: func(text, prompt string) string {
+	p := &operator{t: t, answer: func(text, prompt string) string {
 		switch {
 		case strings.HasSuffix(prompt, "Enter shows it:"):
 			return ""
@@ -312,7 +312,7 @@ func TestTypedParts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			steps := c.steps
-			p := &person{t: t, answer: func(text, prompt string) string {
+			p := &operator{t: t, answer: func(text, prompt string) string {
 				if len(steps) == 0 {
 					t.Fatalf("asked %q below\n%s", prompt, text)
 				}
@@ -344,7 +344,7 @@ func TestHandOutInterrupted(t *testing.T) {
 			defer interrupt()
 			papers := paper{}
 			now, n := "", 0
-			p := &person{t: t, end: context.Canceled}
+			p := &operator{t: t, end: context.Canceled}
 			p.answer = func(text, prompt string) string {
 				if n++; n == stop {
 					interrupt()
@@ -402,7 +402,7 @@ func TestSealedPartAnswered(t *testing.T) {
 	}
 	rewrite(t, "key.txt", []byte(id.String()+"\n"))
 	asked := 0
-	p := &person{t: t, answer: func(text, prompt string) string {
+	p := &operator{t: t, answer: func(text, prompt string) string {
 		challenge, _, ok := strings.Cut(strings.TrimPrefix(prompt, "Answer of bob to challenge "), " ")
 		if !ok || text != "" {
 			t.Fatalf("asked %q below\n%s", prompt, text)

@@ -93,7 +93,7 @@ func (a *app) show(names []string, o showOptions) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	list, err := snapshots(cat, names)
+	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}

@@ -218,7 +218,7 @@ func TestMemoryOfTheJob(t *testing.T) {
 	pin := answer{"PIN of " + old + " (tries left: 3):", "«PIN»"}
 	look("backup", pin)
 	look("verify --pkcs11", pin)
-	look("firmware-update --copy-to «STICK»",
+	look("firmware-update --copy-to «STICK» --shares-checked "+key.KCV().String(),
 		answer{"nothing is deleted before you say yes. [y/N]", "y"}, pin, answer{"Type its serial, " + old + ", to go on:", old})
 	d.Unplug(t, 0)
 	if err := token.Update("3.6", successor); err != nil {

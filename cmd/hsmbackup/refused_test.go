@@ -153,10 +153,10 @@ func TestFault05WrongSOPINOfSetup(t *testing.T) {
 	workIn(t)
 	secretFile(t, "SO", "8237465901283746")
 	a := newApp()
-	j := &setupJob{app: a, t: &token{serial: "SOFT0200001"}, inv: &backup.Inventory{Software: true}}
+	j := &setter{holder: holder{app: a, t: &token{serial: "SOFT0200001"}}}
 	a.flags.soPIN = sourceFlag{"file:SO", source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 	for run, refuses := range []bool{false, true} {
-		so, err := j.newSOPIN(t.Context())
+		so, err := j.newSOPIN(t.Context(), &backup.Inventory{Software: true})
 		so.Wipe()
 		if (err != nil) != refuses {
 			t.Fatalf("run %d: %v", run+1, err)

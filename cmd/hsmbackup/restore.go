@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,10 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/dkek"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
-	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -36,11 +32,6 @@ type restoreFlags struct {
 	export  string
 	report  string
 	fate    string
-
-	// confirmed: somebody has typed the serial for this already.
-	confirmed bool
-	// sharesLater: without --share the token is left to wait for its shares.
-	sharesLater bool
 }
 
 func (o *restoreFlags) addTo(cmd *cobra.Command) {
@@ -165,46 +156,18 @@ func (a *app) imported(ctx context.Context, s *store.Snapshot) (*store.Catalog, 
 	return cat, in, nil
 }
 
-// chooseSnapshot gives the snapshot to restore: the one named, else the newest
-// of this very token, else the newest of the only token in the catalog.
-func chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, error) {
+// chooseSnapshot gives the snapshot to restore, and says what has to be known of
+// that choice.
+func (a *app) chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Snapshot, error) {
 	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
-	if from != "" {
-		return state.Find(trimSerial(state, from))
+	s, note, err := backup.Choose(state, from, serial)
+	if note != "" {
+		a.note("%s", note)
 	}
-	newest := state.Latest()
-	// Adopted snapshots are of no token: they are asked for by name, unless
-	// there is nothing else.
-	adopted := func(s *store.Snapshot) bool { return s.Adopted }
-	if real := slices.DeleteFunc(slices.Clone(newest), adopted); len(real) > 0 {
-		newest = real
-	}
-	// So is a token that goes on under another serial.
-	old := func(s *store.Snapshot) bool { return state.Succeeded(s.Token.Serial) != "" && s.Token.Serial != serial }
-	if current := slices.DeleteFunc(slices.Clone(newest), old); len(current) > 0 {
-		newest = current
-	}
-	var list []string
-	for _, s := range newest {
-		if s.Token.Serial == serial && !s.Adopted {
-			return s, nil
-		}
-		name := s.Token.Serial
-		if name == "" {
-			name = s.ID
-		}
-		list = append(list, fmt.Sprintf("--from %s  %s  %s", name, quoted(s.Token.Label), storedKeys(s)))
-	}
-	switch len(newest) {
-	case 0:
-		return nil, failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
-	case 1:
-		return newest[0], nil
-	}
-	return nil, &failure{Exit: exitRefused, Code: "ambiguous-snapshot", Message: fmt.Sprintf("the catalog has %d snapshots to choose from: name one with --from", len(newest)), Hints: list}
+	return s, err
 }
 
 // options turns --key and --at into references of the snapshot.
@@ -294,7 +257,7 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	}
 	defer t.close()
 	if s == nil {
-		if s, err = chooseSnapshot(cat, o.from, t.serial); err != nil {
+		if s, err = a.chooseSnapshot(cat, o.from, t.serial); err != nil {
 			return err
 		}
 	}
@@ -311,7 +274,7 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 		return err
 	}
 	// A token that only has to be initialised is not one that does not fit.
-	fits := afterInit(p).Fits()
+	fits := p.AfterInit().Fits()
 	if a.flags.json {
 		if err := a.document(planDocument(p, fits)); err != nil {
 			return err
@@ -319,21 +282,19 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	} else {
 		a.printPlan(p)
 	}
-	exits := exitSet{}
+	v := backup.Verdict{Damaged: len(found) > 0}
 	if !fits {
-		exits.add(exitIncomplete)
+		v.Left = append(v.Left, "not everything of the snapshot would be on this token")
 	}
-	if len(found) > 0 {
-		exits.add(exitDamaged)
+	if cat != nil {
+		state, err := cat.Read()
+		if err != nil {
+			return err
+		}
+		short := backup.Short(state, s)
+		v.Left, v.Damaged = append(v.Left, short.Left...), v.Damaged || short.Damaged
 	}
-	return exits.outcome("not everything of the snapshot would be on this token")
-}
-
-// afterInit is the plan without the one problem that --init settles.
-func afterInit(p *backup.Plan) *backup.Plan {
-	out := *p
-	out.Problems = slices.DeleteFunc(slices.Clone(p.Problems), func(x backup.Problem) bool { return x.Code == "not-initialised" })
-	return &out
+	return a.verdict(v)
 }
 
 type jsonPlan struct {
@@ -447,7 +408,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if s != nil {
 		cat, s, err = a.imported(ctx, s)
 	} else {
-		s, err = chooseSnapshot(cat, o.from, t.serial)
+		s, err = a.chooseSnapshot(cat, o.from, t.serial)
 	}
 	if err != nil {
 		return err
@@ -456,7 +417,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	options.Progress, options.Catalog = a.steps, cat
+	options.Catalog = cat
 	if cat.Writable() {
 		if o.journal != "" {
 			return usagef("", "--journal is for a catalog that cannot be written; this one can")
@@ -470,171 +431,26 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	} else if len(o.replace) > 0 {
 		return usagef("give --journal FILE", "--replace notes each step in a journal, and the catalog cannot be written")
 	}
-	sealed := backup.HasSealed(s) && len(a.flags.shareArgs) > 0
-	data := sealedData{domains: s.Token.Domains}
-	defer data.close()
-	if sealed {
-		options.OpenData = data.read
+	w := a.work(ctx, t, o.soFloor)
+	w.Catalog, w.NotRecorded = cat, notRecorded
+	j := &backup.RestoreJob{Bring: backup.Bring{Work: &w, Snapshot: s, Options: options, Init: o.init}, Damaged: len(found) > 0}
+	if o.fate != "" {
+		if j.Fate, err = backup.ParseFate(o.fate); err != nil {
+			return err
+		}
+	} else if !a.flags.yes && !a.flags.json && a.tty.Available() {
+		j.Asker = &holder{a, t, a.flags.pin.source}
 	}
-	p, err := backup.MakePlan(ctx, t.card, s, options)
+	out, err := j.Run(ctx)
+	a.did(&w)
 	if err != nil {
 		return err
-	}
-	if len(a.flags.shareArgs) > 0 && !o.init && !sealed {
-		return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, and for snapshots with sealed data, which this one has not")
-	}
-	loggedIn := false
-	if o.init {
-		if loggedIn, err = a.initForRestore(ctx, t, cat, notRecorded, s, p, o, data.unlock); err != nil {
-			return err
-		}
-		if p, err = backup.MakePlan(ctx, t.card, s, options); err != nil {
-			return err
-		}
-	}
-	if !a.flags.json && !loggedIn { // else it was shown before the token was initialised
-		a.printPlan(p)
-	}
-	for _, x := range p.Problems {
-		return &failure{Exit: exitFailed, Code: x.Code, Message: x.Message, Hints: []string{x.Hint}}
-	}
-	if !loggedIn {
-		if err := a.confirmRestore(ctx, t, p); err != nil {
-			return err
-		}
-		if sealed {
-			shares, err := a.openShares(ctx, cat)
-			if err != nil {
-				return err
-			}
-			data.unlock(shares)
-			dkek.WipeShares(shares)
-		}
-		if err := a.login(ctx, t); err != nil {
-			return err
-		}
 	}
 	var record *store.Catalog
 	if cat.Writable() {
 		record = cat
 	}
-	r, err := backup.Restore(ctx, t.card, record, p, options)
-	a.progress.Close()
-	if err != nil {
-		return err
-	}
-	a.changed = true
-	if notRecorded == "" {
-		notRecorded = r.NotRecorded
-	}
-	if notRecorded != "" {
-		a.note("the result was not recorded: %s", notRecorded)
-	}
-	if record != nil && backup.Restored(r) {
-		if err := a.settleUpdate(ctx, t, cat); err != nil {
-			return err
-		}
-	}
-	end := ending{report: o.report, damaged: len(found) > 0}
-	if end.follow, end.fate, err = a.oldToken(ctx, t, record, r, o.fate); err != nil {
-		return err
-	}
-	var there []store.Key
-	for i, item := range p.Items {
-		if r.Keys[i].OK {
-			there = append(there, item.Key)
-		}
-	}
-	end.used = a.usedAfter(ctx, t, record, s, there)
-	return a.printRestore(r, end)
-}
-
-// ending is what a restore ends with besides its keys.
-type ending struct {
-	report string // file
-	// damaged: the export that it came from does not check out.
-	damaged bool
-	// fate is what became of the old token, follow what has to be done about it.
-	fate   store.Fate
-	follow []string
-	// used is what came of the keys through PKCS#11.
-	used *usedThrough
-}
-
-// settleUpdate ends a firmware update whose token got everything back by this
-// restore.
-func (a *app) settleUpdate(ctx context.Context, t *token, cat *store.Catalog) error {
-	list, err := backup.Updates(cat)
-	if err != nil {
-		return err
-	}
-	for _, u := range list {
-		inv, err := backup.Take(ctx, t.card)
-		if err != nil {
-			return err
-		}
-		if u.Whole(inv) {
-			a.note("the firmware update of %s is given up: everything is on it again", u.Serial)
-			return backup.PutBack(cat, u.Serial)
-		}
-	}
-	return nil
-}
-
-// oldToken finds out what became of the token whose keys were restored onto
-// another one: by --old-token, else at a terminal, unless somebody has said so
-// before. Nothing is asked without a terminal, or with --yes.
-func (a *app) oldToken(ctx context.Context, t *token, cat *store.Catalog, r *backup.RestoreReport, said string) ([]string, store.Fate, error) {
-	old := r.Plan.Snapshot.Token.Serial
-	if old == "" || old == r.Plan.Serial || !slices.ContainsFunc(r.Keys, func(k backup.KeyProof) bool { return k.OK }) {
-		if said != "" {
-			a.note("--old-token is about another token that the keys came from, and there is none: it was not recorded")
-		}
-		return nil, "", nil
-	}
-	if said == "" {
-		state, err := cat.Read()
-		if err != nil {
-			return nil, "", err
-		}
-		if state.Fates[old].Fate != "" || state.Succeeded(old) != "" || a.flags.yes || a.flags.json || !a.tty.Available() {
-			return nil, "", nil
-		}
-		a.progress.Close()
-		answer, err := a.tty.ReadLine(ctx, fmt.Sprintf("What became of %s: broken, lost, stolen, wiped? (empty: say nothing)", old))
-		if errors.Is(err, terminal.ErrNoAnswer) || errors.Is(err, terminal.ErrNone) || err == nil && strings.TrimSpace(answer) == "" {
-			return nil, "", nil
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		said = answer
-	}
-	fate, err := backup.ParseFate(said)
-	if err != nil {
-		a.note("%v: `hsmbackup restore --old-token WHAT`, run once more, takes broken, lost, stolen or wiped", err)
-		return nil, "", nil
-	}
-	o := store.OldToken{Serial: old, Fate: fate, Token: r.Plan.Serial}
-	if cat != nil {
-		if err := cat.Append(o); err != nil {
-			return nil, "", err
-		}
-	}
-	return backup.FollowUp(o, sshLines(r)), fate, nil
-}
-
-// sshLines are those of the keys that were restored.
-func sshLines(r *backup.RestoreReport) []string {
-	var lines []string
-	for i, item := range r.Plan.Items {
-		if public, err := pubkey.ParseSPKI(item.Key.PublicKey); err == nil && r.Keys[i].OK {
-			if line := public.SSH(item.Key.Label); line != "" {
-				lines = append(lines, line)
-			}
-		}
-	}
-	return lines
+	return a.printRestore(out, a.usedAfter(ctx, t, record, s, out.There()), o.report)
 }
 
 // jsonReport is what --report writes.
@@ -647,281 +463,74 @@ type jsonReport struct {
 	FollowUp []string   `json:"follow_up"`
 }
 
-func (a *app) writeReport(r *backup.RestoreReport, end ending) error {
-	doc := jsonReport{program(), a.now().UTC().Format(time.RFC3339), r.Record(), end.fate, append([]string{}, sshLines(r)...), append([]string{}, end.follow...)}
+func (a *app) writeReport(file string, out *backup.Outcome) error {
+	doc := jsonReport{program(), a.now().UTC().Format(time.RFC3339), out.Record(), out.Fate, out.SSH(), append([]string{}, out.FollowUp...)}
 	content, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := newfile.Replace(end.report, harmless.JSON(append(content, '\n')), 0o600); err != nil {
+	if err := newfile.Replace(file, harmless.JSON(append(content, '\n')), 0o600); err != nil {
 		return fmt.Errorf("--report: %w", err)
 	}
 	return nil
 }
 
-// sealedData opens what the PIN protected, once the shares are here: they are
-// asked for after the plan was shown, and once only.
-type sealedData struct {
-	domains []store.Domain
-	open    func(sealed []byte) ([]byte, error)
-	done    func()
-}
-
-func (d *sealedData) unlock(shares []*dkek.Share) {
-	d.close()
-	d.open, d.done = backup.DataOpener(d.domains, shares)
-}
-
-func (d *sealedData) read(sealed []byte) ([]byte, error) {
-	if d.open == nil {
-		return nil, errors.New("its shares were not opened")
-	}
-	return d.open(sealed)
-}
-
-func (d *sealedData) close() {
-	if d.done != nil {
-		d.done()
-	}
-}
-
-// confirmRestore asks once. --confirm answers as well as --yes, if the serial
-// is right; where nothing is to be written there is nothing to ask.
-func (a *app) confirmRestore(ctx context.Context, t *token, p *backup.Plan) error {
-	if a.flags.confirm != "" {
-		return a.confirm(ctx, t, "")
-	}
-	n, replaced := 0, 0
-	for _, i := range p.Items {
-		if i.Action.Writes() {
-			n++
-		}
-		if i.Action == backup.WouldReplace {
-			replaced++
-		}
-	}
-	for _, f := range p.Files {
-		if f.Action.Writes() {
-			n++
-		}
-	}
-	switch {
-	case n == 0:
-		return nil
-	case replaced > 0:
-		return a.confirm(ctx, t, fmt.Sprintf("%s about to be replaced on %s.", areKeys(replaced), t.name()))
-	}
-	return a.ask(ctx, fmt.Sprintf("Restore this onto %s?", t.name()))
-}
-
-// initForRestore brings the token to where the keys can be restored: it
-// initialises it and loads the shares, unless an earlier run has done so. keep
-// is handed the shares, so that nobody has to open them twice. It tells whether
-// the card is logged in.
-func (a *app) initForRestore(ctx context.Context, t *token, cat *store.Catalog, notRecorded string, s *store.Snapshot, p *backup.Plan, o restoreFlags, keep func([]*dkek.Share)) (bool, error) {
-	if len(p.Problems) == 0 {
-		return false, nil // initialised, and with the right recovery key
-	}
-	if len(a.flags.shareArgs) == 0 && !o.sharesLater {
-		return false, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
-	}
-	slots := backup.Slots(s)
-	var expect dkek.KCV
-	var err error
-	if slots == 0 {
-		expect, err = recoveryKey(s, p)
-		var f *failure
-		if o.sharesLater && errors.As(err, &f) && f.Code == "nothing-to-restore" {
-			err = nil // every key was given up
-			if d := s.Token.Domains; len(d) == 1 && d[0].KCV != "" && d[0].Shares > 0 {
-				expect, err = dkek.ParseKCV(d[0].KCV)
-			}
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	inv, err := backup.Take(ctx, t.card)
-	if err != nil {
-		return false, err
-	}
-	if err := guardWipe(inv, cat); err != nil {
-		return false, err
-	}
-	m, err := a.gather(ctx, cat)
-	if err != nil {
-		return false, err
-	}
-	given := m.Count()
-	if slots == 0 {
-		if err := m.LacksShares(); err != nil {
-			return false, err
-		}
-	}
-	if !a.flags.json {
-		a.printPlan(afterInit(p))
-	}
-	if !o.confirmed {
-		if err := a.confirmInit(ctx, t, inv, cat); err != nil {
-			return false, err
-		}
-	}
-	set := backup.SetUp{Initialisation: asBefore(s), Trust: a.trust(t), Origin: "restore", MinSOTries: o.soFloor}
-	kcvs, _, err := a.setUp(ctx, t, inv, cat, notRecorded, set, func(set *backup.SetUp, shares []*dkek.Share) (err error) {
-		keep(shares)
-		switch {
-		case given == 0:
-			set.Sets = setsAsBefore(s, expect)
-			set.Initialisation.NoDKEK = slots == 0 && len(set.Sets) == 0
-		case slots == 0:
-			set.Sets = []backup.DomainSet{{Shares: given, Load: shares, Expect: expect}}
-		default:
-			set.Sets, err = backup.SetsFor(s, shares)
-		}
-		return err
-	})
-	if err != nil {
-		return false, otherSnapshot(cat, s, err)
-	}
-	var have []string
-	for _, kcv := range kcvs {
-		if !kcv.IsZero() {
-			have = append(have, kcv.String())
-		}
-	}
-	if len(have) > 0 {
-		a.note("%s is initialised and has the recovery key %s", t.name(), strings.Join(have, " and "))
-	} else {
-		a.note("%s is initialised", t.name())
-	}
-	return true, nil
-}
-
-// recoveryKey is the one that the keys to restore are under; without keys, the
-// one that the token had.
-func recoveryKey(s *store.Snapshot, p *backup.Plan) (dkek.KCV, error) {
-	var list []string
-	for _, i := range p.Items {
-		if len(i.Key.Blob) > 0 && !slices.Contains(list, i.Key.KCV) {
-			list = append(list, i.Key.KCV)
-		}
-	}
-	if d := s.Token.Domains; len(list) == 0 && len(p.Files) > 0 && len(d) == 1 && d[0].KCV != "" {
-		list = append(list, d[0].KCV)
-	}
-	if len(list) == 0 {
-		return dkek.KCV{}, failf("nothing-to-restore", "`hsmbackup show "+s.ID+"` says why", "snapshot %s holds no exported key", s.ID)
-	}
-	if len(list) > 1 {
-		return dkek.KCV{}, failf("several-recovery-keys", "restore them one recovery key at a time with --key", "the keys of snapshot %s are under several recovery keys: %s", s.ID, strings.Join(list, ", "))
-	}
-	return dkek.ParseKCV(list[0])
-}
-
-type jsonRestore struct {
-	Snapshot string         `json:"snapshot"`
-	Token    string         `json:"token"`
-	Complete bool           `json:"complete"`
-	Keys     []jsonKeyProof `json:"keys"`
-	Files    []jsonRestored `json:"files"`
-	SSH      []string       `json:"ssh"`
-	PKCS11   *jsonUsed      `json:"pkcs11,omitempty"`
-	// SetUp is what of the token's set-up is not as the old one's.
-	SetUp []string `json:"set_up,omitempty"`
-
-	OldToken store.Fate `json:"old_token,omitempty"`
-	FollowUp []string   `json:"follow_up,omitempty"`
-}
-
-type jsonRestored struct {
-	File   string `json:"file"`
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason"`
-}
-
-func (a *app) printRestore(r *backup.RestoreReport, end ending) error {
-	p := r.Plan
-	lines := sshLines(r)
-	exits := exitSet{}
-	if end.damaged {
-		exits.add(exitDamaged)
-	}
-	if end.report != "" {
-		if err := a.writeReport(r, end); err != nil {
+func (a *app) printRestore(out *backup.Outcome, used *usedThrough, report string) error {
+	if report != "" {
+		if err := a.writeReport(report, out); err != nil {
 			return err
 		}
 	}
-	good := 0
-	var bad []string
-	for _, k := range r.Keys {
-		switch {
-		case k.OK:
-			good++
-			continue
-		case k.Damage:
-			exits.add(exitDamaged)
-		}
-		exits.add(exitIncomplete)
-		bad = append(bad, fmt.Sprintf("key %d %s: %s", k.Reference, quoted(k.Label), k.Reason))
-	}
-	for _, f := range r.Files {
-		if !f.OK {
-			exits.add(exitIncomplete)
-			bad = append(bad, fmt.Sprintf("file %s: %s", f.FID, f.Reason))
-		}
-	}
-	for _, m := range p.Snapshot.Missing {
-		bad = append(bad, m.What+" is not in the backup")
-	}
-	if wrong := end.used.bad(); !r.Complete() || len(wrong) > 0 {
-		exits.add(exitIncomplete)
-		bad = append(bad, wrong...)
-	}
+	out.Left = append(out.Left, used.bad()...)
 	if a.flags.json {
-		files := []jsonRestored{}
-		for _, f := range r.Files {
-			files = append(files, jsonRestored{f.FID.String(), f.OK, f.Reason})
-		}
-		if err := a.document(jsonRestore{p.Snapshot.ID, p.Serial, r.Complete(), keyProofs(r.Keys), files, append([]string{}, lines...), end.used.document(), r.SetUp, end.fate, end.follow}); err != nil {
+		doc := struct {
+			backup.RestoreDocument
+			PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
+		}{out.Document(), used.document()}
+		if err := a.document(doc); err != nil {
 			return err
 		}
-		a.printUsed(end.used)
-		return exits.outcome(brief(bad))
+		a.printUsed(used)
+		return a.verdict(out.Verdict)
 	}
 	var rows [][]string
-	for i, k := range r.Keys {
+	good := 0
+	for i, k := range out.Keys {
 		verdict := "restored and used"
 		switch {
 		case !k.OK:
 			verdict = "NOT RESTORED: " + k.Reason
-		case p.Items[i].Action == backup.Same:
+		case out.Plan.Items[i].Action == backup.Same:
 			verdict = "was there already, and used"
-		case p.Items[i].Action == backup.WouldReplace:
+		case out.Plan.Items[i].Action == backup.WouldReplace:
 			verdict = "restored in place of another key, and used"
+		}
+		if k.OK {
+			good++
 		}
 		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 	}
 	a.table(rows)
-	for _, l := range lines {
+	for _, l := range out.SSH() {
 		a.printf("%s", terminal.Printable(l))
 	}
 	were := "were"
-	if len(r.Keys) == 1 {
+	if len(out.Keys) == 1 {
 		were = "was"
 	}
-	a.printf("%s on %s and %s used", countOf(good, len(r.Keys), "key"), p.Serial, were)
-	a.printUsed(end.used)
-	for _, d := range r.SetUp {
-		a.note("%s is set up otherwise than the token of the backup: %s", p.Serial, d)
+	a.printf("%s on %s and %s used", countOf(good, len(out.Keys), "key"), out.Plan.Serial, were)
+	a.printUsed(used)
+	for _, d := range out.SetUp {
+		a.note("%s is set up otherwise than the token of the backup: %s", out.Plan.Serial, d)
 	}
-	if r.LabelKept != "" {
-		a.note("the token keeps its label, %s", quoted(r.LabelKept))
+	if out.LabelKept != "" {
+		a.note("the token keeps its label, %s", quoted(out.LabelKept))
 	}
-	if end.report != "" {
-		a.printf("report: %s", terminal.Printable(end.report))
+	if report != "" {
+		a.printf("report: %s", terminal.Printable(report))
 	}
-	for _, l := range end.follow {
+	for _, l := range out.FollowUp {
 		a.printf("%s", terminal.Printable(l))
 	}
-	return exits.outcome(brief(bad))
+	return a.verdict(out.Verdict)
 }

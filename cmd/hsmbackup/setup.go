@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
 	"hsmbackup/store"
 )
 
@@ -92,21 +92,12 @@ func (o *setupOptions) check() error {
 	return nil
 }
 
-// setupJob is one set-up under way.
-type setupJob struct {
-	*app
-	o   setupOptions
-	t   *token
-	cat *store.Catalog
-	inv *backup.Inventory
-	// stage is where the token stood when this run began.
-	stage backup.SetUpStage
-	note  *backup.SetUpNote
-	// share and its KCV, once it is made or taken up; file is the content of the
-	// file that it was opened from.
-	share *dkek.Share
+// setter is who a set-up asks, and who keeps its files.
+type setter struct {
+	holder
+	o setupOptions
+	// file is the content of the share file that the share was opened from.
 	file  []byte
-	kcv   dkek.KCV
 	sheet string // the file
 }
 
@@ -119,73 +110,31 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 		return err
 	}
 	defer t.close()
-	inv, err := backup.Take(ctx, t.card)
+	s := &setter{holder: holder{a, t, a.flags.pin.source}, o: o}
+	j := &backup.SetUpJob{
+		Work: a.work(ctx, t, backup.DefaultSOFloor), Person: s, Label: o.label, AskLabel: !o.labelSet && s.guided(), Domains: o.domains, NoUnblock: o.noUnblock,
+		Now: a.now(), Before: func(step string) error { return a.step(ctx, step) },
+	}
+	if j.Catalog, err = a.existingCatalog(); err != nil {
+		return err
+	}
+	defer func() { closeCatalog(j.Catalog) }()
+	r, err := j.Run(ctx)
+	a.did(&j.Work)
 	if err != nil {
 		return err
 	}
-	if o.domains > 0 && t.card.Version().Before(3, 0) {
-		return failf("no-domains", "leave --domains out", "%s has firmware %s: key domains begin with 3.0", t.name(), inv.Firmware)
-	}
-	if a.flags.confirm != "" { // before anything is written
-		if err := a.confirm(ctx, t, ""); err != nil {
-			return err
-		}
-	}
-	cat, err := a.existingCatalog()
-	if err != nil {
-		return err
-	}
-	defer func() { closeCatalog(cat) }()
-	note, err := backup.FindSetUp(cat, t.serial)
-	if err != nil {
-		return err
-	}
-	stage := backup.SetUpStageOf(inv, note)
-	if stage == backup.InUse {
-		return inUse(t, inv)
-	}
-	if cat == nil {
-		if err := a.step(ctx, "catalog"); err != nil {
-			return err
-		}
-		if cat, err = a.makeCatalog(); err != nil {
-			return err
-		}
-		a.changed = true
-	}
-	j := &setupJob{app: a, o: o, t: t, cat: cat, inv: inv, stage: stage, note: note}
-	defer j.wipe()
-	if note == nil {
-		j.note = &backup.SetUpNote{Begun: a.now().UTC()}
-	}
-	return j.run(ctx, note != nil)
+	return s.printReady(j, r)
 }
-
-// inUse refuses a token that is not fresh.
-func inUse(t *token, inv *backup.Inventory) error {
-	what := "without a recovery key"
-	for _, d := range inv.Domains {
-		if d.Outstanding > 0 {
-			return refusef("already-initialised", "`hsmbackup dkek load --share FILE` loads them", "%s is initialised already and waits for %s of its recovery key", t.name(), count(d.Outstanding, "share"))
-		}
-		if kcv := domainKCV(d); kcv != "" {
-			what = "with the recovery key " + kcv
-			break
-		}
-	}
-	return refusef("already-initialised", "it starts at `hsmbackup backup`; to wipe it and begin anew: `hsmbackup init`", "%s is initialised already, %s and %s", t.name(), what, count(len(inv.Keys), "key"))
-}
-
-func (j *setupJob) wipe() { j.share.Wipe() }
 
 // guided tells whether there is somebody to explain things to.
-func (j *setupJob) guided() bool { return j.tty.Available() && !j.flags.yes && !j.flags.json }
+func (s *setter) guided() bool { return s.tty.Available() && !s.flags.yes && !s.flags.json }
 
-// tell explains, to somebody at a terminal.
-func (j *setupJob) tell(format string, args ...any) {
-	if j.guided() {
-		j.progress.Close()
-		fmt.Fprintf(j.Stderr, "\n%s\n", wrapped(harmless.Sprintf(format, args...), 80))
+// Tell explains, to somebody at a terminal.
+func (s *setter) Tell(format string, args ...any) {
+	if s.guided() {
+		s.progress.Close()
+		fmt.Fprintf(s.Stderr, "\n%s\n", wrapped(harmless.Sprintf(format, args...), 80))
 	}
 }
 
@@ -198,196 +147,75 @@ func (a *app) step(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
-// run goes through what is left to do.
-func (j *setupJob) run(ctx context.Context, again bool) error {
-	s := backup.SetUp{
-		Initialisation: schsm.Initialisation{Options: schsm.OptionUnblock, PINTries: 3, Domains: j.o.domains},
-		Trust:          j.trust(j.t), Origin: "setup", MinSOTries: backup.DefaultSOFloor,
-		Before: func(step string) error { return j.step(ctx, step) },
-	}
-	s.Trust.Login = func(ctx context.Context) error { return j.login(ctx, j.t) }
-	switch {
-	case j.stage == backup.ToInitialise && again:
-		j.tell("A set-up of %s was begun and not finished; it goes on. What PIN and SO-PIN were chosen then does not count, unless the token has them by now.", j.t.name())
-	case j.stage == backup.ToInitialise:
-		j.tell("This sets up %s, which is new, for keys that can be restored onto another token if this one is lost or wiped. Three secrets come out of it: the PIN, for daily use; the SO-PIN, for emergencies; and the password of the file that holds the recovery key, for the backup. Have a pen at hand. Nothing is changed on the token before the last question. It takes about five minutes.", j.t.name())
-	case j.stage == backup.ToLoad:
-		j.tell("%s is initialised, and waits for its recovery key: that is loaded now.", j.t.name())
-	default:
-		j.tell("%s was set up, and the set-up cut off before all of it was read back: that is done now.", j.t.name())
-	}
-	for _, f := range backup.FirmwareFaults(j.inv.Firmware) {
-		j.app.note("firmware %s: %s; %s (%s)", j.inv.Firmware, f.What, f.Do, f.Source)
-	}
-	if j.stage == backup.ToInitialise {
-		if err := j.choose(ctx, &s); err != nil {
-			return err
-		}
-		defer s.Initialisation.PIN.Wipe()
-		defer s.Initialisation.SOPIN.Wipe()
-	} else {
-		s.Initialisation.Options = j.inv.Options
-		if j.o.domains == 0 {
-			s.Initialisation.Domains = slotsOf(j.inv)
-		}
-	}
-	s.Initialisation.Label = j.o.label
-	if err := j.bringShare(ctx); err != nil {
-		return err
-	}
-	s.Sets = []backup.DomainSet{{Shares: 1, Load: []*dkek.Share{j.share}, Expect: j.kcv}}
-	if err := j.writeSheet(ctx); err != nil {
-		return err
-	}
-	if err := j.prepare(ctx, s); err != nil {
-		return err
-	}
-	return j.finish(ctx, s)
+func (s *setter) NewLabel(ctx context.Context) (string, error) {
+	label, err := s.tty.ReadLine(ctx, "label of the token (Enter: none):")
+	return strings.TrimSpace(label), err
 }
 
-// slotsOf is the number of key domain slots of a token, 0 for the classic one.
-func slotsOf(inv *backup.Inventory) int {
-	if len(inv.Domains) > 1 || len(inv.Domains) == 1 && inv.Domains[0].Empty {
-		return len(inv.Domains)
+func (s *setter) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
+	s.Tell("The PIN is asked for whenever a key is used. 6 to 16 characters; three wrong ones in a row block it.")
+	if pin, err = s.newPIN(ctx, inv); err != nil {
+		return nil, nil, err
 	}
-	return 0
-}
-
-// choose asks for all that the token is told.
-func (j *setupJob) choose(ctx context.Context, s *backup.SetUp) error {
-	if j.guided() && !j.o.labelSet {
-		j.tell("The label is a name for the token, shown wherever it is listed. It is no secret.")
-		label, err := j.tty.ReadLine(ctx, "label of the token (Enter: none):")
-		if err != nil {
-			return err
-		}
-		j.o.label = strings.TrimSpace(label)
-	}
-	j.tell("The PIN is asked for whenever a key is used. 6 to 16 characters; three wrong ones in a row block it.")
-	pin, err := j.newPIN(ctx)
-	if err != nil {
-		return err
-	}
-	s.Initialisation.PIN = pin
-	if j.inv.SOPIN.Missing {
-		j.tell("The SO-PIN unblocks a blocked PIN and is needed to wipe the token and set it up anew. It is made for you: 16 digits. After 15 wrong ones the token is dead, so it is never guessed: it stands on paper, away from the token.")
+	if inv.SOPIN.Missing {
+		s.Tell("The SO-PIN unblocks a blocked PIN and is needed to wipe the token and set it up anew. It is made for you: 16 digits. After 15 wrong ones the token is dead, so it is never guessed: it stands on paper, away from the token.")
 	} else {
-		j.tell("The token has its SO-PIN from the run that was cut off: it is needed once more.")
+		s.Tell("The token has its SO-PIN from the run that was cut off: it is needed once more.")
 	}
-	text, err := j.newSOPIN(ctx)
+	text, err := s.newSOPIN(ctx, inv)
+	if err == nil {
+		defer text.Wipe()
+		soPIN, err = schsm.ParseSOPIN(text.Bytes())
+	}
 	if err != nil {
 		pin.Wipe()
-		return err
+		return nil, nil, err
 	}
-	defer text.Wipe()
-	if s.Initialisation.SOPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
-		pin.Wipe()
-		return err
-	}
-	if j.o.noUnblock {
-		s.Initialisation.Options = 0
-		return nil
-	}
-	if !j.guided() {
-		return nil
-	}
-	j.tell("Whoever has the SO-PIN can unblock the PIN and set a new one, and then use the keys. That is what it is for, if you are the only one. Where the holder of the SO-PIN must not be able to use the keys, it can be forbidden; a blocked PIN then stays blocked until the token is wiped.")
-	forbid, err := j.tty.Ask(ctx, "Forbid that the SO-PIN unblocks the PIN?")
-	if err == nil && forbid {
-		s.Initialisation.Options = 0
-	}
-	return err
+	return pin, soPIN, nil
 }
 
-// prepare initialises the token, or does what is left of it.
-func (j *setupJob) prepare(ctx context.Context, s backup.SetUp) error {
-	var note string
-	var err error
-	if j.stage == backup.ToInitialise {
-		j.tell("Everything is at hand. Now the token gets PIN, SO-PIN and its recovery key.")
-		if err := j.confirmStart(ctx); err != nil {
-			return err
-		}
-		_, note, err = backup.Initialise(ctx, j.t.card, j.cat, s)
-	} else {
-		_, note, err = s.Finish(ctx, j.t.card, j.cat)
-		var refused *backup.Error
-		if errors.As(err, &refused) && refused.Code == "not-genuine" && j.stage == backup.ToLoad && j.flags.untrusted == "" {
-			// It showed its device key when it was empty, and cannot now.
-			j.tell("The token can show that it is genuine only before it waits for its recovery key, so it is initialised once more. It holds nothing.")
-			if err := j.choose(ctx, &s); err != nil {
-				return err
-			}
-			defer s.Initialisation.PIN.Wipe()
-			defer s.Initialisation.SOPIN.Wipe()
-			if err := j.confirmStart(ctx); err != nil {
-				return err
-			}
-			_, note, err = backup.Initialise(ctx, j.t.card, j.cat, s)
-		}
+func (s *setter) ForbidUnblock(ctx context.Context) (bool, error) {
+	if !s.guided() {
+		return false, nil
 	}
-	if note != "" {
-		j.app.note("%s", note)
-	}
-	if err != nil {
-		j.unknownChange(err)
-		return err
-	}
-	j.changed = true
-	j.forgetRefused(j.t)
-	for _, c := range setUpCeremonies(s, j.t.serial, []dkek.KCV{j.kcv}) {
-		j.ceremony(j.cat, c)
-	}
-	return nil
+	s.Tell("Whoever has the SO-PIN can unblock the PIN and set a new one, and then use the keys. That is what it is for, if you are the only one. Where the holder of the SO-PIN must not be able to use the keys, it can be forbidden; a blocked PIN then stays blocked until the token is wiped.")
+	return s.tty.Ask(ctx, "Forbid that the SO-PIN unblocks the PIN?")
 }
 
-// confirmStart asks before the token is initialised. It holds nothing: it is
-// new, or was initialised by this very set-up.
-func (j *setupJob) confirmStart(ctx context.Context) error {
-	if j.flags.confirm != "" {
-		return j.confirm(ctx, j.t, "")
-	}
-	err := j.ask(ctx, fmt.Sprintf("Initialise %s?", j.t.name()))
+// Agree says of a no what is there by then.
+func (s *setter) Agree(ctx context.Context, q backup.Question) error {
+	err := s.holder.Agree(ctx, q)
 	var own *failure
 	if errors.As(err, &own) && own.Code == "declined" {
-		return &failure{Exit: exitFailed, Code: own.Code, Message: "not confirmed, the token was not touched; share and sheet are as they were made", Hints: []string{"run the same command again: it takes them up"}}
+		return failf(own.Code, "run the same command again: it takes them up", "not confirmed, the token was not touched; share and sheet are as they were made")
 	}
 	return err
 }
 
-// finish reads everything back, and says so.
-func (j *setupJob) finish(ctx context.Context, s backup.SetUp) error {
-	if err := j.step(ctx, "check"); err != nil {
-		return err
-	}
-	inv, err := backup.Take(ctx, j.t.card)
-	if err != nil {
-		return err
-	}
-	wrong := s.CheckSetUp(inv)
-	if j.inFile() {
-		if b, err := os.ReadFile(j.note.Share); err != nil || !bytes.Equal(b, j.file) {
-			wrong = append(wrong, fmt.Sprintf("the share file %s is not what was opened", j.note.Share))
+// Amiss reads the files back.
+func (s *setter) Amiss(r *backup.SetUpReport) (wrong []string) {
+	if s.inFile(r) {
+		if b, err := os.ReadFile(r.Note.Share); err != nil || !bytes.Equal(b, s.file) {
+			wrong = append(wrong, fmt.Sprintf("the share file %s is not what was opened", r.Note.Share))
 		}
 	}
-	if b, err := os.ReadFile(j.sheet); err != nil || store.HashOf(b) != j.note.SheetSHA256 {
-		wrong = append(wrong, fmt.Sprintf("the sheet %s is not what was written", j.sheet))
+	if b, err := os.ReadFile(s.sheet); err != nil || store.HashOf(b) != r.Note.SheetSHA256 {
+		wrong = append(wrong, fmt.Sprintf("the sheet %s is not what was written", s.sheet))
 	}
-	if len(wrong) > 0 {
-		return &failure{Exit: exitChanged, Code: "not-ready", Message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.t.name(), strings.Join(wrong, "; ")), Hints: []string{"run the same command again"}}
-	}
-	if err := backup.EndSetUp(j.cat, j.t.serial); err != nil {
-		return err
-	}
+	return wrong
+}
+
+func (s *setter) printReady(j *backup.SetUpJob, r *backup.SetUpReport) error {
+	inv := r.Inventory
 	file, set := "", ""
-	if j.inFile() {
-		file = j.o.out
+	if s.inFile(r) {
+		file = s.o.out
 	}
-	if s, err := j.handedOut(); err == nil && s != nil && j.o.split != "" {
-		set = s.Set
+	if out, err := setHandedOut(j, r); err == nil && out != nil && s.o.split != "" {
+		set = out.Set
 	}
-	if j.flags.json {
-		return j.document(struct {
+	if s.flags.json {
+		return s.document(struct {
 			Serial string `json:"serial"`
 			Label  string `json:"label"`
 			KCV    string `json:"kcv"`
@@ -395,27 +223,27 @@ func (j *setupJob) finish(ctx context.Context, s backup.SetUp) error {
 			Set    string `json:"set,omitempty"`
 			Sheet  string `json:"sheet"`
 			Ready  bool   `json:"ready"`
-		}{j.t.serial, inv.Label, j.kcv.String(), file, set, j.sheet, true})
+		}{inv.Serial, inv.Label, r.KCV.String(), file, set, s.sheet, true})
 	}
 	label := ""
 	if inv.Label != "" {
 		label = ", label " + quoted(inv.Label)
 	}
-	j.table([][]string{
-		{j.t.name(), "initialised" + label},
+	s.table([][]string{
+		{s.Name(), "initialised" + label},
 		{"SO-PIN", tries(inv.SOPIN)},
 		{"options", options(inv.Options)},
-		{"recovery key", "KCV " + j.kcv.String() + ", 1 share"},
-		{"share", strings.Join(j.where(), ", ")},
-		{"sheet", j.sheet},
-		{"catalog", j.cat.Path()},
+		{"recovery key", "KCV " + r.KCV.String() + ", 1 share"},
+		{"share", strings.Join(s.where(r), ", ")},
+		{"sheet", s.sheet},
+		{"catalog", j.Catalog.Path()},
 	})
-	j.printf("ready: all of it was read back")
-	if j.inFile() {
-		j.next("print %s and fill it in; keep the share file, its password and the SO-PIN apart, and a copy of the share file elsewhere", j.sheet)
+	s.printf("ready: all of it was read back")
+	if s.inFile(r) {
+		s.next("print %s and fill it in; keep the share file, its password and the SO-PIN apart, and a copy of the share file elsewhere", s.sheet)
 	} else {
-		j.next("print %s and fill it in; keep the SO-PIN apart from the token", j.sheet)
+		s.next("print %s and fill it in; keep the SO-PIN apart from the token", s.sheet)
 	}
-	j.next("make keys on it (pkcs11-tool --login --keypairgen --key-type rsa:4096 --label NAME), then `hsmbackup backup`")
+	s.next("make keys on it (pkcs11-tool --login --keypairgen --key-type rsa:4096 --label NAME), then `hsmbackup backup`")
 	return nil
 }

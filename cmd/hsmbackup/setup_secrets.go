@@ -15,7 +15,7 @@ const attempts = 3
 
 // patiently lets somebody at a prompt try again what was not right. Nothing was
 // sent to a token yet.
-func (j *setupJob) patiently(ctx context.Context, prompt bool, f func() error) error {
+func (s *setter) patiently(ctx context.Context, prompt bool, f func() error) error {
 	for n := 1; ; n++ {
 		err := f()
 		var own *failure
@@ -24,19 +24,19 @@ func (j *setupJob) patiently(ctx context.Context, prompt bool, f func() error) e
 		if err == nil || !typed || !prompt || n == attempts || ctx.Err() != nil {
 			return err
 		}
-		j.app.note("%s; once more", err)
+		s.note("%s; once more", err)
 	}
 }
 
 // newPIN asks for the PIN to set.
-func (j *setupJob) newPIN(ctx context.Context) (pin *secret.Bytes, err error) {
-	source := j.flags.pin.source
-	err = j.patiently(ctx, source.Kind == "prompt", func() error {
-		pin, err = j.readChecked(ctx, source, "new PIN of "+j.t.name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
+func (s *setter) newPIN(ctx context.Context, inv *backup.Inventory) (pin *secret.Bytes, err error) {
+	source := s.flags.pin.source
+	err = s.patiently(ctx, source.Kind == "prompt", func() error {
+		pin, err = s.readChecked(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
 			if err := checkPINLength(typed); err != nil {
 				return err
 			}
-			if backup.IsDefaultPIN(typed.Bytes()) && !j.inv.Software {
+			if backup.IsDefaultPIN(typed.Bytes()) && !inv.Software {
 				return defaultPIN("PIN")
 			}
 			return nil
@@ -52,33 +52,33 @@ func defaultPIN(what string) error {
 
 // newSOPIN makes the SO-PIN and shows it, or reads it where --so-pin says. That
 // of a token which has one already is asked for.
-func (j *setupJob) newSOPIN(ctx context.Context) (*secret.Bytes, error) {
-	if j.flags.soPIN.text == "" && j.inv.SOPIN.Missing {
-		if !j.tty.Available() {
+func (s *setter) newSOPIN(ctx context.Context, inv *backup.Inventory) (*secret.Bytes, error) {
+	if s.flags.soPIN.text == "" && inv.SOPIN.Missing {
+		if !s.tty.Available() {
 			return nil, usagef("give --so-pin env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a new SO-PIN on")
 		}
 		text, err := randomDigits(2 * schsm.SOPINLen)
 		if err != nil {
 			return nil, err
 		}
-		if err := j.showSOPIN(ctx, text); err != nil {
+		if err := s.showSOPIN(ctx, text); err != nil {
 			text.Wipe()
 			return nil, err
 		}
 		return text, nil
 	}
-	source := j.flags.soPIN.source
+	source := s.flags.soPIN.source
 	var text *secret.Bytes
 	var err error
-	if j.soPIN, err = j.send(j.t, "SO-PIN", source); err != nil {
+	if s.soPIN, err = s.send(s.t, "SO-PIN", source); err != nil {
 		return nil, err
 	}
-	err = j.patiently(ctx, source.Kind == "prompt", func() (err error) {
-		text, err = j.readChecked(ctx, source, "SO-PIN of "+j.t.name()+", 16 hex digits", j.inv.SOPIN.Missing, func(typed *secret.Bytes) error {
+	err = s.patiently(ctx, source.Kind == "prompt", func() (err error) {
+		text, err = s.readChecked(ctx, source, "SO-PIN of "+s.Name()+", 16 hex digits", inv.SOPIN.Missing, func(typed *secret.Bytes) error {
 			if err := checkSOPINFormat(typed); err != nil {
 				return err
 			}
-			if backup.IsDefaultSOPIN(typed.Bytes()) && !j.inv.Software && j.inv.SOPIN.Missing {
+			if backup.IsDefaultSOPIN(typed.Bytes()) && !inv.Software && inv.SOPIN.Missing {
 				return defaultPIN("SO-PIN")
 			}
 			return nil
@@ -106,9 +106,9 @@ func randomDigits(n int) (*secret.Bytes, error) {
 }
 
 // showSOPIN shows the SO-PIN in groups of four and has it typed back.
-func (j *setupJob) showSOPIN(ctx context.Context, text *secret.Bytes) error {
+func (s *setter) showSOPIN(ctx context.Context, text *secret.Bytes) error {
 	screen := make([]byte, 0, 512)
-	screen = append(screen, "The SO-PIN of "+j.t.name()+", shown once. Write it down:\n\n    "...)
+	screen = append(screen, "The SO-PIN of "+s.Name()+", shown once. Write it down:\n\n    "...)
 	for i, c := range text.Bytes() {
 		if i > 0 && i%4 == 0 {
 			screen = append(screen, ' ')
@@ -117,20 +117,20 @@ func (j *setupJob) showSOPIN(ctx context.Context, text *secret.Bytes) error {
 	}
 	screen = append(screen, "\n\nThere is a line for it on the sheet that is made in a moment. Keep it away from the token.\n"...)
 	defer clear(screen)
-	return j.shown(ctx, screen, "SO-PIN", text)
+	return s.shown(ctx, screen, "SO-PIN", text)
 }
 
 // shown shows a secret on the alternate screen until Enter is pressed, and has
 // it typed back from what was written down; blanks do not count.
-func (j *setupJob) shown(ctx context.Context, screen []byte, what string, want *secret.Bytes) error {
-	return j.patiently(ctx, true, func() error {
-		j.progress.Close()
-		typed, err := j.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
+func (s *setter) shown(ctx context.Context, screen []byte, what string, want *secret.Bytes) error {
+	return s.patiently(ctx, true, func() error {
+		s.progress.Close()
+		typed, err := s.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
 		typed.Wipe()
 		if err != nil {
 			return err
 		}
-		back, err := j.tty.ReadSecret(ctx, "Type the "+what+" from what you have written down, to see that it is right:")
+		back, err := s.tty.ReadSecret(ctx, "Type the "+what+" from what you have written down, to see that it is right:")
 		if err != nil {
 			return err
 		}

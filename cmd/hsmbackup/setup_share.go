@@ -18,11 +18,33 @@ import (
 	"hsmbackup/store"
 )
 
-// bringShare brings the share of --share, takes up the share file, or makes a
-// new share, in a file or in parts.
-func (j *setupJob) bringShare(ctx context.Context) error {
+// sharing is the share of a set-up while it is brought.
+type sharing struct {
+	*setter
+	job *backup.SetUpJob
+	r   *backup.SetUpReport
+
+	share *dkek.Share
+	kcv   dkek.KCV
+}
+
+// Share brings the share of --share, takes up the share file, or makes a new
+// share, in a file or in parts.
+func (s *setter) Share(ctx context.Context, job *backup.SetUpJob, r *backup.SetUpReport) (*dkek.Share, error) {
+	j := &sharing{setter: s, job: job, r: r}
+	if err := j.bring(ctx); err != nil {
+		j.share.Wipe()
+		return nil, err
+	}
+	return j.share, nil
+}
+
+// keep notes how far it has come.
+func (j *sharing) keep() error { return j.r.Note.Put(j.job.Catalog, j.job.Serial()) }
+
+func (j *sharing) bring(ctx context.Context) error {
 	switch {
-	case len(j.flags.shareArgs) > 0:
+	case j.Given():
 		return j.givenShare(ctx)
 	case j.o.split != "":
 		return j.handOut(ctx)
@@ -31,9 +53,9 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if j.note.Share != "" && j.note.Share != path {
-		if _, err := os.Lstat(j.note.Share); err == nil {
-			return failf("other-share", "give --out "+shellQuoted(j.note.Share)+", or move that file away to begin with another recovery key", "the set-up of %s was begun with the share file %s", j.t.name(), j.note.Share)
+	if j.r.Note.Share != "" && j.r.Note.Share != path {
+		if _, err := os.Lstat(j.r.Note.Share); err == nil {
+			return failf("other-share", "give --out "+shellQuoted(j.r.Note.Share)+", or move that file away to begin with another recovery key", "the set-up of %s was begun with the share file %s", j.Name(), j.r.Note.Share)
 		}
 	}
 	info, err := os.Stat(j.o.out)
@@ -48,10 +70,10 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	default:
 		return j.takeUp(ctx, path)
 	}
-	if j.stage == backup.ToCheck {
-		return failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.t.name(), j.note.KCV, j.o.out)
+	if j.r.Stage == backup.ToCheck {
+		return failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.Name(), j.r.Note.KCV, j.o.out)
 	}
-	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
+	j.Tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
 	password, err := j.sharePassword(ctx)
 	if err != nil {
 		return err
@@ -60,8 +82,8 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	if err := j.step(ctx, "share"); err != nil {
 		return err
 	}
-	j.note.Share, j.note.KCV = path, ""
-	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+	j.r.Note.Share, j.r.Note.KCV = path, ""
+	if err := j.keep(); err != nil {
 		return err
 	}
 	if j.share, err = j.makeShare(ctx); err != nil {
@@ -70,7 +92,7 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 	if j.kcv, err = custody.WriteShare(ctx, desk{j.app}, j.o.out, j.share, password); err != nil {
 		return err
 	}
-	j.changed = true
+	j.job.Changed = true
 	if j.file, err = os.ReadFile(j.o.out); err != nil {
 		return err
 	}
@@ -79,7 +101,7 @@ func (j *setupJob) bringShare(ctx context.Context) error {
 
 // makeShare makes a share of the random numbers of this computer and of the
 // token.
-func (j *setupJob) makeShare(ctx context.Context) (*dkek.Share, error) {
+func (j *sharing) makeShare(ctx context.Context) (*dkek.Share, error) {
 	extra, err := j.t.card.Random(ctx, dkek.Size)
 	switch {
 	case err == nil:
@@ -87,13 +109,13 @@ func (j *setupJob) makeShare(ctx context.Context) (*dkek.Share, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	j.app.note("without random numbers of %s: %s", j.t.name(), describe(err, false).Message)
+	j.note("without random numbers of %s: %s", j.Name(), describe(err, false).Message)
 	return dkek.NewShare(), nil
 }
 
 // givenShare opens what --share brings. It must be all of a recovery key.
-func (j *setupJob) givenShare(ctx context.Context) error {
-	shares, err := j.openShares(ctx, j.cat)
+func (j *sharing) givenShare(ctx context.Context) error {
+	shares, err := j.openShares(ctx, j.job.Catalog)
 	if err != nil {
 		return err
 	}
@@ -106,39 +128,39 @@ func (j *setupJob) givenShare(ctx context.Context) error {
 }
 
 // taken compares the share with the recovery key that the set-up was begun with.
-func (j *setupJob) taken() error {
+func (j *sharing) taken() error {
 	kcv, err := custody.ShareKCV(j.share)
 	if err != nil {
 		return err
 	}
 	j.kcv = kcv
-	if j.note.KCV != "" && j.note.KCV != kcv.String() {
-		return failf("kcv-mismatch", "bring back the share of "+j.note.KCV+", or wipe the token with `hsmbackup init`", "this share gives the recovery key %s; the set-up of %s was begun with %s", kcv, j.t.name(), j.note.KCV)
+	if j.r.Note.KCV != "" && j.r.Note.KCV != kcv.String() {
+		return failf("kcv-mismatch", "bring back the share of "+j.r.Note.KCV+", or wipe the token with `hsmbackup init`", "this share gives the recovery key %s; the set-up of %s was begun with %s", kcv, j.Name(), j.r.Note.KCV)
 	}
 	return j.knowKCV()
 }
 
 // handOut makes a share and hands its parts out. Those that an earlier run
 // handed out come back from their files, or are typed.
-func (j *setupJob) handOut(ctx context.Context) error {
+func (j *sharing) handOut(ctx context.Context) error {
 	h, err := j.o.plan("create", j.flags.who)
 	if err != nil {
 		return err
 	}
-	done, err := j.handedOut()
+	done, err := setHandedOut(j.job, j.r)
 	if err != nil {
 		return err
 	}
 	if done != nil {
 		return j.partsBack(ctx, h, done.Set, done.Needed)
 	}
-	if err := h.Begin(desk{j.app}, j.cat); err != nil {
+	if err := h.Begin(desk{j.app}, j.job.Catalog); err != nil {
 		return err
 	}
-	if err := h.GuardRecipients(j.cat, func() ([]*pubkey.Key, error) { return j.keysAtHand(ctx) }); err != nil {
+	if err := h.GuardRecipients(j.job.Catalog, func() ([]*pubkey.Key, error) { return j.keysAtHand(ctx) }); err != nil {
 		return err
 	}
-	j.tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now, and handed out in parts: any %d of the %d custodians bring it together, fewer know nothing.", h.Needed, len(h.Receivers))
+	j.Tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now, and handed out in parts: any %d of the %d custodians bring it together, fewer know nothing.", h.Needed, len(h.Receivers))
 	if err := j.step(ctx, "share"); err != nil {
 		return err
 	}
@@ -148,32 +170,32 @@ func (j *setupJob) handOut(ctx context.Context) error {
 	if h.KCV, err = custody.ShareKCV(j.share); err != nil {
 		return err
 	}
-	j.note.KCV = h.KCV.String()
-	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+	j.r.Note.KCV = h.KCV.String()
+	if err := j.keep(); err != nil {
 		return err
 	}
-	r, err := h.Run(ctx, desk{j.app}, j.cat, j.share, j.now())
-	j.changed = j.changed || h.Changed
+	r, err := h.Run(ctx, desk{j.app}, j.job.Catalog, j.share, j.now())
+	j.job.Changed = j.job.Changed || h.Changed
 	if err != nil {
 		return err
 	}
-	if r.KCV != j.note.KCV { // one that an earlier run had handed out, but for its record
+	if r.KCV != j.r.Note.KCV { // one that an earlier run had handed out, but for its record
 		j.share.Wipe()
-		j.note.KCV = r.KCV
+		j.r.Note.KCV = r.KCV
 		return j.partsBack(ctx, h, r.Set, r.Needed)
 	}
 	j.kcv = h.KCV
 	return j.knowKCV()
 }
 
-// handedOut gives the set of parts that an earlier run handed out.
-func (j *setupJob) handedOut() (*store.PartSet, error) {
-	state, err := j.cat.Read()
-	if err != nil || j.note.KCV == "" {
+// setHandedOut gives the set of parts that an earlier run handed out.
+func setHandedOut(j *backup.SetUpJob, r *backup.SetUpReport) (*store.PartSet, error) {
+	state, err := j.Catalog.Read()
+	if err != nil || r.Note.KCV == "" {
 		return nil, err
 	}
 	for i, s := range state.PartSets {
-		if s.KCV == j.note.KCV && s.Retired.IsZero() {
+		if s.KCV == r.Note.KCV && s.Retired.IsZero() {
 			return &state.PartSets[i], nil
 		}
 	}
@@ -182,12 +204,12 @@ func (j *setupJob) handedOut() (*store.PartSet, error) {
 
 // partsBack brings parts together that were handed out: from the files that
 // anyone can read, else as their custodians type them.
-func (j *setupJob) partsBack(ctx context.Context, h *custody.HandOut, set string, needed int) error {
-	j.app.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
+func (j *sharing) partsBack(ctx context.Context, h *custody.HandOut, set string, needed int) error {
+	j.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
 	args := h.PartsBack(needed)
 	if len(args) < needed {
 		if !j.tty.Available() {
-			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.t.name())
+			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.Name())
 		}
 		args = []custody.Given{{File: custody.TypedPart, Typed: true}}
 	}
@@ -196,50 +218,50 @@ func (j *setupJob) partsBack(ctx context.Context, h *custody.HandOut, set string
 }
 
 // inFile tells whether the share is in a file of this set-up.
-func (j *setupJob) inFile() bool {
-	return j.o.split == "" && len(j.flags.shareArgs) == 0 && j.note.Share != ""
+func (s *setter) inFile(r *backup.SetUpReport) bool {
+	return s.o.split == "" && !s.Given() && r.Note.Share != ""
 }
 
 // files is how many files bring the share.
-func (j *setupJob) files() int {
-	if needed, _, err := parsePair("--split", j.o.split); err == nil {
+func (s *setter) files() int {
+	if needed, _, err := parsePair("--split", s.o.split); err == nil {
 		return needed
 	}
-	return max(1, len(j.flags.shareArgs))
+	return max(1, len(s.flags.shareArgs))
 }
 
 // where says where the share is, for the sheet.
-func (j *setupJob) where() []string {
+func (s *setter) where(r *backup.SetUpReport) []string {
 	switch {
-	case j.inFile():
-		return []string{j.note.Share}
-	case j.o.split != "":
-		return []string{fmt.Sprintf("in parts (%s of them needed), with %s", j.o.split, strings.Join(j.o.custodians, ", "))}
+	case s.inFile(r):
+		return []string{r.Note.Share}
+	case s.o.split != "":
+		return []string{fmt.Sprintf("in parts (%s of them needed), with %s", s.o.split, strings.Join(s.o.custodians, ", "))}
 	}
 	var list []string
-	for _, s := range j.flags.shareArgs {
-		list = append(list, s.File)
+	for _, given := range s.flags.shareArgs {
+		list = append(list, given.File)
 	}
 	return list
 }
 
 // knowKCV notes which recovery key it is.
-func (j *setupJob) knowKCV() error {
-	j.note.KCV = j.kcv.String()
-	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+func (j *sharing) knowKCV() error {
+	j.r.Note.KCV = j.kcv.String()
+	if err := j.keep(); err != nil {
 		return err
 	}
 	text := "The recovery key is at hand."
-	if j.inFile() {
+	if j.inFile(j.r) {
 		text = "The share file is written, was read back, and opens."
 	}
-	j.tell("%s It is known by its check value (KCV): %s.", text, j.kcv)
+	j.Tell("%s It is known by its check value (KCV): %s.", text, j.kcv)
 	return nil
 }
 
 // sharePassword reads the password of a new share, or makes one, shows it, and
 // has it typed back.
-func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
+func (j *sharing) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
 	if j.flags.password.text != "" {
 		err = j.patiently(ctx, j.flags.password.Kind == "prompt", func() error {
 			password, err = j.newPassword(ctx, j.o.weak)
@@ -260,7 +282,7 @@ func (j *setupJob) sharePassword(ctx context.Context) (password *secret.Bytes, e
 }
 
 // takeUp opens a share file that is there already.
-func (j *setupJob) takeUp(ctx context.Context, path string) error {
+func (j *sharing) takeUp(ctx context.Context, path string) error {
 	arg := custody.Given{File: j.o.out, Password: j.passwordFrom(j.flags.password.source)}
 	content, err := arg.Read()
 	if err != nil {
@@ -269,11 +291,11 @@ func (j *setupJob) takeUp(ctx context.Context, path string) error {
 	if !dkek.IsPBE(content) {
 		return failf("exists", "name another file with --out", "%s exists already and is no share file; nothing is ever overwritten", j.o.out)
 	}
-	j.app.note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
-	j.tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
+	j.note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
+	j.Tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
 	if j.share, err = j.opener().OpenFile(ctx, arg); err != nil {
 		return err
 	}
-	j.file, j.note.Share = content, path
+	j.file, j.r.Note.Share = content, path
 	return j.taken()
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/sheet"
@@ -17,33 +18,33 @@ import (
 	"hsmbackup/store"
 )
 
-// writeSheet writes the sheet, and reads it back. One that an earlier run wrote
-// is left as it is if it is the same, else a new one gets another name.
-func (j *setupJob) writeSheet(ctx context.Context) error {
-	content, err := j.sheetContent()
+// Sheet writes the sheet, and reads it back. One that an earlier run wrote is left
+// as it is if it is the same, else a new one gets another name.
+func (s *setter) Sheet(ctx context.Context, j *backup.SetUpJob, r *backup.SetUpReport) error {
+	content, err := s.sheetContent(j, r)
 	if err != nil {
 		return err
 	}
-	if j.note.Sheet != "" && (j.o.sheet == "" || sameFile(j.note.Sheet, j.o.sheet)) {
-		if b, err := os.ReadFile(j.note.Sheet); err == nil && bytes.Equal(b, content) {
-			if j.sheet = j.note.Sheet; j.o.sheet != "" {
-				j.sheet = j.o.sheet
+	if r.Note.Sheet != "" && (s.o.sheet == "" || sameFile(r.Note.Sheet, s.o.sheet)) {
+		if b, err := os.ReadFile(r.Note.Sheet); err == nil && bytes.Equal(b, content) {
+			if s.sheet = r.Note.Sheet; s.o.sheet != "" {
+				s.sheet = s.o.sheet
 			}
 			return nil
 		}
 	}
-	path := j.o.sheet
+	path := s.o.sheet
 	if path == "" {
 		dir := "."
-		if j.inFile() {
-			dir = filepath.Dir(j.o.out)
+		if s.inFile(r) {
+			dir = filepath.Dir(s.o.out)
 		}
-		path = filepath.Join(dir, "sheet-"+orNoSerial(j.t.serial)+".pdf")
+		path = filepath.Join(dir, "sheet-"+orNoSerial(j.Serial())+".pdf")
 	}
 	if path, err = freeName(path, content); err != nil {
 		return err
 	}
-	if err := j.step(ctx, "sheet"); err != nil {
+	if err := s.step(ctx, "sheet"); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
@@ -54,15 +55,15 @@ func (j *setupJob) writeSheet(ctx context.Context) error {
 	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, content) {
 		return failf("not-written", "the disk may be failing", "%s does not hold what was written to it", path)
 	}
-	j.changed = true
-	if j.note.Sheet, err = filepath.Abs(path); err != nil {
+	j.Changed = true
+	if r.Note.Sheet, err = filepath.Abs(path); err != nil {
 		return err
 	}
-	j.sheet, j.note.SheetSHA256 = path, store.HashOf(content)
-	if err := j.note.Put(j.cat, j.t.serial); err != nil {
+	s.sheet, r.Note.SheetSHA256 = path, store.HashOf(content)
+	if err := r.Note.Put(j.Catalog, j.Serial()); err != nil {
 		return err
 	}
-	j.tell("The sheet says which token and recovery key belong together, where things lie, and how a restore goes. No secret is on it: it has lines to fill in by hand. It is %s: print it when this is done.", terminal.Printable(path))
+	s.Tell("The sheet says which token and recovery key belong together, where things lie, and how a restore goes. No secret is on it: it has lines to fill in by hand. It is %s: print it when this is done.", terminal.Printable(path))
 	return nil
 }
 
@@ -100,9 +101,9 @@ func freeName(path string, content []byte) (string, error) {
 
 // sheetContent is the sheet of a single admin, without secrets. Its date is that
 // of the day on which the set-up was begun, so that it stays the same.
-func (j *setupJob) sheetContent() ([]byte, error) {
+func (s *setter) sheetContent(j *backup.SetUpJob, r *backup.SetUpReport) ([]byte, error) {
 	return custody.SheetFile(&sheet.Admin{
-		Serial: j.t.serial, Label: j.o.label, KCV: j.kcv.String(), Shares: j.where(), Catalog: custody.Absolute(j.cat.Path()), Date: j.note.Begun,
-		Steps: custody.RestoreSteps(j.t.serial, j.files()),
-	}, j.o.sheet, sheet.A4)
+		Serial: j.Serial(), Label: j.Label, KCV: r.KCV.String(), Shares: s.where(r), Catalog: custody.Absolute(j.Catalog.Path()), Date: r.Note.Begun,
+		Steps: custody.RestoreSteps(j.Serial(), s.files()),
+	}, s.o.sheet, sheet.A4)
 }

@@ -123,8 +123,9 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 
 // Default PINs are refused on hardware, and taken by software tokens.
 func TestSetupDefaultPINs(t *testing.T) {
-	j := &setupJob{app: newApp(), t: &token{serial: "DENK0400001"}, inv: &backup.Inventory{}}
-	j.inv.SOPIN.Missing = true
+	j := &setter{holder: holder{app: newApp(), t: &token{serial: "DENK0400001"}}}
+	inv := &backup.Inventory{}
+	inv.SOPIN.Missing = true
 	j.tty, j.TTY = noTerminal{}, noTerminal{}
 	t.Chdir(t.TempDir())
 	for _, c := range []struct {
@@ -137,12 +138,12 @@ func TestSetupDefaultPINs(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		j.inv.Software = c.software
+		inv.Software = c.software
 		j.secrets.Wipe()
 		j.flags.pin = sourceFlag{"file:PIN", source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
 		j.flags.soPIN = sourceFlag{"file:SO", source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
-		_, pinErr := j.newPIN(t.Context())
-		_, soErr := j.newSOPIN(t.Context())
+		_, pinErr := j.newPIN(t.Context(), inv)
+		_, soErr := j.newSOPIN(t.Context(), inv)
 		for _, err := range []error{pinErr, soErr} {
 			if (err != nil) != c.refused || err != nil && describe(err, false).Exit != exitRefused {
 				t.Errorf("%s, %s, software %v: %v", c.pin, c.so, c.software, err)

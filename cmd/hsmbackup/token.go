@@ -75,14 +75,6 @@ func (t *token) describe() string {
 
 const softPrefix = "soft:"
 
-// sameSerial compares what was typed with a serial. Readers and OpenSC print
-// zeros behind it.
-func sameSerial(typed, serial string) bool {
-	typed = strings.ToUpper(strings.TrimSpace(typed))
-	want := strings.ToUpper(serial)
-	return serial != "" && (typed == want || typed == want+"0000" || typed == want+"00000")
-}
-
 // openToken reaches the token that --token names, or the only one attached.
 func (a *app) openToken(ctx context.Context) (*token, error) { return a.openNamed(ctx, a.flags.token) }
 
@@ -147,7 +139,7 @@ func choose(found []*token, which string) []*token {
 		return found
 	}
 	for _, fit := range []func(*token) bool{
-		func(t *token) bool { return sameSerial(which, t.serial) },
+		func(t *token) bool { return backup.SameSerial(which, t.serial) },
 		func(t *token) bool { return t.label == which },
 		func(t *token) bool { return t.serial == "" && t.reader == which },
 	} {

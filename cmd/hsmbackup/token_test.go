@@ -4,20 +4,22 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"hsmbackup/backup"
 )
 
 func TestSameSerial(t *testing.T) {
 	for _, typed := range []string{"DENK0404144", "DENK04041440000", "DENK040414400000", "denk0404144", " DENK0404144 "} {
-		if !sameSerial(typed, "DENK0404144") {
+		if !backup.SameSerial(typed, "DENK0404144") {
 			t.Errorf("%q is not taken", typed)
 		}
 	}
 	for _, typed := range []string{"", "DENK0404145", "DENK04041440", "DENK0404144000000", "ENK0404144"} {
-		if sameSerial(typed, "DENK0404144") {
+		if backup.SameSerial(typed, "DENK0404144") {
 			t.Errorf("%q is taken", typed)
 		}
 	}
-	if sameSerial("", "") || sameSerial("0000", "") {
+	if backup.SameSerial("", "") || backup.SameSerial("0000", "") {
 		t.Error("a token without serial has a name")
 	}
 }

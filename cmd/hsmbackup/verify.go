@@ -76,19 +76,22 @@ they come back: a round trip does.`,
 }
 
 // snapshots gives the named ones, or else the newest of each token.
-func snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
+func (a *app) snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, error) {
 	state, err := cat.Read()
 	if err != nil {
 		return nil, err
 	}
 	if len(names) == 0 {
-		return state.Latest(), nil
+		return backup.Current(state), nil
 	}
 	var list []*store.Snapshot
 	for _, name := range names {
-		s, err := state.Find(trimSerial(state, name))
+		s, note, err := backup.Find(state, name)
 		if err != nil {
 			return nil, err
+		}
+		if note != "" {
+			a.note("%s", note)
 		}
 		list = append(list, s)
 	}
@@ -101,21 +104,11 @@ func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*stor
 	if own {
 		names = []string{t.serial}
 	}
-	list, err := snapshots(cat, names)
+	list, err := a.snapshots(cat, names)
 	if own && errors.Is(err, store.ErrNoSnapshot) {
 		return nil, failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.name())
 	}
 	return list, err
-}
-
-// trimSerial takes the zeros off a serial that readers print behind it.
-func trimSerial(state *store.State, name string) string {
-	for _, s := range state.Snapshots {
-		if sameSerial(name, s.Token.Serial) {
-			return s.Token.Serial
-		}
-	}
-	return name
 }
 
 func (a *app) verifyOffline(ctx context.Context, names []string) error {
@@ -124,7 +117,7 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	list, err := snapshots(cat, names)
+	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}

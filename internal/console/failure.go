@@ -50,10 +50,10 @@ type Failure struct {
 func (f *Failure) Error() string { return f.Message }
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Hint adds a line that says what to do next.
+// Hint adds what to do next, one thing a line.
 func (f *Failure) Hint(text string) {
 	if text != "" {
-		f.Hints = append(f.Hints, text)
+		f.Hints = append(f.Hints, strings.Split(text, "\n")...)
 	}
 }
 

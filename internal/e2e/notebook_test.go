@@ -66,7 +66,7 @@ func TestNotebook(t *testing.T) {
 	same("the backup")
 
 	// The firmware update.
-	good(t, r.hsmbackup(secrets("firmware-update", "--copy-to", "stick.db", "--same-disk-anyway", "--confirm", notebookOld, "--yes")...), "is empty")
+	good(t, r.hsmbackup(job("firmware-update", "--copy-to", "stick.db", "--same-disk-anyway", "--confirm", notebookOld, "--yes")...), "is empty")
 	d := pcsctest.Start(t)
 	d.Unplug(t, 0)
 	if err := token.Update("3.6", notebookSuccessor); err != nil {

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"hsmbackup/backup"
+	"hsmbackup/dkek"
+	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
+	"hsmbackup/internal/terminal"
+	"hsmbackup/store"
+)
+
+// holder stands before one token for the jobs of package backup: what they ask
+// and say goes through flags, terminal and standard output.
+type holder struct {
+	*app
+	t   *token
+	pin source // of the PIN that the token has
+}
+
+// work is what a job on a token works with, besides the catalog.
+func (a *app) work(ctx context.Context, t *token, soFloor int) backup.Work {
+	untrusted := a.flags.untrusted
+	if backup.SameSerial(untrusted, t.serial) {
+		untrusted = t.serial
+	}
+	return backup.Work{
+		Card: t.card, Person: &holder{a, t, a.flags.pin.source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor,
+		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()},
+		Trust:  backup.Trust{SoftFile: t.softFile, Untrusted: untrusted, Roots: a.roots, Now: a.now()},
+	}
+}
+
+// did takes over what a job has left, also beside an error.
+func (a *app) did(w *backup.Work) {
+	a.progress.Close()
+	a.changed = a.changed || w.Changed
+}
+
+// verdict is how a job ends whose result was printed.
+func (a *app) verdict(v backup.Verdict, hints ...string) error {
+	exits := exitSet{}
+	if len(v.Left) > 0 {
+		exits.add(exitIncomplete)
+	}
+	if v.Damaged {
+		exits.add(exitDamaged)
+	}
+	return exits.outcome(brief(v.Left), hints...)
+}
+
+func (p *holder) Name() string { return p.t.name() }
+
+func (p *holder) Say(format string, args ...any) {
+	if !p.flags.json {
+		p.progress.Close()
+		p.printf("%s", terminal.Printable(fmt.Sprintf(format, args...)))
+	}
+}
+
+func (p *holder) Note(format string, args ...any) { p.note(format, args...) }
+
+func (p *holder) Show(plan *backup.Plan) {
+	if !p.flags.json {
+		p.progress.Close()
+		p.printPlan(plan)
+	}
+}
+
+// Agree has --confirm answer whatever is asked, if the serial is right.
+func (p *holder) Agree(ctx context.Context, q backup.Question) error {
+	switch {
+	case p.flags.confirm != "":
+		return p.confirm(ctx, p.t, "")
+	case q.What == "":
+		return nil
+	case q.Typed:
+		return p.confirm(ctx, p.t, q.What)
+	}
+	return p.ask(ctx, q.What)
+}
+
+func (p *holder) Login(ctx context.Context) error { return p.loginWith(ctx, p.t, p.pin) }
+
+// NewPINs reads the PIN to set and the SO-PIN, and checks both before anything
+// is sent. An SO-PIN that the token has already is asked for once.
+func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
+	if p.soPIN, err = p.send(p.t, "SO-PIN", p.flags.soPIN.source); err != nil {
+		return nil, nil, err
+	}
+	text, err := p.readChecked(ctx, p.flags.soPIN.source, "SO-PIN of "+p.Name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer text.Wipe()
+	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
+		return nil, nil, err
+	}
+	pin, err = p.readChecked(ctx, p.flags.pin.source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
+	if err != nil {
+		soPIN.Wipe()
+		return nil, nil, err
+	}
+	return pin, soPIN, nil
+}
+
+func checkSOPINFormat(typed *secret.Bytes) error {
+	b, err := schsm.ParseSOPIN(typed.Bytes())
+	b.Wipe()
+	return err
+}
+
+func checkPINLength(typed *secret.Bytes) error {
+	if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
+		return schsm.ErrPINLength
+	}
+	return nil
+}
+
+func (p *holder) PINsSet() { p.forgetRefused(p.t) }
+
+func (p *holder) Given() bool { return len(p.flags.shareArgs) > 0 }
+
+func (p *holder) Gather(ctx context.Context, cat *store.Catalog) (*backup.Shares, error) {
+	if !p.Given() {
+		return nil, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
+	}
+	m, err := p.gather(ctx, cat)
+	if err != nil {
+		return nil, err
+	}
+	s := &backup.Shares{Count: m.Count(), KCV: m.KCV()}
+	for _, set := range m.Sets {
+		s.Sets = append(s.Sets, backup.SharesSet{Set: set.Set, Name: set.Describe(), Shares: set.Shares})
+	}
+	return s, nil
+}
+
+func (p *holder) Open(ctx context.Context, cat *store.Catalog) ([]*dkek.Share, error) {
+	return p.openShares(ctx, cat)
+}
+
+// Became asks what became of a token.
+func (p *holder) Became(ctx context.Context, serial string) (string, error) {
+	p.progress.Close()
+	answer, err := p.tty.ReadLine(ctx, fmt.Sprintf("What became of %s: broken, lost, stolen, wiped? (empty: say nothing)", serial))
+	if errors.Is(err, terminal.ErrNoAnswer) || errors.Is(err, terminal.ErrNone) {
+		return "", nil
+	}
+	return strings.TrimSpace(answer), err
+}
