@@ -32,10 +32,12 @@ demo: build
 deps:
 	@packaging/deps.sh test
 
-# The two that take longest begin first, and what waits for a reader leaves its
+# Those that take longest begin first, and what waits for a reader leaves its
 # processor to others.
+PACKAGES = ./internal/e2e ./cmd/... ./...
+
 test: deps
-	$(GO) test -timeout 30m -p 3 ./internal/e2e ./cmd/... ./...
+	$(GO) test -timeout 30m -p 3 $(PACKAGES)
 
 # Steps by kind are printed; a history that goes wrong is cut down and printed too.
 STEPS ?= 100000
@@ -80,7 +82,7 @@ tidy:
 # -short leaves out repetitions, not tests: the detector makes each share's key
 # derivation many times slower.
 race:
-	$(GO) test -race -short -timeout 45m ./...
+	$(GO) test -race -short -timeout 45m -p 3 $(PACKAGES)
 
 cross:
 	@for target in $(CROSS); do \

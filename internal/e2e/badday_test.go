@@ -100,13 +100,18 @@ func TestWrongPIN(t *testing.T) {
 	token := newToken(t, softtoken.Options{Firmware: "3.5", Serial: "SOFT0200034"})
 	setUp(t, token, dkek.NewShare())
 	r := plugged(t, 0, token)
-	wrong := []string{"backup", "--pin", "env:TOKEN_NEW_PIN"}
-	r.unchanged(1, wrong, "PIN", "2")
+	wrong := func(name string) []string {
+		t.Setenv(name, newPIN)
+		return []string{"backup", "--pin", "env:" + name}
+	}
+	r.unchanged(1, wrong("WRONG"), "PIN", "2")
+	r.unchanged(6, wrong("WRONG"), "not sent again")
 	good(t, r.scHSM(), "User PIN tries left  : 2")
-	r.unchanged(1, wrong, "PIN", "1")
-	r.unchanged(6, wrong, "one PIN try is left", "--confirm") // that one is for someone who insists
+	r.unchanged(1, wrong("WRONG_TOO"), "PIN", "1")
+	last := wrong("WRONG_AGAIN")
+	r.unchanged(6, last, "one PIN try is left", "--confirm") // that one is for someone who insists
 	good(t, r.scHSM(), "User PIN tries left  : 1")
-	r.unchanged(1, append(wrong, "--confirm", "SOFT0200034"), "blocked")
+	r.unchanged(1, append(last, "--confirm", "SOFT0200034"), "blocked")
 	good(t, r.scHSM(), "User PIN locked")
 	r.unchanged(1, secrets("backup"), "blocked")
 }

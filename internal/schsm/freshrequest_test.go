@@ -233,6 +233,46 @@ func TestFreshRequestInterrupted(t *testing.T) {
 	}
 }
 
+// ending is a token in front of which a person ends the run as soon as a key was
+// made.
+type ending struct {
+	*softtoken.Token
+	end context.CancelFunc
+}
+
+func (e ending) Transmit(ctx context.Context, command []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	answer, err := e.Token.Transmit(ctx, command)
+	if command[1] == 0x46 {
+		e.end()
+	}
+	return answer, err
+}
+
+// A person who ends the run leaves no key behind.
+func TestFreshRequestEnded(t *testing.T) {
+	token, card := withoutChip(t)
+	before := fids(t, card)
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	card, err := Open(ctx, ending{token, end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := card.Login(ctx, testPIN(), false); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = card.GenuineByRequest(ctx, token.Roots(), 200, nil) // what it says is of no matter here
+	if ctx.Err() == nil {
+		t.Fatal("no key was made")
+	}
+	if after := fids(t, open(t, token)); !slices.Equal(after, before) {
+		t.Errorf("%v, was %v", after, before)
+	}
+}
+
 func TestIsProofRequest(t *testing.T) {
 	ctx := context.Background()
 	_, card := withoutChip(t)
