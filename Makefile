@@ -58,6 +58,7 @@ SOAK ?= 10m
 soak: deps
 	@packaging/fuzz.sh $(SOAK)
 	$(GO) test -timeout 0 -run '^TestProperty$$' ./backup -args -property.span=$(SOAK)
+	SPAN=$(SOAK) SEED=$$(date +%s) $(GO) test -count=1 -timeout 0 -run '^TestLives$$' -v ./cmd/hsmbackup
 
 guards: deps
 	$(GO) run ./internal/guards -run '$(GUARDS)'

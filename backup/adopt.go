@@ -321,7 +321,10 @@ func (a *adoption) remember(k *adoptee) error {
 				continue
 			}
 			if len(k.key.CheckValue) == 0 && len(known.CheckValue) > 0 {
-				k.key.CheckValue, k.key.Type = known.CheckValue, known.Type
+				k.key.CheckValue = known.CheckValue
+				if foreign := len(known.PublicKey) == 0 && bytes.Equal(known.Certificate, k.key.Certificate); foreign {
+					k.public, k.key.PublicKey, k.key.PublicFrom, k.key.Type = nil, nil, "", known.Type
+				}
 			}
 			public, err := pubkey.ParseSPKI(known.PublicKey)
 			switch {

@@ -174,15 +174,8 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 		return nil
 	}
 	snap := all[s.N%len(all)]
-	dir := filepath.Join(w.dir, fmt.Sprintf("export-%d", w.step))
-	r := w.run(Cut{}, false, []string{"export", dir, snap.ID, "--catalog", c.path, "--json"})
-	if r.panic != "" {
-		w.bad("panic", "export: %s", r.panic)
-	}
-	if r.exit != 0 && r.exit != 3 {
-		if c.whole == nil {
-			w.bad(fmt.Sprintf("export %d %s", r.exit, r.code()), "%s", r.line())
-		}
+	dir := w.export(c, snap)
+	if dir == "" {
 		return nil
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "key-*.bin"))
@@ -201,6 +194,21 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 		}
 	}
 	return cmd
+}
+
+// export writes a snapshot out into a folder; it is empty where that failed.
+func (w *World) export(c *Catalog, s *store.Snapshot) string {
+	dir := filepath.Join(w.dir, fmt.Sprintf("export-%d", w.step))
+	r := w.run(Cut{}, false, []string{"export", dir, s.ID, "--catalog", c.path, "--json"})
+	switch {
+	case r.panic != "":
+		w.bad("panic", "export: %s", r.panic)
+	case r.exit == 0 || r.exit == 3:
+		return dir
+	case c.whole == nil:
+		w.bad(fmt.Sprintf("export %d %s", r.exit, r.code()), "%s", r.line())
+	}
+	return ""
 }
 
 func (w *World) rekey(t *Token, c *Catalog, s Step) *command {
@@ -255,7 +263,7 @@ func (w *World) restore(t *Token, c *Catalog, s Step) *command {
 	if s.has("one key") && len(snap.Keys) > 0 && snap.Keys[s.N%len(snap.Keys)].Reference > 0 {
 		cmd.args = append(cmd.args, "--key", fmt.Sprint(snap.Keys[s.N%len(snap.Keys)].Reference))
 	}
-	if s.has("journal") {
+	if s.has("journal") && s.How != "export" { // which goes into the catalog
 		cmd.readOnly = true
 		name := fmt.Sprintf("journal-%d-%s", t.physical, c.name())
 		cmd.args = append(cmd.args, "--journal", filepath.Join(w.dir, name))
@@ -300,6 +308,13 @@ func (w *World) restoration(t *Token, c *Catalog, s Step) *command {
 	case "snapshot":
 		cmd.want = some
 		from(some.ID)
+	case "export":
+		dir := w.export(c, some)
+		if dir == "" {
+			return nil
+		}
+		cmd.want = some
+		cmd.args = append(cmd.args, "--from-export", dir)
 	case "latest":
 		cmd.want = r.snapshots[len(r.snapshots)-1]
 		from("latest")

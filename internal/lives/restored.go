@@ -108,6 +108,12 @@ func (j *judgement) there(s *store.Snapshot) {
 
 // right: it was the snapshot that was meant.
 func (j *judgement) right(s *store.Snapshot) {
+	if j.cmd.named == "export" { // one that has the same will do
+		if len(s.Keys) != len(j.cmd.want.Keys) || s.Token.Serial != j.cmd.want.Token.Serial {
+			j.bad("restored another snapshot: export", "restored %s; %s was exported", s.ID, j.cmd.want.ID)
+		}
+		return
+	}
 	if j.cmd.named != "any" {
 		if s.ID != j.cmd.want.ID {
 			j.bad("restored another snapshot: "+j.cmd.named,
