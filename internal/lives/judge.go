@@ -291,6 +291,7 @@ func (j *judgement) learned() {
 			continue
 		}
 		known[s.Hash] = s
+		j.successor(s)
 		switch {
 		case s.Rekeyed != nil:
 			j.sameRekeyed(known[s.Rekeyed.From], s)
@@ -299,6 +300,18 @@ func (j *judgement) learned() {
 		}
 	}
 	j.then = now
+}
+
+// successor: what is called the successor of a token is that token.
+func (j *judgement) successor(s *store.Snapshot) {
+	if s.Token.SuccessorOf == "" {
+		return
+	}
+	for _, t := range j.w.tokens {
+		if slices.Contains(t.serials, s.Token.Serial) && !slices.Contains(t.serials, s.Token.SuccessorOf) {
+			j.bad("wrong successor", "%s is called the successor of %s", s.Token.Serial, s.Token.SuccessorOf)
+		}
+	}
 }
 
 // faithful: a snapshot has what its token had, before or after the command.
