@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"errors"
+
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
@@ -24,7 +26,10 @@ func RecordShares(cat *store.Catalog, key *dkek.Key, software bool, origin strin
 	}
 	anchor := key.AnchorKey()
 	defer clear(anchor)
-	return cat.SetAnchor(kcv, anchor)
+	if err := cat.SetAnchor(kcv, anchor); !errors.Is(err, store.ErrDamaged) {
+		return err
+	}
+	return nil // an anchor upon damage would hide it
 }
 
 // DomainSet is a key domain that is to be, and the shares for it.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,14 +64,9 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		}
 		return failf("nothing-to-adopt", "wrapped keys are made by `sc-hsm-tool --wrap-key FILE`", "%s: no wrapped key there", strings.Join(args, ", "))
 	}
-	path, err := a.catalogPath()
+	cat, err := a.existingCatalog()
 	if err != nil {
 		return err
-	}
-	cat, err := a.openCatalog(path, true)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return named(path, err)
 	}
 	defer func() { closeCatalog(cat) }()
 	t, err := a.tokenIfAny(ctx)
@@ -107,7 +101,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 			return err
 		}
 	}
-	if missing && (first || slices.ContainsFunc(files, readable)) {
+	if cat == nil && (first || slices.ContainsFunc(files, readable)) {
 		if cat, err = a.makeCatalog(); err != nil {
 			return err
 		}

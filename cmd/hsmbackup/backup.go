@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,15 +91,10 @@ func readAttachments(files, detach []string) ([]store.Attachment, error) {
 }
 
 func (a *app) backup(ctx context.Context, o backup.Options) error {
-	path, err := a.catalogPath()
+	// A catalog that cannot be written is noticed before the PIN is asked for.
+	cat, err := a.existingCatalog()
 	if err != nil {
 		return err
-	}
-	// A catalog that cannot be written is noticed before the PIN is asked for.
-	cat, err := a.openCatalog(path, true)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return named(path, err)
 	}
 	defer func() { closeCatalog(cat) }()
 	t, err := a.openToken(ctx)
@@ -112,6 +105,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	if err := a.login(ctx, t); err != nil {
 		return err
 	}
+	missing := cat == nil
 	if missing {
 		if cat, err = a.makeCatalog(); err != nil {
 			return err

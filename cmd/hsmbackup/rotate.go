@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -54,14 +52,9 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	if o.from == o.to {
 		return refusef("same-token", "name two tokens", "--from and --to are the same token: a successor there can leave it as little")
 	}
-	path, err := a.catalogPath()
+	cat, err := a.existingCatalog()
 	if err != nil {
 		return err
-	}
-	cat, err := a.openCatalog(path, true)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return named(path, err)
 	}
 	defer func() { closeCatalog(cat) }()
 	from, to, old, err := a.openPair(ctx, o.from, o.to)
@@ -108,7 +101,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	if err := a.login(ctx, to); err != nil {
 		return err
 	}
-	if missing {
+	if cat == nil {
 		if cat, err = a.makeCatalog(); err != nil {
 			return err
 		}
