@@ -30,6 +30,9 @@ type Options struct {
 	Emptied func(s *store.Snapshot, gone []string) error
 	// Progress is told what is being done; nil is silence.
 	Progress func(what string, done, total int)
+	// Also adds to what an offline verification found, before the result is recorded
+	// and the anchor moves; nil adds nothing.
+	Also func(*Verification, *store.State)
 	// Program is recorded with the snapshot.
 	Program string
 	// SuccessorOf is the serial that the token had before a firmware update, to

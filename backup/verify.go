@@ -58,9 +58,10 @@ type SnapshotProof struct {
 
 // Values of Verification.Anchored, weakest first.
 const (
-	NotAnchored   = "no"
-	AnchoredWords = "words"
-	AnchoredDKEK  = "dkek"
+	NotAnchored        = "no"
+	AnchoredWords      = "words"
+	AnchoredCustodians = "custodians"
+	AnchoredDKEK       = "dkek"
 )
 
 // Verification is the result of a check or a proof.
@@ -79,6 +80,10 @@ type Verification struct {
 	Copies []CopyState
 	// Took is how long a drill took, from the first share to the last key used.
 	Took time.Duration
+	// Signed says, a line for each set, what enough custodians signed of the log, and
+	// who vouches for their keys. Unsigned is why what was to be an anchor is none.
+	Signed   []string
+	Unsigned string
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
 }
@@ -105,7 +110,7 @@ func (v *Verification) damagedCopy() bool {
 // OK tells whether there was something to prove, every key passed and nothing
 // is damaged.
 func (v *Verification) OK() bool {
-	if len(v.Findings) > 0 || v.Empty() || v.damagedCopy() {
+	if len(v.Findings) > 0 || v.Unsigned != "" || v.Empty() || v.damagedCopy() {
 		return false
 	}
 	for _, s := range v.Snapshots {
@@ -212,17 +217,42 @@ func proofOf(k *store.Key, kind string) KeyProof {
 // Check looks at all snapshots without any secret: structure of the file,
 // hashes, chain, and of every key what intact says. head is the beginning of a
 // log entry's hash, in that many bits, as noted down earlier; none is 0 bits.
-// Copies that can be reached are looked at as well.
+// Copies that can be reached are looked at as well, and then what also adds.
 // The result goes to the log if the catalog is open for writing.
-func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error) {
+func Check(cat *store.Catalog, head []byte, headBits int, also ...func(*Verification, *store.State)) (*Verification, error) {
+	v, state, err := inspect(cat)
+	if err != nil {
+		return nil, err
+	}
+	if headBits > 0 {
+		if err := v.checkHead(state, head, headBits); err != nil {
+			return nil, err
+		}
+	}
+	for _, look := range also {
+		look(v, state)
+	}
+	v.record(func() error {
+		return cat.Append(store.Checked{Proof: v.Proof, OK: v.OK(), Anchored: v.Anchored})
+	})
+	return v, nil
+}
+
+// Inspect is Check without words, and records nothing.
+func Inspect(cat *store.Catalog) (*Verification, error) {
+	v, _, err := inspect(cat)
+	return v, err
+}
+
+func inspect(cat *store.Catalog) (*Verification, *store.State, error) {
 	v := &Verification{Proof: store.ProofIntact, Anchored: NotAnchored}
 	var err error
 	if v.Findings, err = cat.Verify(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	state, err := cat.Read()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	h := newHistory(state)
 	for _, s := range h.Snapshots {
@@ -239,16 +269,8 @@ func Check(cat *store.Catalog, head []byte, headBits int) (*Verification, error)
 		h.markAccepted(s, &sp)
 		v.Snapshots = append(v.Snapshots, sp)
 	}
-	if headBits > 0 {
-		if err := v.checkHead(state, head, headBits); err != nil {
-			return nil, err
-		}
-	}
 	v.Copies = CheckCopies(state)
-	v.record(func() error {
-		return cat.Append(store.Checked{Proof: v.Proof, OK: v.OK(), Anchored: v.Anchored})
-	})
-	return v, nil
+	return v, state, nil
 }
 
 func (v *Verification) checkHead(s *store.State, head []byte, bits int) error {
@@ -305,6 +327,9 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		o.progress("opened", len(s.Keys), len(s.Keys))
 		v.Findings = append(v.Findings, openSealed(s, key)...)
 		v.Snapshots = append(v.Snapshots, sp)
+	}
+	if o.Also != nil {
+		o.Also(v, state)
 	}
 	v.record(func() error {
 		if len(v.Findings) > 0 {

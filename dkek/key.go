@@ -106,12 +106,19 @@ func (k *Key) KCV() (v KCV) {
 // AnchorKey is the key of the catalog's anchor: HMAC-SHA256 under the DKEK of
 // the text "hsmbackup anchor key v1". Whoever holds it can neither open blobs
 // nor learn the DKEK. 32 bytes, which the caller clears; nil after Wipe.
-func (k *Key) AnchorKey() []byte {
+func (k *Key) AnchorKey() []byte { return k.named("hsmbackup anchor key v1") }
+
+// SetKey is, in the same way, the key of what vouches for a set of parts: of the
+// text "hsmbackup part set key v1".
+func (k *Key) SetKey() []byte { return k.named("hsmbackup part set key v1") }
+
+// named derives the key of a name.
+func (k *Key) named(name string) []byte {
 	if len(k.Bytes()) != Size {
 		return nil
 	}
 	h := hmac.New(sha256.New, k.Bytes())
-	h.Write([]byte("hsmbackup anchor key v1"))
+	h.Write([]byte(name))
 	return h.Sum(nil)
 }
 

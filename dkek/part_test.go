@@ -317,7 +317,7 @@ func TestParsePartReject(t *testing.T) {
 		return partText.encode(payload)
 	}
 	long := append(p.payload(), 0)
-	challenge, err := NewChallenge(p0)
+	challenge, err := NewChallenge(p0, 1, [32]byte{})
 	if err != nil {
 		t.Fatal(err)
 	}

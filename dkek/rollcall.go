@@ -3,6 +3,7 @@ package dkek
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"time"
@@ -10,54 +11,82 @@ import (
 
 // A roll-call finds out who still has a part without collecting any: the catalog
 // gives a challenge, a custodian signs it with the key pair of the part
-// (Part.Commitment), and the signature says nothing of the part.
+// (Part.Commitment), and the signature says nothing of the part. With the
+// challenge they sign where the log of the catalog ended on that day; challenges
+// of the first version name no place.
 var (
-	challengeText = coded{"challenge", "hsmcall", challengeSize, false}
-	answerText    = coded{"answer", "hsmansw", answerSize, false}
+	challengeText    = coded{"challenge", "hsmcall2", challengeSize, false}
+	oldChallengeText = coded{"challenge", "hsmcall", oldChallengeSize, false}
+	answerText       = coded{"answer", "hsmansw", answerSize, false}
 )
 
 const (
-	challengeSize = 16 + 4
-	answerSize    = 4 + 1 + ed25519.SignatureSize
+	oldChallengeSize = 16 + 4
+	challengeSize    = oldChallengeSize + 8 + sha256.Size
+	answerSize       = 4 + 1 + ed25519.SignatureSize
 
-	rollCallDomain = "hsmbackup roll-call v1"
+	oldRollCallDomain = "hsmbackup roll-call v1"
+	rollCallDomain    = "hsmbackup roll-call v2"
 )
 
 // Challenge is what custodians are asked to sign.
 type Challenge struct {
 	// Day on which it was made, in UTC.
 	Day time.Time
+	// Entry is the number of the last entry of the catalog's log, Head its hash.
+	// One of the first version has 0: it names no place.
+	Entry uint64
+	Head  [sha256.Size]byte
 
-	payload [challengeSize]byte // 16 random bytes, days since 1970
+	// 16 random bytes, days since 1970, entry, head; the first version ends with
+	// the days.
+	payload []byte
 }
 
-// NewChallenge makes one; now is the day that it carries.
-func NewChallenge(now time.Time) (*Challenge, error) {
-	var c Challenge
-	if _, err := rand.Read(c.payload[:16]); err != nil {
+// NewChallenge makes one; now is the day that it carries, entry and head are where
+// the log ends.
+func NewChallenge(now time.Time, entry uint64, head [sha256.Size]byte) (*Challenge, error) {
+	payload := make([]byte, 16, challengeSize)
+	if _, err := rand.Read(payload); err != nil {
 		return nil, err
 	}
-	binary.BigEndian.PutUint32(c.payload[16:], uint32(now.Unix()/86400))
-	c.Day = c.day()
-	return &c, nil
+	payload = binary.BigEndian.AppendUint32(payload, uint32(now.Unix()/86400))
+	payload = binary.BigEndian.AppendUint64(payload, entry)
+	return newChallenge(append(payload, head[:]...)), nil
 }
 
-func (c *Challenge) day() time.Time {
-	return time.Unix(int64(binary.BigEndian.Uint32(c.payload[16:]))*86400, 0).UTC()
+func newChallenge(payload []byte) *Challenge {
+	c := &Challenge{payload: payload, Day: time.Unix(int64(binary.BigEndian.Uint32(payload[16:]))*86400, 0).UTC()}
+	if len(payload) == challengeSize {
+		c.Entry = binary.BigEndian.Uint64(payload[oldChallengeSize:])
+		copy(c.Head[:], payload[oldChallengeSize+8:])
+	}
+	return c
 }
 
-// Text is "hsmcall1" and 38 characters. It is no secret.
-func (c *Challenge) Text() string { return string(challengeText.encode(c.payload[:])) }
+// kind is how the challenge is written.
+func (c *Challenge) kind() coded {
+	if len(c.payload) == oldChallengeSize {
+		return oldChallengeText
+	}
+	return challengeText
+}
+
+// Text is "hsmcall21" and 102 characters; of the first version "hsmcall1" and 38.
+// It is no secret.
+func (c *Challenge) Text() string { return string(c.kind().encode(c.payload)) }
 
 // ParseChallenge reads a challenge; errors are those of ParsePart.
 func ParseChallenge(text []byte) (*Challenge, error) {
-	payload, err := challengeText.decode(text)
+	kind := challengeText
+	if oldChallengeText.is(text) {
+		kind = oldChallengeText
+	}
+	payload, err := kind.decode(text)
 	if err != nil {
 		return nil, err
 	}
-	c := &Challenge{payload: [challengeSize]byte(payload)}
-	c.Day = c.day()
-	return c, nil
+	return newChallenge(payload), nil
 }
 
 // IsAnswer tells an answer by its beginning.
@@ -73,7 +102,11 @@ type Answer struct {
 }
 
 func (c *Challenge) message(set []byte, index byte) []byte {
-	m := append([]byte(rollCallDomain), c.payload[:]...)
+	domain := rollCallDomain
+	if len(c.payload) == oldChallengeSize {
+		domain = oldRollCallDomain
+	}
+	m := append([]byte(domain), c.payload...)
 	return append(append(m, set...), index)
 }
 

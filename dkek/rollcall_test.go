@@ -11,16 +11,20 @@ import (
 // p0 is a day.
 var p0 = time.Date(2027, 2, 11, 23, 59, 59, 0, time.UTC)
 
-// fixedAnswer is to fixedChallenge with the fixed part, worked out by a script
-// of its own after docs/format.md; both must be read for ever.
+// fixedAnswer is to fixedChallenge with the fixed part, oldAnswer to one of the
+// first version, worked out by a script of its own after docs/format.md; all must
+// be read for ever.
 const (
-	fixedChallenge = "hsmcall15zs69gay5kn2029f4246etdw4uqqq5tuprmdpz"
-	fixedAnswer    = "hsmansw1pgdjc0gzdppzfaqjdphs68sj3sf47jcpjv247qqnxunlhfkwhqdv39ydk77eldm5peztwez2pcfnceck7famlrwyd5flpz8mxzgvrcdqjtk6vzgt5rr9j"
+	fixedChallenge = "hsmcall215zs69gay5kn2029f4246etdw4uqqq5tuqqqqqqqqqqzd9sxpctpuf3wxclyvnjktenxuan7s68fd84x46mta3kw6m0wdmhklldqvrd"
+	fixedAnswer    = "hsmansw1pgdjc0gz9w2zwtq2j80k7z0d79v3thqtmv69h6kvthkmvf2xjcyxsuazqmwttpa9aztmz06wzt40dvgulzp9qvc4cyrhpk0vuvtyk84rsjnjkrgh3eacl"
+
+	oldChallenge = "hsmcall15zs69gay5kn2029f4246etdw4uqqq5tuprmdpz"
+	oldAnswer    = "hsmansw1pgdjc0gzdppzfaqjdphs68sj3sf47jcpjv247qqnxunlhfkwhqdv39ydk77eldm5peztwez2pcfnceck7famlrwyd5flpz8mxzgvrcdqjtk6vzgt5rr9j"
 )
 
-func newChallenge(t testing.TB) *Challenge {
+func aChallenge(t testing.TB) *Challenge {
 	t.Helper()
-	c, err := NewChallenge(p0)
+	c, err := NewChallenge(p0, 1234, [32]byte{0xC0, 31: 0xDF})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,24 +32,34 @@ func newChallenge(t testing.TB) *Challenge {
 }
 
 func TestRollCallGolden(t *testing.T) {
-	c, err := ParseChallenge([]byte(fixedChallenge))
-	if err != nil {
-		t.Fatal(err)
+	var head [32]byte
+	for i := range head {
+		head[i] = 0xC0 + byte(i)
 	}
-	p := fixedPart(t)
-	defer p.Wipe()
-	if c.Text() != fixedChallenge || !c.Day.Equal(time.Date(2027, 2, 11, 0, 0, 0, 0, time.UTC)) {
-		t.Errorf("%s of %s", c.Text(), c.Day)
-	}
-	if got := p.Answer(c).Text(); got != fixedAnswer {
-		t.Errorf("answer %s", got)
-	}
-	a, err := ParseAnswer([]byte(fixedAnswer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Check(c, unhex(t, fixedCommitment)); err != nil || a.Set != p.Set || a.Index != p.Index {
-		t.Errorf("part %d of set %s: %v", a.Index, a.Set, err)
+	for _, v := range []struct {
+		challenge, answer string
+		entry             uint64
+		head              [32]byte
+	}{{fixedChallenge, fixedAnswer, 1234, head}, {oldChallenge, oldAnswer, 0, [32]byte{}}} {
+		c, err := ParseChallenge([]byte(v.challenge))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := fixedPart(t)
+		defer p.Wipe()
+		if c.Text() != v.challenge || !c.Day.Equal(time.Date(2027, 2, 11, 0, 0, 0, 0, time.UTC)) || c.Entry != v.entry || c.Head != v.head {
+			t.Errorf("%s of %s, entry %d, head %x", c.Text(), c.Day, c.Entry, c.Head)
+		}
+		if got := p.Answer(c).Text(); got != v.answer {
+			t.Errorf("answer %s", got)
+		}
+		a, err := ParseAnswer([]byte(v.answer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Check(c, unhex(t, fixedCommitment)); err != nil || a.Set != p.Set || a.Index != p.Index {
+			t.Errorf("part %d of set %s: %v", a.Index, a.Set, err)
+		}
 	}
 }
 
@@ -53,7 +67,7 @@ func TestRollCallGolden(t *testing.T) {
 func TestRollCall(t *testing.T) {
 	parts := splitOf(t, secrets()[6], SplitOptions{Needed: 2, Total: 4})
 	other := splitOf(t, secrets()[6], SplitOptions{Needed: 2, Total: 4})
-	first, second := newChallenge(t), newChallenge(t)
+	first, second := aChallenge(t), aChallenge(t)
 	if first.Text() == second.Text() {
 		t.Fatal("the same challenge twice")
 	}
@@ -98,7 +112,7 @@ func TestRollCall(t *testing.T) {
 // anew.
 func TestRollCallAltered(t *testing.T) {
 	p := randomPart(t)
-	c := newChallenge(t)
+	c := aChallenge(t)
 	answer, commitment := p.Answer(c), p.Commitment()
 	for bit := range 8 * answerSize {
 		b := answer.payload
@@ -112,9 +126,9 @@ func TestRollCallAltered(t *testing.T) {
 		}
 	}
 	for bit := range 8 * challengeSize {
-		b := c.payload
+		b := bytes.Clone(c.payload)
 		b[bit/8] ^= 1 << (bit % 8)
-		changed, err := ParseChallenge(challengeText.encode(b[:]))
+		changed, err := ParseChallenge(challengeText.encode(b))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +152,7 @@ func TestRollCallAltered(t *testing.T) {
 // Mistyped, they are refused with the place.
 func TestRollCallMistyped(t *testing.T) {
 	p := randomPart(t)
-	c := newChallenge(t)
+	c := aChallenge(t)
 	for name, kind := range map[string]struct {
 		coded coded
 		text  string
@@ -175,7 +189,7 @@ func TestRollCallMistyped(t *testing.T) {
 func TestChallengeDay(t *testing.T) {
 	zone := time.FixedZone("", -11*3600)
 	for _, now := range []time.Time{p0, p0.Add(time.Second), time.Date(2027, 2, 11, 13, 0, 0, 0, zone), time.Unix(0, 0), time.Date(2999, 12, 31, 0, 0, 0, 0, time.UTC)} {
-		c, err := NewChallenge(now)
+		c, err := NewChallenge(now, 1, [32]byte{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,6 +220,7 @@ func FuzzParseAnswer(f *testing.F) {
 
 func FuzzParseChallenge(f *testing.F) {
 	f.Add([]byte(fixedChallenge))
+	f.Add([]byte(oldChallenge))
 	f.Add(groups([]byte(fixedChallenge), true))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := ParseChallenge(text)

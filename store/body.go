@@ -62,3 +62,15 @@ func parseBody(e *Entry) (Body, error) {
 	}
 	return b, nil
 }
+
+// formatOf is the version of the format that a body needs.
+func formatOf(b Body) int {
+	if b, ok := b.(interface{ format() int }); ok {
+		return b.format()
+	}
+	return formatVersion
+}
+
+// Raises tells whether older programs do not open the catalog any more once the
+// body is in it: that is to be said before.
+func (s *State) Raises(b Body) bool { return formatOf(b) > s.format }

@@ -191,7 +191,7 @@ func TestOpenErrors(t *testing.T) {
 		{foreign, ErrDamaged, "not a catalog of hsmbackup"},
 		{empty, ErrDamaged, "no format version"},
 		{journal, ErrDamaged, "a journal, not a catalog"},
-		{versioned("newer", 3), ErrNewer, "format 3, this program knows up to 2"},
+		{versioned("newer", 4), ErrNewer, "format 4, this program knows up to 3"},
 		{versioned("zero", 0), ErrDamaged, "format 0"},
 	} {
 		for _, writable := range []bool{false, true} {

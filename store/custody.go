@@ -20,12 +20,16 @@ type Custodian struct {
 // PartSet is the registration of the parts that one share was split into.
 type PartSet struct {
 	Time       time.Time   `json:"-"`             // of the entry
+	Seq        uint64      `json:"-"`             // of the entry
 	Set        string      `json:"set"`           // 8 hex digits, on each part
 	Share      int         `json:"share"`         // which share of the recovery key, from 1
 	Shares     int         `json:"shares"`        // how many make up the recovery key
 	Needed     int         `json:"needed"`        // K
 	KCV        KCV         `json:"kcv,omitempty"` // of the recovery key; empty: not known
 	Custodians []Custodian `json:"custodians"`    // all N, in the order of their parts
+	// MAC vouches for all of it but names under a key of the DKEK; empty: the DKEK
+	// was not known when the set was made, or an older program made it.
+	MAC hexBytes `json:"mac,omitempty"`
 	// Retired is when another set took its place; zero while it is in use. Not
 	// part of the entry.
 	Retired time.Time `json:"-"`
@@ -42,10 +46,15 @@ type RetiredSet struct {
 // RollCall is an answer of a custodian that checked out.
 type RollCall struct {
 	Time  time.Time `json:"-"` // of the entry
+	Seq   uint64    `json:"-"` // of the entry
 	Set   string    `json:"set"`
 	Index int       `json:"index"`
 	// Origin is the job that it happened in: "hand-out", "roll-call", "use".
 	Origin string `json:"origin"`
+	// Challenge and Answer, whole, as they were sent; empty where none was asked, and
+	// where an older program recorded it.
+	Challenge string `json:"challenge,omitempty"`
+	Answer    string `json:"answer,omitempty"`
 }
 
 // Ceremony is the record of something done to the recovery key. It holds no
@@ -73,6 +82,9 @@ func (s PartSet) check() error {
 	case s.Share < 1 || s.Share > s.Shares:
 		return fmt.Errorf("part set %s: share %d of %d", s.Set, s.Share, s.Shares)
 	}
+	if n := len(s.MAC); n != 0 && n != 32 {
+		return fmt.Errorf("part set %s: MAC of %d bytes", s.Set, n)
+	}
 	if s.KCV != "" {
 		if err := checkKCV(s.KCV); err != nil {
 			return fmt.Errorf("part set %s: %v", s.Set, err)
@@ -85,8 +97,14 @@ func (s PartSet) check() error {
 	}
 	return nil
 }
+func (s PartSet) format() int {
+	if len(s.MAC) > 0 {
+		return formatSigned
+	}
+	return formatVersion
+}
 func (s PartSet) tell(st *State, e *Entry) {
-	s.Time = e.Time
+	s.Time, s.Seq = e.Time, e.Seq
 	st.PartSets = append(st.PartSets, s)
 }
 
@@ -107,10 +125,24 @@ func (r RollCall) check() error {
 	if r.Set == "" || r.Index < 1 || r.Index > 255 {
 		return errors.New("roll-call: no part named")
 	}
-	return first(maybe("set", r.Set, IsPartSet), maybe("origin", r.Origin, isWord))
+	if (r.Challenge == "") != (r.Answer == "") || len(r.Challenge) > maxAnswer || len(r.Answer) > maxAnswer {
+		return errors.New("roll-call: no challenge with its answer")
+	}
+	return first(maybe("set", r.Set, IsPartSet), maybe("origin", r.Origin, isWord),
+		maybe("challenge", r.Challenge, isPlain), maybe("answer", r.Answer, isPlain))
+}
+
+// maxAnswer is more than any challenge or answer is long.
+const maxAnswer = 256
+
+func (r RollCall) format() int {
+	if r.Challenge != "" {
+		return formatSigned
+	}
+	return formatVersion
 }
 func (r RollCall) tell(s *State, e *Entry) {
-	r.Time = e.Time
+	r.Time, r.Seq = e.Time, e.Seq
 	s.RollCalls = append(s.RollCalls, r)
 }
 

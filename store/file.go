@@ -21,10 +21,11 @@ import (
 const (
 	formatVersion     = 1
 	formatAttachments = 2 // of a catalog: snapshots with attachments
+	formatSigned      = 3 // of a catalog: sets under a MAC, answers that name an entry
 )
 
 // newestFormat is the version that this code knows, by the kind of file.
-var newestFormat = map[string]int{kindCatalog: formatAttachments, kindJournal: formatVersion}
+var newestFormat = map[string]int{kindCatalog: formatSigned, kindJournal: formatVersion}
 
 const (
 	bucketFormat = "format"
@@ -223,6 +224,16 @@ func readFormat(tx *bolt.Tx, kind string) error {
 		return fmt.Errorf("%w: format %d", ErrDamaged, v.Version)
 	}
 	return nil
+}
+
+// fileFormat is the version of a file that was opened; 0 where it cannot be read
+// any more.
+func fileFormat(tx *bolt.Tx) int {
+	var v format
+	if b := tx.Bucket([]byte(bucketFormat)); b != nil {
+		_, _ = getChecked(b, bucketFormat, keyFormat, &v) // damage there is found when the file is opened
+	}
+	return v.Version
 }
 
 // raiseFormat makes a file one of a version, unless it is of that or a newer

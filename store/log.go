@@ -110,6 +110,9 @@ func appendEntry(tx *bolt.Tx, program string, now time.Time, body Body) (Entry, 
 		return Entry{}, fmt.Errorf("log entry of kind %q: %v", e.Kind, err)
 	}
 	e.Hash = HashOf(value)
+	if err := raiseFormat(tx, kindCatalog, formatOf(body)); err != nil {
+		return Entry{}, err
+	}
 	if err := b.Put(logKey(e.Seq), value); err != nil {
 		return Entry{}, err
 	}

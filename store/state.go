@@ -45,6 +45,7 @@ type State struct {
 	added      []addedAt
 	successors []Successor
 	lost       int // log entries that are damaged or missing
+	format     int // the version of the file
 	anchors    map[KCV]anchorRecord
 }
 
@@ -101,6 +102,7 @@ func (c *Catalog) readAll() (*State, error) {
 
 // read is the one read and the one fold.
 func (s *State) read(tx *bolt.Tx) {
+	s.format = fileFormat(tx)
 	log, found := readLog(tx)
 	s.Head, s.Entries, s.lost = log.head, log.entries, log.lost
 	for i := range s.Entries {
@@ -135,6 +137,7 @@ func (c *Catalog) extend(e *Entry, snap *Snapshot) {
 	s.Shares, s.Fates = maps.Clone(s.Shares), maps.Clone(s.Fates)
 	s.PartSets = slices.Clone(s.PartSets)
 	s.Head, s.Entries = *e, append(s.Entries, *e)
+	s.format = max(s.format, formatOf(e.says))
 	e.says.tell(&s, e)
 	if snap != nil {
 		s.Snapshots = byAge(append(slices.Clone(s.Snapshots), snap))

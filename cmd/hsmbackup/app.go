@@ -41,6 +41,8 @@ type app struct {
 	flags sharedFlags
 	// gathered is what --share brought, once it was looked at.
 	gathered *custody.Material
+	// damage of the catalog that a job has gone on with.
+	damage []string
 	// changed: a token or the catalog is not as it was before.
 	changed bool
 	// damaged says what of the catalog does not check out; nil if all does.
@@ -74,6 +76,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	a.sent(a.soPIN, err)
 	if a.damaged != nil {
 		err = console.AmidDamage(err, a.damaged, damagedHint)
+	}
+	if len(a.damage) > 0 {
+		err = outcomes(err, &outcome{Exit: exitDamaged, Message: "the catalog is damaged: " + brief(a.damage), Hints: []string{"`hsmbackup check` lists all that does not check out; `hsmbackup dkek resplit` registers a new set"}})
 	}
 	return a.End(ctx, err, a.changed || schsm.InDoubt(err), args)
 }

@@ -97,7 +97,7 @@ func TestCeremony(t *testing.T) {
 	// The roll is called; alice answers on a computer of her own.
 	look("dkek rollcall --share prompt", typedIn("dave")...)
 	h.look(&command{line: "dkek rollcall", answers: []answer{{"(Enter alone ends):", ""}},
-		finds: []find{{"challenge", false, regexp.MustCompile(`(?m)(hsmcall1[a-z0-9]{38})`)}}}, false)
+		finds: []find{{"challenge", false, regexp.MustCompile(`(?m)(hsmcall21[a-z0-9]{102})`)}}}, false)
 	h.look(&command{line: "dkek rollcall --answer «challenge» --share prompt", answers: typedIn("alice"),
 		finds: []find{{"answer", false, regexp.MustCompile(`(?m)^(hsmansw1[a-z0-9]{117})`)}}}, false)
 	look("dkek rollcall --record «answer»")

@@ -40,7 +40,12 @@ func (e inputEnded) Unwrap() []error { return []error{e.error, io.EOF} }
 
 func (d desk) Note(format string, args ...any) { d.a.note(format, args...) }
 func (d desk) Next(format string, args ...any) { d.a.next(format, args...) }
-func (d desk) Words(err error) string          { return describe(err, false).Message }
+func (d desk) Damaged(f store.Finding) {
+	d.a.note("DAMAGED: %s", f)
+	d.a.damage = append(d.a.damage, f.String())
+}
+
+func (d desk) Words(err error) string { return describe(err, false).Message }
 
 func (d desk) Derivation(what string) dkek.Progress {
 	return func(done, total uint64) { d.a.progress.Set(what, int64(done), int64(total)) }

@@ -19,7 +19,8 @@ another K of N. The recovery key stays the same, and so do backups and tokens.
 
 The old parts stay valid: any K of them still give the share, for ever, and
 nothing can call them back. The old set is marked as retired once the new one is
-handed out; have its parts destroyed. If enough of them may be in wrong hands, a
+handed out; once the new custodians have shown that they have theirs, have its parts
+destroyed. If enough of them may be in wrong hands, a
 new set does not help: it takes new keys.`,
 		Example: `  hsmbackup dkek resplit --share alice.txt --share bob.txt --split 2/4 --custodian alice --custodian carol --custodian dave --custodian erin
   hsmbackup dkek resplit --share prompt --split 2/3 --out parts/ --custodian alice --custodian bob --custodian carol`,
@@ -62,7 +63,8 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 		return err
 	}
 	defer dkek.WipeShares(shares)
-	if err := a.splitAndPrint(ctx, cat, h, shares[0]); err != nil {
+	r, err := a.splitAndPrint(ctx, cat, h, shares[0])
+	if err != nil {
 		return err
 	}
 	if !old.Known() {
@@ -70,6 +72,11 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 	}
 	here, missing := old.Who()
 	a.note("the parts of set %s stay valid: any %d of them still bring this very share together", old.Set, old.Needed)
-	a.next("have them destroyed, all %d: those of %s", old.Total, strings.Join(append(here, missing...), ", "))
+	those := strings.Join(append(here, missing...), ", ")
+	if len(r.Open()) > 0 {
+		a.next("keep them until the custodians of set %s have answered for theirs (`hsmbackup dkek rollcall`); then have all %d destroyed: those of %s", r.Set, old.Total, those)
+	} else {
+		a.next("have them destroyed, all %d: those of %s", old.Total, those)
+	}
 	return nil
 }

@@ -35,11 +35,18 @@ ends it. Without one the challenge is printed, and --record takes the answers
 later. They are taken for 30 days. With --share, here, a part that is at hand
 answers at once.
 
+A custodian signs the day and where the log of the catalog ended: the number of
+its last entry and six words of its hash. Read them out, by another way than the
+challenge went, and each compares them with what --answer shows. What was signed
+says that this is what lay there that day, never that it is true. No challenge is
+given while a check finds damage, and none is answered on another day than its
+own, give or take two.
+
 status and check warn when fewer than one custodian more than needed have
 answered within a year; a set that was just made has 30 days for that. A part that
 was confirmed when it was handed out, or was used, counts as well.`,
 		Example: `  hsmbackup dkek rollcall                                        gives the challenge
-  hsmbackup dkek rollcall --answer hsmcall1… --share bob.txt     bob, on his computer
+  hsmbackup dkek rollcall --answer hsmcall2… --share bob.txt     bob, on his computer
   hsmbackup dkek rollcall --record hsmansw1… hsmansw1…           the answers that came
   hsmbackup dkek rollcall --custodian bob --share parts/bob.txt
   hsmbackup dkek rollcall --list`,
@@ -121,7 +128,7 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	case o.record:
 		return a.recordAnswers(ctx, cat, o, args)
 	}
-	call, err := custody.Call(cat, a.now())
+	call, err := custody.Call(cat, desk{a}, a.now())
 	if err != nil {
 		return err
 	}
@@ -144,7 +151,7 @@ func (a *app) called(cat *store.Catalog, names []string) ([]custody.KeptSet, err
 // behind. The answer alone goes to stdout.
 func (a *app) answerCall(ctx context.Context, text string) error {
 	if text == "" {
-		line, err := a.tty.ReadLine(ctx, "challenge (hsmcall1…):")
+		line, err := a.tty.ReadLine(ctx, "challenge (hsmcall2…):")
 		switch {
 		case errors.Is(err, terminal.ErrNone):
 			return usagef("", "--answer CHALLENGE: the challenge is missing, and there is no terminal to ask for it")
@@ -169,11 +176,12 @@ func (a *app) answerCall(ctx context.Context, text string) error {
 }
 
 type jsonRollCall struct {
-	Challenge string            `json:"challenge,omitempty"`
-	Good      string            `json:"good_until,omitempty"`
-	Answers   []custody.Came    `json:"answers"`
-	Open      []jsonCall        `json:"open,omitempty"`
-	Sets      []custody.PartSet `json:"part_sets"`
+	Challenge string `json:"challenge,omitempty"`
+	*custody.Place
+	Good    string            `json:"good_until,omitempty"`
+	Answers []custody.Came    `json:"answers"`
+	Open    []jsonCall        `json:"open,omitempty"`
+	Sets    []custody.PartSet `json:"part_sets"`
 }
 
 type jsonCall struct {
@@ -186,9 +194,11 @@ type jsonCall struct {
 func (a *app) giveChallenge(call custody.OpenCall, sets []custody.KeptSet) error {
 	a.changed = true
 	if a.flags.json {
-		return a.document(jsonRollCall{Challenge: call.Challenge, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
+		place := call.Place()
+		return a.document(jsonRollCall{Challenge: call.Challenge, Place: &place, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
 	}
 	a.printf("%s", call.Challenge)
+	a.next("read out to each, by another way: %s", call.Place())
 	a.next("each custodian: `hsmbackup dkek rollcall --answer %s --share FILE`", call.Challenge)
 	a.next("then, until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly))
 	return nil
@@ -210,7 +220,7 @@ func (a *app) printAnswered(got custody.Answered) {
 }
 
 func (a *app) roll(cat *store.Catalog, o rollCall) *custody.Roll {
-	return &custody.Roll{Cat: cat, Only: o.custodians, Now: a.now()}
+	return &custody.Roll{Cat: cat, Only: o.custodians, Now: a.now(), Desk: desk{a}}
 }
 
 // answerHere has parts that are at hand answer at once.
@@ -313,9 +323,10 @@ func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.Ope
 		a.printKeepers(s)
 	}
 	a.printf("challenge: %s", call.Challenge)
+	a.printf("read out to each, by another way: %s", call.Place())
 	a.printf("each custodian, on any computer: hsmbackup dkek rollcall --answer %s --share FILE", call.Challenge)
 	r := a.roll(cat, o)
-	asked, open, missing, err := r.Ask(ctx, desk{a}, sets, a.printAnswered)
+	asked, open, missing, err := r.Ask(ctx, sets, a.printAnswered)
 	if err != nil {
 		return err
 	}

@@ -127,21 +127,22 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 			return err
 		}
 	}
-	return a.splitAndPrint(ctx, cat, h, share)
+	_, err = a.splitAndPrint(ctx, cat, h, share)
+	return err
 }
 
 // splitAndPrint hands out the parts of a share and, if the recovery key is known
 // with it, notes that it was here.
-func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.HandOut, share *dkek.Share) error {
+func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.HandOut, share *dkek.Share) (*custody.HandedOut, error) {
 	r, err := h.Run(ctx, desk{a}, cat, share, a.now())
 	a.changed = a.changed || h.Changed
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := h.RecordSeen(cat, share, r); err != nil {
 		a.note("not recorded that this share was seen: %s", describe(err, false).Message)
 	}
-	return a.printHandOut(r, h)
+	return r, a.printHandOut(r, h)
 }
 
 // printHandOut says what was handed out.
@@ -175,6 +176,7 @@ func (a *app) printHandOut(r *custody.HandedOut, h *custody.HandOut) error {
 	if r.KCV != "" {
 		a.printf("KCV %s", r.KCV)
 	}
+	a.printf("words of the set: %s", r.Words)
 	if h.Sheets != "" {
 		a.next("print the sheets on a printer at a cable, for a spool is a disk; then destroy their files, which are copies of the parts")
 	}
@@ -256,10 +258,15 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 	if h.KCV.IsZero() {
 		a.note("the parts carry no KCV: give the other shares with --share, or --kcv, for the parts to tell what must come out")
 	}
-	if err := a.splitAndPrint(ctx, cat, h, share); err != nil {
+	r, err := a.splitAndPrint(ctx, cat, h, share)
+	if err != nil {
 		return err
 	}
-	a.next("%s still opens the same share: keep it or destroy it", arg.File)
+	if len(r.Open()) > 0 {
+		a.next("%s still opens the same share: keep it until the custodians have answered for their parts", arg.File)
+	} else {
+		a.next("%s still opens the same share: keep it or destroy it", arg.File)
+	}
 	return nil
 }
 

@@ -28,6 +28,8 @@ type jsonVerification struct {
 	NotRecorded string        `json:"not_recorded"`
 	// Copies are those of the catalog that a check looked at.
 	Copies []jsonCopy `json:"copies,omitempty"`
+	// Signed is what enough custodians of a set signed of the log, a line for each.
+	Signed []string `json:"signed,omitempty"`
 	// Seconds is how long a drill took.
 	Seconds float64 `json:"seconds,omitempty"`
 	// PartSets are those in use, of a check.

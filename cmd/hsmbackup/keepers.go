@@ -32,7 +32,10 @@ func (a *app) printKeepers(s custody.KeptSet) {
 }
 
 func (a *app) answeredText(k custody.Keeper) string {
-	if k.Answered.IsZero() {
+	switch {
+	case k.Undated:
+		return "answered while a clock ran ahead, nobody knows when"
+	case k.Answered.IsZero():
 		return "never answered"
 	}
 	return fmt.Sprintf("%s (%s)", a.age(k.Answered), k.Origin)
@@ -45,6 +48,8 @@ func (a *app) riskText(s custody.KeptSet) string {
 		switch {
 		case k.Lately(a.now()):
 			lately = append(lately, k.Name)
+		case k.Undated:
+			not = append(not, k.Name+" (while a clock ran ahead)")
 		case k.Answered.IsZero():
 			not = append(not, k.Name+" (never)")
 		default:

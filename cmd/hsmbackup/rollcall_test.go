@@ -113,23 +113,23 @@ func TestRollCallAges(t *testing.T) {
 	run(29*day, 0, "", "status", "--token", "soft:t.tok")
 	run(31*day, 3, set+" (any 2 of 3 parts, recovery key", "status", "--token", "soft:t.tok")
 	run(31*day, 3, "3 should have answered within a year, 0 have: nobody; not alice (never), bob (never), carol (never)", "check")
-	challenge := strings.TrimSpace(run(0, 0, "hsmcall1", "dkek", "rollcall"))
+	challenge := strings.TrimSpace(run(0, 0, "hsmcall21", "dkek", "rollcall"))
 	run(29*day, 0, "alice has part 1 of set "+set, "dkek", "rollcall", "--record", answer(challenge, "alice"))
 	run(31*day, 1, "bob answered the challenge of "+time.Now().UTC().Format(time.DateOnly)+", which was good until", "dkek", "rollcall", "--record", answer(challenge, "bob"))
 	if stdout := run(31*day, 3, "1 of 3 answered within a year", "dkek", "rollcall", "--list"); strings.Contains(stdout, challenge) {
 		t.Errorf("a challenge that has expired is shown as open:\n%s", stdout)
 	}
-	run(31*day, 0, "warning: this challenge is of", "dkek", "rollcall", "--answer", challenge, "--share", "parts/bob.txt")
-	for _, who := range []string{"bob", "carol"} {
-		run(0, 0, who+" has part", "dkek", "rollcall", "--custodian", who, "--share", "parts/"+who+".txt")
+	run(31*day, 6, "this challenge is of", "dkek", "rollcall", "--answer", challenge, "--share", "parts/bob.txt")
+	for _, who := range []string{"alice", "bob", "carol"} {
+		run(31*day, 0, who+" has part", "dkek", "rollcall", "--custodian", who, "--share", "parts/"+who+".txt")
 	}
-	run(0, 0, "3 of 3 answered within a year", "dkek", "rollcall", "--list")
-	run(0, 0, `"wanted":3,"recent":3,"at_risk":false`, "status", "--token", "soft:t.tok", "--json")
-	run(364*day, 0, "", "status", "--token", "soft:t.tok")
-	run(366*day, 3, "WARNING: custodians of set "+set, "status", "--token", "soft:t.tok")
-	run(366*day, 3, "hint: `hsmbackup dkek rollcall` calls them", "status", "--token", "soft:t.tok")
-	run(366*day, 3, "1 have: alice; not bob (366 days ago), carol (366 days ago)", "check")
-	run(366*day, 3, `"at_risk":true`, "check", "--json")
+	run(31*day, 0, "3 of 3 answered within a year", "dkek", "rollcall", "--list")
+	run(31*day, 0, `"wanted":3,"recent":3,"at_risk":false`, "status", "--token", "soft:t.tok", "--json")
+	run(395*day, 0, "", "status", "--token", "soft:t.tok")
+	run(397*day, 3, "WARNING: custodians of set "+set, "status", "--token", "soft:t.tok")
+	run(397*day, 3, "hint: `hsmbackup dkek rollcall` calls them", "status", "--token", "soft:t.tok")
+	run(397*day, 3, "0 have: nobody; not alice (366 days ago), bob (366 days ago), carol (366 days ago)", "check")
+	run(397*day, 3, `"at_risk":true`, "check", "--json")
 	// What is long past is forgotten by the next call.
 	run(401*day, 0, "", "dkek", "rollcall")
 	run(31*day, 1, "not an answer to a challenge of this catalog", "dkek", "rollcall", "--record", answer(challenge, "bob"))

@@ -128,7 +128,7 @@ func newer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	b := []byte(ts.ReadFile(args[0]))
 	payload := []byte(`{"kind":"catalog","version":1}`)
-	changed := bytes.Replace(payload, []byte(":1}"), []byte(":3}"), 1)
+	changed := bytes.Replace(payload, []byte(":1}"), []byte(":9}"), 1)
 	value := func(payload []byte) []byte {
 		sum := sha256.Sum256(append([]byte("format\x00version\x00"), payload...))
 		return append(sum[:], payload...)

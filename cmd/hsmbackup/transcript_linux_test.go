@@ -322,10 +322,10 @@ var (
 	softSerial  = regexp.MustCompile(`(--(?:from|to) )soft:(SOFT\d+)\.tok`)
 	softToken   = regexp.MustCompile(` --token soft:[^\s` + "`" + `]+`)
 	sshKey      = regexp.MustCompile(`AAAA[0-9A-Za-z+/]{40,}=*`)
-	called      = regexp.MustCompile(`\bhsm(call|answ)1[0-9a-z]+`)
+	called      = regexp.MustCompile(`\bhsm(call2|answ)1[0-9a-z]+`)
 	keyCheck    = regexp.MustCompile(`\b[0-9A-F]{16}\b`)
 	hexNumber   = regexp.MustCompile(`\b[0-9a-f]{8,}\b`)
-	sixWords    = regexp.MustCompile(`(head(?:, to note down)?:? "?)((?:[a-z]{3,8} ){5}[a-z]{3,8})\b`)
+	sixWords    = regexp.MustCompile(`((?:head(?:, to note down)?|[Ww]ords of the set|entry \d+):? "?)((?:[a-z]{3,8} ){5}[a-z]{3,8})\b`)
 	recipient   = regexp.MustCompile(`\bage1[0-9a-z]{50,}`)
 	clock       = regexp.MustCompile(`([T ])\d\d:\d\d(:\d\d)?`)
 	day         = regexp.MustCompile(`\b20\d\d-\d\d-\d\d`)
@@ -344,7 +344,8 @@ func (s *steady) text(text string) string {
 		return old[:24] + "…" + base64.RawStdEncoding.EncodeToString(seed[:6])
 	})
 	text = s.each(text, called, "roll-call", func(seed [32]byte, old string) string {
-		return old[:8] + strings.Repeat(noDigits(seed), 2)[:len(old)-8]
+		n := strings.Index(old, "1") + 1
+		return old[:n] + strings.Repeat(noDigits(seed), 2)[:len(old)-n]
 	})
 	text = s.each(text, keyCheck, "kcv", func(seed [32]byte, old string) string { return strings.ToUpper(hex.EncodeToString(seed[:8])) })
 	text = s.each(text, recipient, "recipient", func(seed [32]byte, old string) string {

@@ -128,7 +128,8 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 	}
 	defer key.Wipe()
 	dkek.WipeShares(shares)
-	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.steps, Program: program()})
+	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.steps, Program: program(),
+		Also: func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, nil, key) }})
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -179,7 +180,7 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 }
 
 func newCheckCommand(a *app) *cobra.Command {
-	var headText, metricsFile string
+	var o checkFlags
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "check the catalog, for timers: no secret, no question",
@@ -191,46 +192,68 @@ a key that is in no snapshot.
 
 This finds accidents. A catalog that someone replaced as a whole, or an older
 copy of it, shows only against something kept elsewhere: --head takes the six
-words that a backup printed. Without, the catalog is intact, but not anchored.
+words that a backup printed. Custodians who answered the roll signed where the log
+ended on that day; --set takes the six words of their set, from a sheet, and then
+that is an anchor too. Without, the catalog is intact, but not anchored.
 
 --metrics writes counts and ages for Prometheus' textfile collector, whatever the
 check comes to; no names but the serials of tokens.`,
 		Example: `  hsmbackup check
   hsmbackup check --head "abandon ability able about above absent"
+  hsmbackup check --set "legal winner thank year wave sausage"
   hsmbackup check --metrics /var/lib/prometheus/node-exporter/hsmbackup.prom
   hsmbackup check --json`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), headText, metricsFile) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), o) },
 	}
-	cmd.Flags().StringVar(&headText, "head", "", "`WORDS` that an earlier backup printed as head")
-	cmd.Flags().StringVar(&metricsFile, "metrics", "", "`FILE` for Prometheus' textfile collector, replaced as a whole")
+	cmd.Flags().StringVar(&o.head, "head", "", "`WORDS` that an earlier backup printed as head")
+	cmd.Flags().StringVar(&o.set, "set", "", "`WORDS` of a set of parts, as they stand on a custodian's sheet")
+	cmd.Flags().StringVar(&o.metrics, "metrics", "", "`FILE` for Prometheus' textfile collector, replaced as a whole")
 	uses(cmd, useCatalog, useToken)
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, headText, metricsFile string) error {
-	var prefix []byte
-	var bits int
-	if headText != "" {
-		var err error
-		if prefix, bits, err = words.Decode(strings.Fields(headText)); err != nil {
-			return usagef("", "--head: %s", err)
-		}
-		if bits != report.HeadWords*words.Bits {
-			return usagef("", "--head takes the %s that `hsmbackup backup` prints as head, not %d", count(report.HeadWords, "word"), bits/words.Bits)
-		}
+type checkFlags struct{ head, set, metrics string }
+
+// decodeWords reads the value of a flag that takes words which were printed; printed
+// says by what.
+func decodeWords(flag, text, printed string) (prefix []byte, bits int, err error) {
+	if text == "" {
+		return nil, 0, nil
+	}
+	if prefix, bits, err = words.Decode(strings.Fields(text)); err != nil {
+		return nil, 0, usagef("", "%s: %s", flag, err)
+	}
+	if bits != report.HeadWords*words.Bits {
+		return nil, 0, usagef("", "%s takes the %s that %s, not %d", flag, count(report.HeadWords, "word"), printed, bits/words.Bits)
+	}
+	return prefix, bits, nil
+}
+
+func (a *app) check(ctx context.Context, o checkFlags) error {
+	prefix, bits, err := decodeWords("--head", o.head, "`hsmbackup backup` prints as head")
+	if err != nil {
+		return err
+	}
+	ofSet, _, err := decodeWords("--set", o.set, "stand on a custodian's sheet")
+	if err != nil {
+		return err
+	}
+	var setWords []string
+	if ofSet != nil {
+		setWords = words.Encode(ofSet, report.HeadWords)
 	}
 	cat, why, err := a.recordingCatalog()
 	if err != nil {
 		return err
 	}
 	defer closeCatalog(cat)
-	v, err := backup.Check(cat, prefix, bits)
+	v, err := backup.Check(cat, prefix, bits, func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, setWords, nil) })
 	if err != nil {
 		return err
 	}
-	if metricsFile != "" {
-		if err := report.WriteMetrics(metricsFile, cat, v, a.now()); err != nil {
+	if o.metrics != "" {
+		if err := report.WriteMetrics(o.metrics, cat, v, a.now()); err != nil {
 			return err
 		}
 	}
@@ -307,6 +330,9 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		}
 		a.printCopies(v.Copies)
 		a.printf("%s", anchorText(v))
+		for _, line := range v.Signed {
+			a.printf("%s", line)
+		}
 		a.printRisks(sets)
 	}
 	if notRecorded != "" {
@@ -383,6 +409,8 @@ func anchorText(v *backup.Verification) string {
 	switch v.Anchored {
 	case backup.AnchoredWords:
 		return "the catalog is anchored: it holds the entry that the words name" + since
+	case backup.AnchoredCustodians:
+		return "the catalog is anchored by what custodians signed: this is what lay there that day" + since
 	case backup.AnchoredDKEK:
 		return "the catalog is anchored by the recovery key" + since
 	}
@@ -434,6 +462,9 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	for _, k := range uncovered {
 		list = append(list, fmt.Sprintf("%s is not in the catalog as it is now", k.Key.Name()))
 	}
+	if v.Unsigned != "" {
+		list = append(list, v.Unsigned)
+	}
 	if why := nothingToProve(v); why != "" {
 		list = append(list, why)
 	}
@@ -444,7 +475,7 @@ func verificationDocument(v *backup.Verification, notRecorded string, uncovered 
 	doc := jsonVerification{
 		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0, Anchored: v.Anchored,
 		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []report.Key{}, NotRecorded: notRecorded,
-		Seconds: v.Took.Seconds(),
+		Seconds: v.Took.Seconds(), Signed: v.Signed,
 	}
 	for _, s := range v.Snapshots {
 		proof := jsonSnapshotProof{ID: s.ID, Token: s.Token, Keys: keyProofs(s.Keys)}

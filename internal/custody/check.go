@@ -217,6 +217,7 @@ func (c *Checked) shares(ctx context.Context) (*dkek.Key, error) {
 	}
 	for _, s := range m.Sets {
 		c.Sets = append(c.Sets, s.document())
+		m.damaged(s.doubts())
 		if s.Missing() > 0 {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/secret"
+	"hsmbackup/store"
 )
 
 // Desk is where people are shown something and type something.
@@ -21,6 +22,9 @@ type Desk interface {
 	// Note says something beside the job, Next what to do about it or after it.
 	Note(format string, args ...any)
 	Next(format string, args ...any)
+	// Damaged says what is wrong with the catalog. The job goes on, and it ends as
+	// one that found damage.
+	Damaged(f store.Finding)
 	// Words are what is said of an error that ends nothing.
 	Words(err error) string
 	// Derivation shows how far a key derivation is; Derived ends it.

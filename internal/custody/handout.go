@@ -52,6 +52,9 @@ type HandOut struct {
 
 	// Changed: the catalog is not as it was, whatever came of the hand-out.
 	Changed bool
+
+	// setKey is what vouches for the set; nil where the recovery key is not known.
+	setKey []byte
 }
 
 // Names of custodians are safe as names of files, on every system.
@@ -170,6 +173,15 @@ func (h *HandOut) Run(ctx context.Context, desk Desk, cat *store.Catalog, share 
 		return nil, err
 	}
 	d := &handingOut{HandOut: h, desk: desk, cat: cat, now: now}
+	defer func() { clear(h.setKey) }()
+	if h.setKey == nil && h.Shares == 1 && own == h.KCV {
+		key, err := dkek.Combine(share)
+		if err != nil {
+			return nil, err
+		}
+		h.setKey = key.SetKey()
+		key.Wipe()
+	}
 	done, err := d.earlier(own)
 	if err != nil || done != nil {
 		return h.handedOut(done), err
@@ -184,6 +196,7 @@ func (h *HandOut) Run(ctx context.Context, desk Desk, cat *store.Catalog, share 
 	defer wipeParts(parts)
 	n, err := h.note(parts, own, func(p *dkek.Part, set *store.PartSet) ([]byte, error) {
 		s := SheetOfPart(p, set, cat, now)
+		s.SetWords = SetWords(set)
 		defer clear(s.Text)
 		defer clear(s.Code)
 		return s.PDF(sheet.A4)
@@ -192,6 +205,11 @@ func (h *HandOut) Run(ctx context.Context, desk Desk, cat *store.Catalog, share 
 	if err != nil {
 		return nil, err
 	}
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
+	announce(desk, state, n.Set)
 	for _, dir := range []string{h.Dir, h.Sheets} {
 		if dir == "" {
 			continue
@@ -250,6 +268,9 @@ func (h *HandOut) note(parts []*dkek.Part, own dkek.KCV, sheet func(*dkek.Part, 
 	for i, p := range parts {
 		n.Set.Custodians = append(n.Set.Custodians, store.Custodian{Index: p.Index, Name: h.Receivers[i].Name, Commitment: p.Commitment()})
 	}
+	if h.setKey != nil {
+		n.Set.MAC = setMAC(h.setKey, &n.Set)
+	}
 	var err error
 	if h.Dir != "" {
 		if n.Dir, err = filepath.Abs(h.Dir); err != nil {
@@ -268,7 +289,7 @@ func (h *HandOut) note(parts []*dkek.Part, own dkek.KCV, sheet func(*dkek.Part, 
 	n.Parts = make([]notePart, len(parts))
 	for i, p := range parts {
 		k := h.Receivers[i]
-		add(h.fileOf(k), &n.Parts[i].File, func() ([]byte, error) { return partFile(p, k) })
+		add(h.fileOf(k), &n.Parts[i].File, func() ([]byte, error) { return partFile(p, k, SetWords(&n.Set)) })
 		add(h.sheetOf(k), &n.Parts[i].Sheet, func() ([]byte, error) { return sheet(p, &n.Set) })
 	}
 	return n, err
@@ -284,13 +305,13 @@ func (n *handOutNote) wipe() {
 }
 
 // partFile is the content of a custodian's file; the caller clears it.
-func partFile(p *dkek.Part, k Receiver) ([]byte, error) {
+func partFile(p *dkek.Part, k Receiver, setWords []string) ([]byte, error) {
 	if k.Recipient != "" {
 		return dkek.SealPart(k.Recipient, p)
 	}
 	text := p.CheckedText()
 	defer clear(text)
-	head := partHead(p, k.Name)
+	head := partHead(p, k.Name, setWords)
 	out := make([]byte, 0, len(head)+len(text)) // never grows: no copies are left behind
 	return append(append(out, head...), text...), nil
 }
@@ -301,7 +322,7 @@ func partFirstLine(set string) string {
 }
 
 // partHead are the lines for people.
-func partHead(p *dkek.Part, name string) []byte {
+func partHead(p *dkek.Part, name string, setWords []string) []byte {
 	var b bytes.Buffer
 	b.WriteString(partFirstLine(p.Set))
 	fmt.Fprintf(&b, "#\n# for %s: part %d of %d; any %d of them bring the share together, in any order\n", name, p.Index, p.Total, p.Needed)
@@ -311,6 +332,7 @@ func partHead(p *dkek.Part, name string) []byte {
 	if !p.KCV.IsZero() {
 		fmt.Fprintf(&b, "# KCV of the recovery key: %s\n", p.KCV)
 	}
+	fmt.Fprintf(&b, "# words of the set: %s\n", strings.Join(setWords, " "))
 	b.WriteString(`#
 # Do: keep it where nobody else gets at it, best on paper, away from the other
 # parts, the backup and the token. Answer when the roll is called, which does not
@@ -355,7 +377,7 @@ func (d *handingOut) handOver(ctx context.Context, n *handOutNote, k Receiver, p
 		return err
 	}
 	if np.Confirmed = true; np.File == nil {
-		err = d.showPart(ctx, k, p)
+		err = d.showPart(ctx, k, p, SetWords(&n.Set))
 	} else {
 		np.Confirmed, err = d.askForAnswer(ctx, n, k, p)
 	}
@@ -388,9 +410,9 @@ func readBackPart(f *noteFile, plain bool, p *dkek.Part) error {
 }
 
 // showPart shows a part on the alternate screen and has it typed back.
-func (d *handingOut) showPart(ctx context.Context, k Receiver, p *dkek.Part) error {
+func (d *handingOut) showPart(ctx context.Context, k Receiver, p *dkek.Part, setWords []string) error {
 	for {
-		text := partScreen(p, k.Name)
+		text := partScreen(p, k.Name, setWords)
 		typed, err := d.desk.Screen(ctx, text, "Press Enter when it is written down; then it is typed back.")
 		clear(text)
 		typed.Wipe()
@@ -414,10 +436,10 @@ func (d *handingOut) showPart(ctx context.Context, k Receiver, p *dkek.Part) err
 }
 
 // partScreen is what a custodian copies; the caller clears it.
-func partScreen(p *dkek.Part, name string) []byte {
+func partScreen(p *dkek.Part, name string, setWords []string) []byte {
 	part := p.CheckedText()
 	defer clear(part)
-	text := make([]byte, 0, 1024+len(name)+len(part))
+	text := make([]byte, 0, 1200+len(name)+len(part))
 	text = fmt.Appendf(text, "%s: part %d of %d; any %d of them bring the recovery key together.\nSet %s", name, p.Index, p.Total, p.Needed, p.Set)
 	if p.Shares > 1 {
 		text = fmt.Appendf(text, ", share %d of %d", p.Share, p.Shares)
@@ -425,6 +447,7 @@ func partScreen(p *dkek.Part, name string) []byte {
 	if !p.KCV.IsZero() {
 		text = fmt.Appendf(text, ", KCV %s", p.KCV)
 	}
+	text = fmt.Appendf(text, "\nWords of the set: %s", strings.Join(setWords, " "))
 	text = append(text, "\n\nWrite all of this down; every line ends in its check:\n\n"...)
 	for line := range bytes.Lines(part) {
 		text = append(append(text, "    "...), line...)
@@ -435,7 +458,11 @@ func partScreen(p *dkek.Part, name string) []byte {
 // askForAnswer has the custodian of a sealed part show that it opens: whoever
 // has it can answer a challenge, on a machine of their own.
 func (d *handingOut) askForAnswer(ctx context.Context, n *handOutNote, k Receiver, p *dkek.Part) (bool, error) {
-	c, err := dkek.NewChallenge(d.now)
+	state, err := d.cat.Read()
+	if err != nil {
+		return false, err
+	}
+	c, err := dkek.NewChallenge(d.now, state.Head.Seq, state.Head.Hash)
 	if err != nil {
 		return false, err
 	}
@@ -662,6 +689,7 @@ type HandedOut struct {
 	Shares     int          `json:"shares"`
 	Retired    string       `json:"retired,omitempty"`
 	Custodians []HandedPart `json:"custodians"`
+	Words      string       `json:"words"` // of the set
 }
 
 // HandedPart is a part of a set that was handed out.
@@ -694,7 +722,7 @@ func (h *HandOut) handedOut(n *handOutNote) *HandedOut {
 		return nil
 	}
 	s := n.Set
-	r := &HandedOut{Set: s.Set, KCV: s.KCV, Needed: s.Needed, Total: len(s.Custodians), Share: s.Share, Shares: s.Shares, Retired: n.Retires, Custodians: []HandedPart{}}
+	r := &HandedOut{Set: s.Set, KCV: s.KCV, Needed: s.Needed, Total: len(s.Custodians), Share: s.Share, Shares: s.Shares, Retired: n.Retires, Words: strings.Join(SetWords(&s), " "), Custodians: []HandedPart{}}
 	for i, c := range s.Custodians {
 		p := n.Parts[i]
 		part := HandedPart{Name: c.Name, Index: c.Index, Confirmed: p.Confirmed}
@@ -729,7 +757,7 @@ func (h *HandOut) KnowKCV(shares []*dkek.Share) error {
 	if !h.KCV.IsZero() && h.KCV != key.KCV() {
 		return failf("kcv-mismatch", "make sure of both: nothing was handed out", "the shares give the recovery key %s, --kcv says %s", key.KCV(), h.KCV)
 	}
-	h.KCV = key.KCV()
+	h.KCV, h.setKey = key.KCV(), key.SetKey()
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/secret"
@@ -29,6 +28,7 @@ func (n *nobody) Note(format string, args ...any)                { fmt.Fprintf(&
 func (n *nobody) Next(format string, args ...any)                { n.Note(format, args...) }
 func (*nobody) Words(err error) string                           { return err.Error() }
 func (*nobody) Derivation(string) dkek.Progress                  { return nil }
+func (n *nobody) Damaged(f store.Finding)                        { n.Note("DAMAGED: %s", f) }
 func (*nobody) Derived()                                         {}
 func (*nobody) Readable(string)                                  {}
 
@@ -41,7 +41,7 @@ func aHandOut(kcv dkek.KCV) *HandOut {
 func handOut(t *testing.T, h *HandOut, cat *store.Catalog, share *dkek.Share) (*HandedOut, string, error) {
 	t.Helper()
 	desk := new(nobody)
-	r, err := h.Run(t.Context(), desk, cat, share, time.Now())
+	r, err := h.Run(t.Context(), desk, cat, share, cat.Now())
 	return r, desk.said.String(), err
 }
 

@@ -15,6 +15,8 @@ type Keeper struct {
 	store.Custodian
 	Answered time.Time
 	Origin   string
+	// Undated: they answered, while the clock ran ahead: nobody knows when.
+	Undated bool
 }
 
 // KeptSet is a set of parts and how its keepers have answered.
@@ -59,23 +61,61 @@ func (k Keeper) Lately(now time.Time) bool {
 // Keepers gives all sets of parts, the oldest first, those that are retired too.
 func Keepers(state *store.State, now time.Time) []KeptSet {
 	list := make([]KeptSet, 0, len(state.PartSets))
+	ahead := ranAhead(state, now)
 	for _, set := range state.PartSets {
-		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: now.Sub(set.Time) <= handOutTime}
+		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: !ahead[set.Seq] && now.Sub(set.Time) <= handOutTime}
 		for _, c := range set.Custodians {
-			k := Keeper{Custodian: c}
-			for _, call := range state.RollCalls {
-				if call.Set == set.Set && call.Index == c.Index {
-					k.Answered, k.Origin = call.Time, call.Origin
-				}
-			}
-			if k.Lately(now) {
-				s.Recent++
-			}
-			s.Keepers = append(s.Keepers, k)
+			s.Keepers = append(s.Keepers, Keeper{Custodian: c})
 		}
 		list = append(list, s)
 	}
+	for i := range state.RollCalls {
+		call := &state.RollCalls[i]
+		at := slices.IndexFunc(list, func(s KeptSet) bool { return s.Set == call.Set })
+		if at < 0 || call.Index > len(list[at].Keepers) {
+			continue
+		}
+		sign, err := signed(state, call)
+		if err != nil {
+			continue // it is among the findings of a check
+		}
+		k := &list[at].Keepers[call.Index-1]
+		switch {
+		case !ahead[call.Seq]:
+			k.Answered, k.Origin, k.Undated = call.Time, call.Origin, false
+		case sign != nil && !sign.day.After(now): // a day that the custodian's own clock agreed to
+			k.Answered, k.Origin, k.Undated = sign.day, call.Origin, false
+		case k.Answered.IsZero():
+			k.Origin, k.Undated = call.Origin, true
+		}
+	}
+	for i := range list {
+		for _, k := range list[i].Keepers {
+			if k.Lately(now) {
+				list[i].Recent++
+			}
+		}
+	}
 	return list
+}
+
+// slack is how far clocks may be apart through nobody's fault.
+const slack = time.Hour
+
+// ranAhead are the entries of the log, by their numbers, whose times cannot be
+// right: they lie ahead of now, or of an entry that came after them.
+func ranAhead(state *store.State, now time.Time) map[uint64]bool {
+	ahead := map[uint64]bool{}
+	for i := len(state.Entries) - 1; i >= 0; i-- {
+		e := &state.Entries[i]
+		if e.Time.After(now.Add(slack)) {
+			ahead[e.Seq] = true
+		}
+		if e.Time.Before(now) {
+			now = e.Time
+		}
+	}
+	return ahead
 }
 
 // Called gives the sets in use that have custodians with these names; none means

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
@@ -73,9 +72,6 @@ func (m *Material) add(p *dkek.Part, file string) (err error) {
 	}()
 	i := slices.IndexFunc(m.Sets, func(s *AtHand) bool { return s.Set == p.Set })
 	known := findSet(m.registered, p.Set)
-	if err := isAsGivenOut(p, file, known); err != nil {
-		return err
-	}
 	if i < 0 {
 		m.Sets = append(m.Sets, &AtHand{dkek.GroupParts([]*dkek.Part{p})[0], map[int]string{p.Index: file}, known})
 		return nil
@@ -90,23 +86,42 @@ func (m *Material) add(p *dkek.Part, file string) (err error) {
 	share, err := dkek.CombineParts(append(slices.Clone(s.Parts), p))
 	share.Wipe()
 	if missing := new(dkek.MissingPartsError); err != nil && !errors.As(err, &missing) {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w%s", file, err, suspects(append(slices.Clone(s.Parts), p), known))
 	}
 	s.Parts = append(s.Parts, p)
 	s.files[p.Index] = file
 	return nil
 }
 
-// isAsGivenOut compares a part with what the catalog knows of it.
-func isAsGivenOut(p *dkek.Part, file string, known *store.PartSet) error {
-	if known == nil || p.Index > len(known.Custodians) {
-		return nil
+// suspects names, of parts that do not go together, those that the catalog does
+// not know as they are. It may be the catalog that is wrong.
+func suspects(parts []*dkek.Part, known *store.PartSet) string {
+	var list []string
+	for _, p := range parts {
+		if what := partDamage(p, known); what != "" {
+			list = append(list, what)
+		}
 	}
-	if want := known.Custodians[p.Index-1].Commitment; string(want) != string(p.Commitment()) {
-		return &backup.Error{Class: backup.Damaged, Code: "other-part", Message: fmt.Sprintf("%s says that it is %s, but it is not the part that was handed out", file, partName(p, known)),
-			Hint: "ask the custodian where it is from; the catalog keeps a commitment of each part, which this one does not fit", Err: dkek.ErrMismatch}
+	if len(list) == 0 {
+		return ""
 	}
-	return nil
+	return "; " + strings.Join(list, "; ")
+}
+
+// doubts are what the catalog contradicts the parts in. Of a set that came
+// together it is the catalog that is wrong; else nobody can tell.
+func (s *AtHand) doubts() (list []store.Finding) {
+	for _, p := range s.Parts {
+		what := partDamage(p, s.known)
+		if what == "" {
+			continue
+		}
+		if s.Missing() > 0 {
+			what += ": this part or the catalog was changed; enough parts together tell which"
+		}
+		list = append(list, store.Finding{Where: "part set " + s.Set, What: what})
+	}
+	return list
 }
 
 // Who lists the custodians of the parts that are here, and of the others.
@@ -207,8 +222,25 @@ func (m *Material) bringTogether() error {
 		if s.known != nil && !s.known.Retired.IsZero() {
 			m.opener.Desk.Note("%s: its parts still give the share, as long as anyone keeps them", s.Describe())
 		}
+		m.damaged(s.doubts())
 	}
 	return nil
+}
+
+// damaged says once of each finding that the catalog is damaged.
+func (m *Material) damaged(list []store.Finding) {
+	for _, f := range list {
+		if !slices.Contains(m.found, f) {
+			m.found = append(m.found, f)
+			m.opener.Desk.Damaged(f)
+		}
+	}
+}
+
+// vouch compares the sets of the catalog with what a recovery key vouches for.
+func (m *Material) vouch(key *dkek.Key) {
+	_, damage := Vouches(key, m.registered)
+	m.damaged(damage)
 }
 
 // groups are the sets as package dkek knows them.
@@ -237,6 +269,7 @@ func (m *Material) checkKCV(shares []*dkek.Share) error {
 			return err
 		}
 		err = otherKey(dkek.CheckPartsKCV([]*dkek.PartGroup{s.PartGroup}, key))
+		m.vouch(key)
 		key.Wipe()
 		if err != nil {
 			return err
@@ -259,6 +292,7 @@ func (m *Material) Key(shares []*dkek.Share) (*dkek.Key, error) {
 		key.Wipe()
 		return nil, err
 	}
+	m.vouch(key)
 	return key, nil
 }
 
@@ -297,10 +331,10 @@ func (m *Material) RecordUse(cat *store.Catalog) {
 		return
 	}
 	for _, s := range m.Sets {
-		if s.known == nil {
-			continue
-		}
 		for _, p := range s.Parts {
+			if s.known == nil || partDamage(p, s.known) != "" {
+				continue
+			}
 			if err := cat.Append(store.RollCall{Set: s.Set, Index: p.Index, Origin: "use"}); err != nil {
 				m.opener.Desk.Note("not recorded that %s was here: %s", partName(p, s.known), m.opener.Desk.Words(err))
 				return

@@ -44,9 +44,40 @@ func (c OpenCall) Good() time.Time { return c.challenge.Day.Add(challengeGood) }
 
 const callNotes = "roll-call/"
 
+// Place is where a log ended: what custodians compare before they sign it.
+type Place struct {
+	Day   string `json:"day"`
+	Entry uint64 `json:"entry"`
+	Head  string `json:"head"` // six words; empty, and entry 0: the challenge names no place
+}
+
+func placeOf(c *dkek.Challenge) Place {
+	p := Place{Day: c.Day.Format(time.DateOnly), Entry: c.Entry}
+	if c.Entry != 0 {
+		p.Head = strings.Join(wordsOf(c.Head), " ")
+	}
+	return p
+}
+
+func (p Place) String() string {
+	if p.Entry == 0 {
+		return p.Day + ", which names no entry of a log"
+	}
+	return fmt.Sprintf("%s, entry %d: %s", p.Day, p.Entry, p.Head)
+}
+
+// Place is what the lead reads out, for custodians to compare.
+func (c OpenCall) Place() Place { return placeOf(c.challenge) }
+
 // Call makes a challenge and keeps it in the catalog's journal, so that a later
-// run can check the answers. Those that are long past are forgotten.
-func Call(cat *store.Catalog, now time.Time) (OpenCall, error) {
+// run can check the answers. Those that are long past are forgotten. There is none
+// while a check of the catalog finds damage.
+func Call(cat *store.Catalog, desk Desk, now time.Time) (OpenCall, error) {
+	state, err := whole(cat)
+	if err != nil {
+		return OpenCall{}, err
+	}
+	announce(desk, state, store.RollCall{Challenge: "-"})
 	calls, err := openCalls(cat)
 	if err != nil {
 		return OpenCall{}, err
@@ -58,7 +89,7 @@ func Call(cat *store.Catalog, now time.Time) (OpenCall, error) {
 			}
 		}
 	}
-	c, err := newCall(now)
+	c, err := newCall(state, now)
 	if err != nil {
 		return c, err
 	}
@@ -66,12 +97,38 @@ func Call(cat *store.Catalog, now time.Time) (OpenCall, error) {
 }
 
 // newCall makes a challenge that nothing keeps.
-func newCall(now time.Time) (OpenCall, error) {
-	c, err := dkek.NewChallenge(now)
+func newCall(state *store.State, now time.Time) (OpenCall, error) {
+	c, err := dkek.NewChallenge(now, state.Head.Seq, state.Head.Hash)
 	if err != nil {
 		return OpenCall{}, err
 	}
 	return OpenCall{Challenge: c.Text(), challenge: c}, nil
+}
+
+// whole reads a catalog in which a check finds no damage: custodians would sign
+// that as well.
+func whole(cat *store.Catalog) (*store.State, error) {
+	v, err := backup.Inspect(cat)
+	if err != nil {
+		return nil, err
+	}
+	state, err := cat.Read()
+	if err != nil {
+		return nil, err
+	}
+	if Anchor(v, state, nil, nil); v.Damaged() {
+		return nil, &backup.Error{Class: backup.Damaged, Code: "catalog-damaged", Message: "there is damage in the catalog or a copy of it: no roll is called that would have custodians sign it",
+			Hint: "`hsmbackup check` lists all that does not check out"}
+	}
+	return state, nil
+}
+
+// announce says before the first such entry is written that older programs will
+// not open the catalog.
+func announce(desk Desk, state *store.State, b store.Body) {
+	if state.Raises(b) {
+		desk.Note("with this the catalog is of format version 3: older programs will not open it")
+	}
 }
 
 // OpenCalls gives the challenges that answers are still taken to, the oldest
@@ -135,7 +192,8 @@ func RecordAnswer(cat *store.Catalog, answer *dkek.Answer, only []string, now ti
 			a.Before = true
 			return a, nil
 		}
-		if err := cat.Append(store.RollCall{Set: answer.Set, Index: answer.Index, Origin: "roll-call"}); err != nil {
+		call := store.RollCall{Set: answer.Set, Index: answer.Index, Origin: "roll-call", Challenge: c.Challenge, Answer: answer.Text()}
+		if err := recordCall(cat, call); err != nil {
 			return a, err
 		}
 		c.Answered = append(c.Answered, part)
@@ -145,7 +203,21 @@ func RecordAnswer(cat *store.Catalog, answer *dkek.Answer, only []string, now ti
 		return a, failf("no-challenge", "`hsmbackup dkek rollcall` gives one", "no challenge is waiting for answers in this catalog")
 	}
 	return a, failf("wrong-answer", "ask for an answer to the challenge that `hsmbackup dkek rollcall --list` shows",
-		"this is part %d of set %s, of %s, but not an answer to a challenge of this catalog: it was made to another one, or with another part than was given out", answer.Index, answer.Set, a.Keeper.Name)
+		"this is part %d of set %s, of %s, but not an answer to a challenge of this catalog: it was made to another one, or with a part that does not fit the commitment in the catalog", answer.Index, answer.Set, a.Keeper.Name)
+}
+
+// recordCall records an answer, if what it signs lies in the log.
+func recordCall(cat *store.Catalog, call store.RollCall) error {
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
+	call.Seq = state.Head.Seq + 1
+	if _, err := signed(state, &call); err != nil {
+		return &backup.Error{Class: backup.Damaged, Code: "other-log", Message: "the answer is not recorded: " + err.Error(),
+			Hint: "`hsmbackup check` with the head words of a backup (--head) tells whether this is an older copy of the catalog, or one that was changed", Err: store.ErrDamaged}
+	}
+	return cat.Append(call)
 }
 
 // AnswerWith has a part at hand answer at once, and records it. The rest is as
@@ -155,16 +227,20 @@ func AnswerWith(cat *store.Catalog, part *dkek.Part, only []string, now time.Tim
 	if err != nil {
 		return a, err
 	}
-	call, err := newCall(now)
+	state, err := cat.Read()
+	if err != nil {
+		return a, err
+	}
+	call, err := newCall(state, now)
 	if err != nil {
 		return a, err
 	}
 	answer := part.Answer(call.challenge)
 	if answer == nil || !bytes.Equal(part.Commitment(), a.Keeper.Commitment) || answer.Check(call.challenge, a.Keeper.Commitment) != nil {
-		return a, failf("wrong-part", "look for the one that was handed out; `hsmbackup dkek check` tells what this is",
-			"it says that it is part %d of set %s, but it is not the one that %s was given", part.Index, part.Set, a.Keeper.Name)
+		return a, failf("wrong-part", "enough parts of the set together tell which of the two is wrong: `hsmbackup dkek check`; `hsmbackup dkek resplit` makes a new set of them",
+			"it says that it is part %d of set %s, but it does not fit the commitment that the catalog has of the part of %s", part.Index, part.Set, a.Keeper.Name)
 	}
-	return a, cat.Append(store.RollCall{Set: part.Set, Index: part.Index, Origin: "roll-call"})
+	return a, recordCall(cat, store.RollCall{Set: part.Set, Index: part.Index, Origin: "roll-call", Challenge: call.Challenge, Answer: answer.Text()})
 }
 
 // whose finds the custodian of a part by what the part or its answer says.
@@ -225,22 +301,28 @@ func wipeParts(parts []*dkek.Part) {
 	}
 }
 
-// GivenAnswer is an answer that a part gave.
+// GivenAnswer is an answer that a part gave, and what it signed.
 type GivenAnswer struct {
 	Set    string `json:"set"`
 	Index  int    `json:"index"`
 	Answer string `json:"answer"`
+	Place
 }
 
+// maxDaysOff is how far the day of a challenge may be from the custodian's own.
+const maxDaysOff = 2
+
 // Answer has parts answer a challenge; this is the custodians' side, and needs no
-// catalog.
+// catalog. It shows what they sign.
 func (o *Opener) Answer(ctx context.Context, text string, given []Given, now time.Time) ([]GivenAnswer, error) {
 	challenge, err := dkek.ParseChallenge([]byte(text))
 	if err != nil {
 		return nil, mistyped("challenge", err)
 	}
-	if until := challenge.Day.Add(challengeGood); now.After(until) {
-		o.Desk.Note("warning: this challenge is of %s: answers to it were taken until %s", challenge.Day.Format(time.DateOnly), until.Format(time.DateOnly))
+	place := placeOf(challenge)
+	if off := now.UTC().Truncate(24 * time.Hour).Sub(challenge.Day).Abs(); off > maxDaysOff*24*time.Hour {
+		return nil, refusef("other-day", "look at the date of this computer; if it is right, ask for a new challenge",
+			"this challenge is of %s, and here it is %s: a challenge is answered within %d days", place.Day, now.UTC().Format(time.DateOnly), maxDaysOff)
 	}
 	parts, err := o.OpenParts(ctx, given)
 	if err != nil {
@@ -249,7 +331,11 @@ func (o *Opener) Answer(ctx context.Context, text string, given []Given, now tim
 	defer wipeParts(parts)
 	list := []GivenAnswer{}
 	for _, p := range parts {
-		list = append(list, GivenAnswer{p.Set, p.Index, p.Answer(challenge).Text()})
+		list = append(list, GivenAnswer{p.Set, p.Index, p.Answer(challenge).Text(), place})
+		o.Desk.Note("part %d of set %s answers a challenge of %s", p.Index, p.Set, place)
+	}
+	if place.Entry != 0 {
+		o.Desk.Next("before you send it, compare set, day, entry and the six words with what the lead reads out: the answer says that this is what lay there that day")
 	}
 	return list, nil
 }
@@ -260,10 +346,13 @@ type Roll struct {
 	// Only are the names of the custodians whose answers are taken; none: all.
 	Only []string
 	Now  time.Time
+	Desk Desk
 
 	Came []Came
-	sets []string
-	kcv  store.KCV
+	// looked: a check of the catalog found no damage.
+	looked bool
+	sets   []string
+	kcv    store.KCV
 }
 
 // Came is what came of one answer.
@@ -330,6 +419,14 @@ func (r *Roll) take(text string) (got Answered, set string, index int, err error
 
 // TakePart has a part answer at once, as Take does an answer.
 func (r *Roll) TakePart(p *dkek.Part) (got Answered, refused, err error) {
+	if !r.looked {
+		state, err := whole(r.Cat)
+		if err != nil {
+			return got, nil, err
+		}
+		announce(r.Desk, state, store.RollCall{Challenge: "-"})
+		r.looked = true
+	}
 	got, err = AnswerWith(r.Cat, p, r.Only, r.Now)
 	if err != nil && !isRefusal(err) {
 		return got, nil, err
@@ -341,7 +438,7 @@ func (r *Roll) TakePart(p *dkek.Part) (got Answered, refused, err error) {
 // Ask asks at a desk for the answers of the custodians of sets, until all have
 // answered or an empty line ends it. good is told of each that counts. It gives
 // how many were asked for, how many of them are open, and who is missing.
-func (r *Roll) Ask(ctx context.Context, desk Desk, sets []KeptSet, good func(Answered)) (asked, open int, missing []string, err error) {
+func (r *Roll) Ask(ctx context.Context, sets []KeptSet, good func(Answered)) (asked, open int, missing []string, err error) {
 	waiting := map[string]string{} // SET/INDEX: name
 	var order []string
 	for _, s := range sets {
@@ -353,7 +450,7 @@ func (r *Roll) Ask(ctx context.Context, desk Desk, sets []KeptSet, good func(Ans
 		}
 	}
 	for len(waiting) > 0 {
-		line, err := desk.ReadLine(ctx, fmt.Sprintf("answer, %d still missing (Enter alone ends):", len(waiting)))
+		line, err := r.Desk.ReadLine(ctx, fmt.Sprintf("answer, %d still missing (Enter alone ends):", len(waiting)))
 		if errors.Is(err, io.EOF) || err == nil && strings.TrimSpace(line) == "" {
 			break
 		}
@@ -365,7 +462,7 @@ func (r *Roll) Ask(ctx context.Context, desk Desk, sets []KeptSet, good func(Ans
 		case err != nil && !isRefusal(err):
 			return 0, 0, nil, err
 		case err != nil:
-			desk.Note("%s", desk.Words(err))
+			r.Desk.Note("%s", r.Desk.Words(err))
 		default:
 			r.add(got, set, index, nil)
 			delete(waiting, fmt.Sprintf("%s/%d", set, index))

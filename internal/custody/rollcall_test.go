@@ -15,7 +15,13 @@ import (
 // newCatalog makes one that must be whole when the test ends.
 func newCatalog(t testing.TB) *store.Catalog {
 	t.Helper()
-	cat, err := store.Create(filepath.Join(t.TempDir(), "c.db"))
+	return catalogAt(t, time.Now)
+}
+
+// catalogAt is newCatalog with a clock.
+func catalogAt(t testing.TB, now func() time.Time) *store.Catalog {
+	t.Helper()
+	cat, err := store.Create(filepath.Join(t.TempDir(), "c.db"), store.Clock(now))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,11 +114,11 @@ func TestRecordAnswer(t *testing.T) {
 	now := time.Now()
 	parts := register(t, cat, dkek.NewShare(), 2, "alice", "bob", "carol")
 	stranger := register(t, newCatalog(t), dkek.NewShare(), 2, "alice", "bob")[0]
-	call, err := Call(cat, now)
+	call, err := Call(cat, new(nobody), now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newCall(now)
+	other, err := newCall(read(t, cat), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +158,7 @@ func TestRecordAnswer(t *testing.T) {
 		t.Errorf("%+v, %v", calls, err)
 	}
 	// A later challenge does not end the one before.
-	if _, err := Call(cat, now); err != nil {
+	if _, err := Call(cat, new(nobody), now); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := RecordAnswer(cat, parts[2].Answer(call.challenge), nil, now); err != nil {
@@ -165,7 +171,7 @@ func TestRecordAnswer(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// Long past, they are forgotten.
-	if _, err := Call(cat, now.Add(challengeKept+48*time.Hour)); err != nil {
+	if _, err := Call(cat, new(nobody), now.Add(challengeKept+48*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if open, err := openCalls(cat); err != nil || len(open) != 1 {

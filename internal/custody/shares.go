@@ -30,8 +30,9 @@ type Material struct {
 
 	opener *Opener
 	files  []Given
-	// registered are the sets that the catalog knows.
+	// registered are the sets that the catalog knows, found what is wrong with them.
 	registered []store.PartSet
+	found      []store.Finding
 }
 
 // Count is the number of shares that this gives.

@@ -79,9 +79,9 @@ func (o *Opener) PartForSheet(ctx context.Context, given []Given, cat *store.Cat
 		return nil, nil, err
 	}
 	known := findSet(registeredSets(cat, o.Desk), p.Set)
-	if err := isAsGivenOut(p, g.File, known); err != nil {
-		p.Wipe()
-		return nil, nil, err
+	if what := partDamage(p, known); what != "" {
+		o.Desk.Damaged(store.Finding{Where: "part set " + p.Set, What: what + ": this part or the catalog was changed; what the catalog knows of it is not on the sheet"})
+		known = nil
 	}
 	if known != nil && !known.Retired.IsZero() {
 		o.Desk.Note("warning: set %s was retired on %s; its parts still give the share, as long as anyone keeps them", p.Set, known.Retired.Format(time.DateOnly))

@@ -22,6 +22,9 @@ type Part struct {
 	// Tokens are the serials of those whose backups the recovery key opens; none:
 	// to be filled in by hand.
 	Tokens []string
+	// SetWords vouch for the commitments that the catalog has of the set; none: to be
+	// copied by hand from what was handed out.
+	SetWords []string
 	// Head of the catalog as words; none: not known.
 	Head []string
 	// Date of the sheet.
@@ -105,6 +108,7 @@ func (p *Part) page() (*page, error) {
 	}
 	about = append(about,
 		field{name: "KCV", value: kcv + " (of the recovery key)"},
+		written("Words of the set", strings.Join(p.SetWords, " ")),
 		written("For tokens", strings.Join(p.Tokens, ", ")))
 	if len(p.Head) > 0 {
 		about = append(about, field{name: "Catalog head", value: strings.Join(p.Head, " ")})

@@ -51,7 +51,7 @@ func sampleAdmin() sheet.Admin {
 func samplePart(p *dkek.Part, custodian string) sheet.Part {
 	return sheet.Part{
 		Custodian: custodian, Set: p.Set, Index: p.Index, Needed: p.Needed, Total: p.Total, Share: p.Share, Shares: p.Shares,
-		KCV: "E94F16B464D58B35", Tokens: []string{"DENK0200914"}, Head: head, Date: day,
+		KCV: "E94F16B464D58B35", Tokens: []string{"DENK0200914"}, Head: head, SetWords: strings.Fields("letter advice cage absurd amount doctor"), Date: day,
 		Text: p.CheckedText(), Code: p.Compact(),
 		Steps: []sheet.Step{
 			{What: "Once you have it, and once a year: see that it can still be read.", Command: "hsmbackup dkek check alice.txt"},
