@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"hsmbackup/dkek"
@@ -31,8 +33,12 @@ type RekeyReport struct {
 	OldKCV, KCV store.KCV
 	Snapshots   []RekeyedSnapshot
 	// Retired are the sets of parts of the old recovery key that are not needed
-	// any more: all that was under it is under the new one.
-	Retired []string
+	// any more: all that was under it is under the new one, and no token has it.
+	// Kept are those that are not retired, because of what Holders say.
+	Retired, Kept []string
+	// Holders are the tokens that still have the old recovery key: the next key that
+	// they make goes out under it.
+	Holders []Holder
 	// Head is the last log entry.
 	Head store.Entry
 }
@@ -77,6 +83,10 @@ func (r *RekeyReport) Any() bool {
 	return slices.ContainsFunc(r.Snapshots, func(s RekeyedSnapshot) bool { return s.New != nil })
 }
 
+// DoneBefore tells that an earlier run had done all of it, and this one looked at
+// the sets of parts.
+func (r *RekeyReport) DoneBefore() bool { return !r.Any() && len(r.Retired)+len(r.Kept) > 0 }
+
 // Rekey seals what is in snapshots under one recovery key anew under another,
 // on this computer, where private keys are open meanwhile. Each new blob is
 // opened again and its key matched with all that is known of it, for all
@@ -118,8 +128,14 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 		}
 	}
 	if !r.Any() {
+		// An earlier run may have done all but to retire sets that tokens needed.
+		if slices.ContainsFunc(state.Snapshots, func(s *store.Snapshot) bool {
+			return s.Rekeyed != nil && s.Rekeyed.OldKCV == r.OldKCV && s.Rekeyed.KCV == r.KCV
+		}) {
+			err = r.retireSets(cat, j)
+		}
 		r.Head = state.Head
-		return r, nil
+		return r, err
 	}
 	if err := r.record(ctx, cat, h, j); err != nil {
 		return nil, err
@@ -399,8 +415,7 @@ func (r *RekeyReport) record(ctx context.Context, cat *store.Catalog, h *history
 		}
 		touched = true
 	}
-	var err error
-	if r.Retired, err = retireSets(cat, j); err != nil {
+	if err := r.retireSets(cat, j); err != nil {
 		return fail(err)
 	}
 	state, err := cat.Read()
@@ -412,41 +427,155 @@ func (r *RekeyReport) record(ctx context.Context, cat *store.Catalog, h *history
 }
 
 // retireSets retires the sets of the old recovery key, once all that the newest
-// snapshots had under it is under another.
-func retireSets(cat *store.Catalog, j rekeying) (retired []string, err error) {
+// snapshots had under it is under another and no token has it any more.
+func (r *RekeyReport) retireSets(cat *store.Catalog, j rekeying) error {
 	state, err := cat.Read()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	r.Holders = stillHave(state, j.oldKCV)
+	needed := len(r.Holders) > 0
 	for _, s := range state.Latest() {
-		if needs(state, s, j.oldKCV) {
-			return nil, nil
-		}
+		needed = needed || needs(state, s, j.oldKCV)
 	}
-	sets := state.PartSets
-	for _, old := range sets {
+	for _, old := range state.PartSets {
 		if old.KCV != j.oldKCV || !old.Retired.IsZero() {
 			continue
 		}
-		var by []string
-		for _, next := range sets {
-			if next.KCV == j.kcv && next.Retired.IsZero() && next.Share == old.Share {
-				by = append(by, next.Set)
-			}
+		if needed {
+			r.Kept = append(r.Kept, old.Set)
+			continue
 		}
-		r := store.RetiredSet{Set: old.Set, Reason: "re-keyed to " + j.kcv}
-		if len(by) == 1 {
-			r.By = by[0]
+		if err := cat.Append(j.retired(old, state.PartSets)); err != nil {
+			return err
 		}
-		if j.o.Why != "" {
-			r.Reason += ": " + j.o.Why
-		}
-		if err := cat.Append(r); err != nil {
-			return retired, err
-		}
-		retired = append(retired, old.Set)
+		r.Retired = append(r.Retired, old.Set)
 	}
-	return retired, nil
+	return nil
+}
+
+// retired is the record of a set that another one of the new recovery key, if
+// there is one only, takes the place of.
+func (j rekeying) retired(old store.PartSet, sets []store.PartSet) store.RetiredSet {
+	var by []string
+	for _, next := range sets {
+		if next.KCV == j.kcv && next.Retired.IsZero() && next.Share == old.Share {
+			by = append(by, next.Set)
+		}
+	}
+	r := store.RetiredSet{Set: old.Set, Reason: "re-keyed to " + j.kcv}
+	if len(by) == 1 {
+		r.By = by[0]
+	}
+	if j.o.Why != "" {
+		r.Reason += ": " + j.o.Why
+	}
+	return r
+}
+
+// Holder is a token that has a recovery key, or of which nobody can tell.
+type Holder struct {
+	Serial string
+	// Why is what that is known from.
+	Why string
+}
+
+func (h Holder) String() string { return h.Serial + ": " + h.Why }
+
+// stillHave gives the tokens that have a recovery key as the newest state of each
+// line of tokens tells: its last snapshot, or what was set up since. Re-keying a
+// backup changes no token: what counts is what the token was backed up with.
+func stillHave(state *store.State, kcv store.KCV) (list []Holder) {
+	add := func(serial, format string, args ...any) {
+		if state.Succeeded(serial) == "" {
+			list = append(list, Holder{serial, fmt.Sprintf(format, args...)})
+		}
+	}
+	seen, setUp, since := map[string]bool{}, lastSetUps(state), map[string]uint64{}
+	for i := range state.Entries {
+		if added, ok := state.Entries[i].Says().(store.SnapshotAdded); ok {
+			since[added.Serial] = state.Entries[i].Seq
+		}
+	}
+	for serial, u := range setUp {
+		if u.seq > since[serial] {
+			seen[serial] = true
+		}
+	}
+	for _, serial := range slices.Sorted(maps.Keys(setUp)) {
+		switch u := setUp[serial]; {
+		case !seen[serial]:
+		case u.kcv == kcv:
+			add(serial, "got it on %s, and was not backed up since", u.day)
+		case u.kcv == "" && u.waits:
+			add(serial, "was set up on %s and waits for shares, nobody can tell of which recovery key", u.day)
+		}
+	}
+	for _, s := range state.Latest() {
+		serial := s.Token.Serial
+		if s.Adopted || serial == "" || seen[serial] {
+			continue
+		}
+		seen[serial] = true
+		from := s
+		for from != nil && from.Rekeyed != nil {
+			from = state.Source(from)
+		}
+		day := s.Taken.Format(time.DateOnly)
+		switch lost := lostSince(state, s); {
+		case lost != "":
+			add(serial, "its newest snapshot, %s, cannot be read, so that nobody can tell which recovery key it has", lost)
+		case from == nil:
+			add(serial, "the snapshot of %s that was re-keyed cannot be read, so that nobody can tell which recovery key it has", day)
+		case slices.ContainsFunc(from.Token.Domains, func(d store.Domain) bool { return d.KCV == kcv }):
+			add(serial, "had it when it was last backed up, on %s", day)
+		case slices.ContainsFunc(from.Token.Domains, func(d store.Domain) bool { return d.KCV == "" && d.Outstanding > 0 }):
+			add(serial, "waited for shares when it was last backed up, on %s, nobody can tell of which recovery key", day)
+		}
+	}
+	for _, l := range state.Lost {
+		if l.Serial != "" && !seen[l.Serial] {
+			seen[l.Serial] = true
+			add(l.Serial, "no snapshot of it can be read, so that nobody can tell which recovery key it has")
+		}
+	}
+	return list
+}
+
+// setUpAt is what a token was last set up with. waits: for shares.
+type setUpAt struct {
+	seq   uint64
+	kcv   store.KCV
+	waits bool
+	day   string
+}
+
+func lastSetUps(state *store.State) map[string]setUpAt {
+	last := map[string]setUpAt{}
+	for i := range state.Entries {
+		e := &state.Entries[i]
+		if c, ok := e.Says().(store.Ceremony); ok && c.Token != "" {
+			last[c.Token] = setUpAt{e.Seq, c.KCV, strings.Contains(c.Outcome, "missing"), e.Time.Format(time.DateOnly)}
+		}
+	}
+	return last
+}
+
+// lostSince names the last snapshot that the log has of a token after one that can
+// be read; empty: there is none.
+func lostSince(state *store.State, s *store.Snapshot) (id string) {
+	var at uint64
+	for i := range state.Entries {
+		if added, ok := state.Entries[i].Says().(store.SnapshotAdded); ok && added.Hash == s.Hash {
+			at = state.Entries[i].Seq
+		}
+	}
+	for _, l := range state.Lost {
+		if l.Serial == s.Token.Serial && l.Seq > at {
+			id = l.ID
+		}
+	}
+	return id
 }
 
 // needs tells whether a recovery key opens something of a snapshot, or of what

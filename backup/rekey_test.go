@@ -82,11 +82,11 @@ func TestRekey(t *testing.T) {
 	if len(r.Snapshots) != 1 || !r.Snapshots[0].Done() || r.Snapshots[0].Before || r.OldKCV != from.KCV().String() || r.KCV != to.KCV().String() {
 		t.Fatalf("%+v", r)
 	}
-	if !slices.Equal(r.Retired, []string{"0000001d"}) {
-		t.Errorf("retired %q", r.Retired)
+	if len(r.Retired) != 0 || !slices.Equal(r.Kept, []string{"0000001d"}) || len(r.Holders) != 1 || r.Holders[0].Serial != "SOFT0200001" {
+		t.Errorf("retired %q, kept %q for %v: the token has the old recovery key", r.Retired, r.Kept, r.Holders)
 	}
 	sets := read(t, cat).PartSets
-	if sets[1].Retired.IsZero() || !sets[2].Retired.IsZero() {
+	if !sets[1].Retired.IsZero() || !sets[2].Retired.IsZero() {
 		t.Errorf("%+v, %v", sets, err)
 	}
 	stored, err := read(t, cat).Find("SOFT0200001")
@@ -495,4 +495,86 @@ func codeOf(err error) string {
 		return e.Code
 	}
 	return ""
+}
+
+// Issue 9, fault 11: `dkek rekey` called the set of the old recovery key retired,
+// "nothing needs it any more", while tokens still had that key: whoever then
+// destroyed the parts lost the next key that such a token made. It stays in use
+// until no token has it, or may have it, and the tokens are named.
+func TestFault11RetiredWhileTokensHaveTheKey(t *testing.T) {
+	ctx := context.Background()
+	cat := newCatalog(t)
+	oldShare, anotherShare := newShare(t, 1), newShare(t, 50)
+	from, to := keyOf(t, oldShare), keyOf(t, anotherShare)
+	cards := map[string]*schsm.Card{}
+	for i, serial := range []string{"SOFT0200001", "SOFT0200002"} {
+		_, card := newToken(t, "3.5", serial)
+		initToken(t, card, cat, oldShare)
+		generate(t, card, 1, "prime256v1", "key", []byte{byte(i)})
+		if r, err := Run(ctx, card, cat, Options{}); err != nil || !r.Complete() {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		cards[serial] = card
+	}
+	set := store.PartSet{Set: "0000001d", Share: 1, Shares: 1, Needed: 2, KCV: from.KCV().String()}
+	for n, name := range []string{"alice", "bob"} {
+		set.Custodians = append(set.Custodians, store.Custodian{Index: n + 1, Name: name, Commitment: make([]byte, 32)})
+	}
+	if err := cat.Append(set); err != nil {
+		t.Fatal(err)
+	}
+	again := func(step string, want ...string) {
+		t.Helper()
+		r := rekey(t, cat, latest(t, cat), from, to)
+		var got []string
+		for _, h := range r.Holders {
+			got = append(got, h.Serial)
+		}
+		slices.Sort(got)
+		kept, retired := []string{set.Set}, []string(nil)
+		if len(want) == 0 {
+			kept, retired = nil, []string{set.Set}
+		}
+		if !slices.Equal(got, want) || !slices.Equal(r.Kept, kept) || !slices.Equal(r.Retired, retired) {
+			t.Fatalf("%s: still had by %q, want %q; kept %q, retired %q: %v", step, got, want, r.Kept, r.Retired, r.Holders)
+		}
+		if after := read(t, cat).PartSets[0]; after.Retired.IsZero() != (len(want) > 0) {
+			t.Fatalf("%s: retired %v", step, after.Retired)
+		}
+	}
+	again("re-keyed", "SOFT0200001", "SOFT0200002")
+	// The fault itself: a new key, made under the old recovery key.
+	generate(t, cards["SOFT0200001"], 2, "prime256v1", "next", []byte{9})
+	if _, err := Run(ctx, cards["SOFT0200001"], cat, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	again("with a new key", "SOFT0200001", "SOFT0200002")
+	anew := func(serial string) {
+		t.Helper()
+		card := cards[serial]
+		newest := read(t, cat).Newest(serial)
+		initToken(t, card, cat, anotherShare)
+		if r := restoreAll(t, card, cat, newest); !r.Complete() {
+			t.Fatalf("%+v", r)
+		}
+		if r, err := Run(ctx, card, cat, Options{}); err != nil || !r.Complete() {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	anew("SOFT0200001")
+	again("one token is set up anew", "SOFT0200002")
+	// One that waits for shares may get the old ones.
+	if err := cat.Append(store.Ceremony{Job: "init", Token: "SOFT0200003", Outcome: "1 share of 1 missing"}); err != nil {
+		t.Fatal(err)
+	}
+	anew("SOFT0200002")
+	again("one waits for shares", "SOFT0200003")
+	if err := cat.Append(store.Ceremony{Job: "load", Token: "SOFT0200003", KCV: from.KCV().String(), Outcome: "done"}); err != nil {
+		t.Fatal(err)
+	}
+	again("it got the old ones", "SOFT0200003")
+	if err := cat.Append(store.Ceremony{Job: "init", Token: "SOFT0200003", KCV: to.KCV().String(), Outcome: "done"}); err != nil {
+		t.Fatal(err)
+	}
+	again("no token has it")
 }

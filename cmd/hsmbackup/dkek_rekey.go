@@ -45,7 +45,10 @@ the other.
 Old snapshots are kept, here and in every copy of the catalog: whoever has one
 and the old recovery key opens it as before. After a compromise the answer is
 new keys, not a new wrapping. The tokens keep the old recovery key until they are
-initialised with the new one (restore --init).`,
+initialised with the new one (restore --init), and the next key that one of them
+makes goes out under the old one. So the old parts are needed until no token has
+it: run this again when all are set up anew and backed up, and it retires their
+sets.`,
 		Example: `  hsmbackup dkek rekey --share old.pbe --new-share new.pbe --why routine
   hsmbackup dkek rekey --share alice.txt --share bob.txt --new-share dora.txt --new-share emil.txt
   hsmbackup dkek rekey DENK0404144 --share old.pbe,password=prompt --new-share new.pbe,password=prompt`,
@@ -111,7 +114,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return err
 	}
 	left := r.Left()
-	if r.Any() {
+	if r.Any() || len(r.Retired) > 0 {
 		a.changed = true
 		a.recordRekey(cat, r, o.why, slices.Concat(a.gathered.SetNames(), m.SetNames(), r.Retired), left)
 		state, err := cat.Read()
@@ -139,7 +142,7 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 	}
 	switch why {
 	case whyLeft:
-		a.note("old snapshots and all copies of the catalog stay open to the old recovery key: whoever kept enough old parts and has a copy opens them as before. Destroy the old parts and the copies that you can reach")
+		a.note("old snapshots and all copies of the catalog stay open to the old recovery key: whoever kept enough old parts and has a copy opens them as before. Destroy the copies that you can reach, and the old parts once no token has the old recovery key")
 	case whyCompromise:
 		a.note("after a compromise the answer is new keys, not a new wrapping: whoever has the old recovery key and a copy of the catalog has the keys themselves, whatever they are wrapped under now")
 		a.next("`hsmbackup rotate` makes successors of the keys, on a token with the new recovery key; then take the old ones out of use: authorized_keys, certificates, revocation lists")
@@ -170,9 +173,12 @@ type jsonRekey struct {
 	KCV       string                `json:"kcv"`
 	Why       string                `json:"why"`
 	Snapshots []jsonRekeyedSnapshot `json:"snapshots"`
-	// Retired are part sets of the old recovery key that nothing needs any more.
+	// Retired are part sets of the old recovery key that nothing needs any more, Kept
+	// those that tokens still need: Holders.
 	Retired []string `json:"retired"`
 	Head    string   `json:"head"`
+	Kept    []string `json:"kept,omitempty"`
+	Holders []string `json:"holders,omitempty"`
 }
 
 // jsonRekeyedSnapshot is what became of one snapshot. ID is empty where nothing
@@ -187,7 +193,10 @@ type jsonRekeyedSnapshot struct {
 }
 
 func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error {
-	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: head(r.Head)}
+	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: head(r.Head), Kept: r.Kept}
+	for _, h := range r.Holders {
+		doc.Holders = append(doc.Holders, h.String())
+	}
 	if r.Any() {
 		a.note("these blobs were sealed by a computer: that a real token takes them is not confirmed on hardware. Restore onto a spare one before the old shares are destroyed")
 	}
@@ -201,7 +210,7 @@ func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error
 			j.Left = append(j.Left, l.What+": "+l.Reason)
 		}
 		doc.Snapshots = append(doc.Snapshots, j)
-		if !s.Done() {
+		if !s.Done() && !r.DoneBefore() {
 			exits.add(exitIncomplete)
 		}
 		for _, k := range s.Keys {
@@ -219,15 +228,27 @@ func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error
 	for _, s := range r.Snapshots {
 		a.printRekeyed(s)
 	}
-	if !r.Any() {
+	switch {
+	case r.DoneBefore():
+		a.printf("nothing is under the recovery key %s any more: an earlier run put it under %s", r.OldKCV, r.KCV)
+	case !r.Any():
 		return exits.outcome("nothing is under the recovery key "+r.OldKCV+", which the shares of --share give; nothing was recorded", "`hsmbackup list` shows what the snapshots are under")
+	default:
+		a.printf("recovery key %s in place of %s", r.KCV, r.OldKCV)
 	}
-	a.printf("recovery key %s in place of %s", r.KCV, r.OldKCV)
 	for _, set := range r.Retired {
-		a.printf("set %s of the old recovery key is retired: nothing needs it any more, and its parts stay valid", set)
+		a.printf("set %s of the old recovery key is retired: no token has that key, and nothing of the newest snapshots is under it; its parts stay valid", set)
+	}
+	for _, set := range r.Kept {
+		a.printf("set %s of the old recovery key stays in use: its parts are kept, and its custodians called", set)
 	}
 	a.printf("head: %s", head(r.Head))
-	a.next("the tokens still have the old recovery key: `hsmbackup restore --init` with the new shares sets one up anew")
+	if len(r.Holders) > 0 {
+		for _, h := range r.Holders {
+			a.note("the old recovery key is still needed, for the next key that is made: %s", h)
+		}
+		a.next("`hsmbackup restore --init` with the new shares sets a token up anew; when all are, and backed up, run this again: then the old parts are not needed any more")
+	}
 	return exits.outcome(brief(left))
 }
 
