@@ -21,6 +21,7 @@ var writers = map[string]string{
 	"internal/terminal/":          "whether it is a terminal; prompts are made harmless there",
 	"internal/console/console.go": "the place itself",
 	"internal/console/output.go":  "the place itself",
+	"internal/guards/main.go":     "no part of the program",
 	"internal/pcsctest/":          "tests",
 }
 
