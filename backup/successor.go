@@ -42,6 +42,11 @@ func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, stran
 		if err != nil {
 			return nil, "", err
 		}
+		if why == "" && of == "" { // whoever names the old one has seen to that
+			if why, err = ofItsOwn(cat, inv, u); err != nil {
+				return nil, "", err
+			}
+		}
 		if why == "" {
 			fits = append(fits, u)
 			continue
@@ -77,7 +82,32 @@ func (u *Update) isStranger(cat *store.Catalog, inv *Inventory) (string, error) 
 	if strange := foreign(inv, s); len(strange) > 0 {
 		return "a token comes back from its update empty, and this one holds " + strings.Join(strange, "; "), nil
 	}
-	return "", nil
+	return otherKey(inv, s), nil
+}
+
+// otherKey says that a token has another recovery key than the one in a snapshot.
+func otherKey(inv *Inventory, s *store.Snapshot) string {
+	for _, is := range inv.token().Domains {
+		for _, was := range s.Token.Domains {
+			if is.Number == was.Number && is.KCV != "" && was.KCV != "" && is.KCV != was.KCV {
+				return fmt.Sprintf("it has the recovery key %s, and %s had %s", is.KCV, s.Token.Serial, was.KCV)
+			}
+		}
+	}
+	return ""
+}
+
+// ofItsOwn says that a token was backed up as one of its own.
+func ofItsOwn(cat *store.Catalog, inv *Inventory, u *Update) (string, error) {
+	state, err := cat.Read()
+	if err != nil {
+		return "", err
+	}
+	s := state.Newest(inv.Serial)
+	if s == nil || s.Token.SuccessorOf == u.Serial {
+		return "", nil
+	}
+	return "it was backed up as a token of its own; if it is its successor, give --successor-of " + u.Serial, nil
 }
 
 // Updated tells whether the token shows a firmware update: it has a new serial,
