@@ -506,3 +506,28 @@ func FuzzParsePart(f *testing.F) {
 		q.Wipe()
 	})
 }
+
+// A line whose check is another one is named, although all of its characters are
+// right: what stands on the paper is not what was printed.
+func TestPartWithAnotherCheck(t *testing.T) {
+	parts, err := Split(NewShare(), SplitOptions{Needed: 2, Total: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(parts[0].CheckedText()), "\n")
+	if _, err := ParsePart([]byte(strings.Join(lines, "\n"))); err != nil {
+		t.Fatal(err)
+	}
+	other := "q"
+	if strings.HasSuffix(lines[1], "q") {
+		other = "p"
+	}
+	typed := lines[1][:len(lines[1])-1] + other
+	if err := CheckPartLine(2, []byte(typed)); !errors.Is(err, ErrTampered) {
+		t.Errorf("typed: %v", err)
+	}
+	lines[1] = typed
+	if _, err := ParsePart([]byte(strings.Join(lines, "\n"))); !errors.Is(err, ErrTampered) || !strings.Contains(err.Error(), "line 2 does not agree with its check") {
+		t.Errorf("read: %v", err)
+	}
+}

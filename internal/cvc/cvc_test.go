@@ -283,3 +283,16 @@ func FuzzParse(f *testing.F) {
 		_, _ = ParseKeySpec(b)
 	})
 }
+
+// A reference is shown to people: nothing in it moves their cursor.
+func TestReferencesAreText(t *testing.T) {
+	key, sign := signer(t, curve.ByName("P-256"))
+	raw, err := Build(Template{CAR: "UTCA\x1b[2J", CHR: "SOFT\n0200001é", Key: key}, sign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Parse(raw)
+	if err != nil || c.CAR != "UTCA?[2J" || c.CHR != "SOFT?0200001??" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
