@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,12 +132,15 @@ func at(token *softtoken.Token, cat *store.Catalog, shares ...*dkek.Share) (Work
 
 // memory gives tokens for drills.
 func memory() (apdu.Transmitter, func() error, error) {
-	token, err := softtoken.New(softtoken.Options{})
+	blank, err := forDrills()
 	if err != nil {
 		return nil, nil, err
 	}
+	token := blank.Clone()
 	return token, token.Close, nil
 }
+
+var forDrills = sync.OnceValues(func() (*softtoken.Token, error) { return softtoken.New(softtoken.Options{}) })
 
 // everyPoint runs a job again and again, and pulls one of its tokens before each of
 // its commands and between each command and its answer, none left out. start makes
