@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/custody"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -102,7 +101,7 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 			KCV  string `json:"kcv"`
 		}{f.out, kcv.String()})
 	}
-	a.printf("%s: share written, read back and opened", terminal.Printable(f.out))
+	a.printf("%s: share written, read back and opened", f.out)
 	switch {
 	case m.Count() > 1:
 		a.printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, count(m.Count(), "share"))

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/custody"
-	"hsmbackup/internal/terminal"
 )
 
 func newDKEKConvertCommand(a *app) *cobra.Command {
@@ -79,7 +78,7 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 			KCV  string `json:"kcv"`
 		}{o.out, one.File, one.Kind(), kcv.String()})
 	}
-	a.printf("%s: the share of %s written, read back and opened", terminal.Printable(o.out), terminal.Printable(one.File))
+	a.printf("%s: the share of %s written, read back and opened", o.out, one.File)
 	a.printf("KCV %s, if this is the only share", kcv)
 	old := "its password"
 	if one.BySheets() {

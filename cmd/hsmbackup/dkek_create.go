@@ -7,7 +7,6 @@ import (
 
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/secret"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -108,7 +107,7 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 			KCV  string `json:"kcv"`
 		}{o.out, kcv.String()})
 	}
-	a.printf("%s: share written, read back and opened", terminal.Printable(o.out))
+	a.printf("%s: share written, read back and opened", o.out)
 	a.printf("KCV %s, if this is the only share", kcv)
 	a.next("keep the file and its password apart, and copies of both; then `hsmbackup init --share %s`", o.out)
 	return nil

@@ -276,6 +276,6 @@ func (a *app) printRekeyed(s backup.RekeyedSnapshot) {
 	}
 	a.table(rows)
 	for _, l := range s.Left {
-		a.printf("  %s: NOT RE-KEYED: %s", terminal.Printable(l.What), l.Reason)
+		a.printf("  %s: NOT RE-KEYED: %s", l.What, l.Reason)
 	}
 }

@@ -216,7 +216,7 @@ func (a *app) printAnswered(got custody.Answered) {
 	if got.Before {
 		again = "; this answer was recorded before, and counts once"
 	}
-	a.printf("%s has part %d of set %s%s", terminal.Printable(got.Keeper.Name), got.Keeper.Index, got.Set.Set, again)
+	a.printf("%s has part %d of set %s%s", got.Keeper.Name, got.Keeper.Index, got.Set.Set, again)
 }
 
 func (a *app) roll(cat *store.Catalog, o rollCall) *custody.Roll {

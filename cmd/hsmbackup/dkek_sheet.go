@@ -9,8 +9,8 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/sheet"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -173,11 +173,11 @@ func (a *app) giveSheet(ctx context.Context, s custody.Printable, doc jsonSheet,
 	if a.flags.json {
 		return a.document(doc)
 	}
-	a.printf("%s: sheet written and read back", terminal.Printable(doc.File))
+	a.printf("%s: sheet written and read back", doc.File)
 	if doc.Kind == "part" {
 		whose := ""
 		if doc.Custodian != "" {
-			whose = " (" + terminal.Printable(doc.Custodian) + ")"
+			whose = " (" + harmless.Text(doc.Custodian) + ")"
 		}
 		a.printf("part %d of set %s%s", doc.Index, doc.Set, whose)
 		a.next("print it on a printer at a cable, for a spool is a disk; then destroy the file, which is a copy of the part")

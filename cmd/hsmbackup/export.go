@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -70,9 +69,9 @@ func (a *app) export(dir, name string) error {
 			return err
 		}
 	} else {
-		a.printf("snapshot %s of %s: %s in %s", s.ID, s.Token.Serial, count(len(r.Files), "file"), terminal.Printable(dir))
+		a.printf("snapshot %s of %s: %s in %s", s.ID, s.Token.Serial, count(len(r.Files), "file"), dir)
 		for _, l := range r.Left {
-			a.printf("  not brought back by it: %s: %s", terminal.Printable(l.What), terminal.Printable(l.Reason))
+			a.printf("  not brought back by it: %s: %s", l.What, l.Reason)
 		}
 	}
 	exits := exitSet{}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"hsmbackup/internal/custody"
-	"hsmbackup/internal/terminal"
 )
 
 func (a *app) partSets(sets []custody.KeptSet) []custody.PartSet {
@@ -81,7 +80,7 @@ func (a *app) stale(sets []custody.KeptSet) error {
 func (a *app) printRisks(sets []custody.KeptSet) {
 	for _, s := range sets {
 		if s.AtRisk() {
-			a.printf("WARNING: custodians of %s", terminal.Printable(a.riskText(s)))
+			a.printf("WARNING: custodians of %s", a.riskText(s))
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -102,7 +101,7 @@ func (a *app) exportLog(path string, all []store.Entry, list []report.Entry) err
 			Head    string `json:"head"`
 		}{path, len(all), head(last)})
 	}
-	a.printf("%s: %s written", terminal.Printable(path), entries(len(all)))
+	a.printf("%s: %s written", path, entries(len(all)))
 	a.printf("head: %s", head(last))
 	return nil
 }

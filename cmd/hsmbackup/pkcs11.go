@@ -7,10 +7,10 @@ import (
 	"strings"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -122,7 +122,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 	record := store.Use{Snapshot: s.ID, Token: t.serial, Module: module}
 	for n, i := range tried {
 		k, r := &u.Keys[i], results[n]
-		k.OK, k.Reason, k.Mechanism = r.Reason == "", terminal.Printable(r.Reason), terminal.Printable(r.Way)
+		k.OK, k.Reason, k.Mechanism = r.Reason == "", harmless.Text(r.Reason), harmless.Text(r.Way)
 		record.Keys = append(record.Keys, store.UsedKey{
 			Reference: k.Reference, PublicKey: store.HashOf(wanted[n].Public.SPKI()), OK: k.OK, Mechanism: k.Mechanism, Reason: k.Reason,
 		})
@@ -259,5 +259,5 @@ func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) e
 		}
 		v.Snapshots = append(v.Snapshots, backup.SnapshotProof{ID: s.ID, Token: s.Token.Serial, Keys: u.Keys, Missing: s.Missing})
 	}
-	return a.printVerification(v, fmt.Sprintf("proof: used on %s through PKCS#11, by %s", t.name(), terminal.Printable(module)), why, nil)
+	return a.printVerification(v, fmt.Sprintf("proof: used on %s through PKCS#11, by %s", t.name(), harmless.Text(module)), why, nil)
 }

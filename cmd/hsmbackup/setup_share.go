@@ -12,9 +12,9 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/secret"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
 
@@ -73,7 +73,7 @@ func (j *sharing) bring(ctx context.Context) error {
 	if j.r.Stage == backup.ToCheck {
 		return failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.Name(), j.r.Note.KCV, j.o.out)
 	}
-	j.Tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", terminal.Printable(j.o.out))
+	j.Tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", harmless.Text(j.o.out))
 	password, err := j.sharePassword(ctx)
 	if err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/softtoken"
-	"hsmbackup/internal/terminal"
 	"hsmbackup/internal/vpcd"
 )
 
@@ -88,7 +87,7 @@ func (a *app) softNew(file string, o softtoken.Options) error {
 	if a.flags.json {
 		return a.document(softDocument(t))
 	}
-	a.printf("%s: software token %s, firmware %s, not initialised", terminal.Printable(file), t.Serial(), t.Firmware())
+	a.printf("%s: software token %s, firmware %s, not initialised", file, t.Serial(), t.Firmware())
 	return nil
 }
 
@@ -182,6 +181,6 @@ func (a *app) softUpdate(file string, o softUpdate) error {
 	if a.flags.json {
 		return a.document(softDocument(t))
 	}
-	a.printf("%s: %s is now %s, firmware %s, not initialised", terminal.Printable(file), before, t.Serial(), t.Firmware())
+	a.printf("%s: %s is now %s, firmware %s, not initialised", file, before, t.Serial(), t.Firmware())
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"hsmbackup/internal/keygen"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
-	"hsmbackup/internal/terminal"
 )
 
 type softKeygen struct {
@@ -96,7 +95,7 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	}
 	a.printf("key %d  %s  %s  ID %s", reference, name, quoted(o.label), hex.EncodeToString(d.ID))
 	if line != "" {
-		a.printf("%s", terminal.Printable(line))
+		a.printf("%s", line)
 	}
 	return nil
 }
