@@ -538,14 +538,13 @@ func TestAdoptWithToken(t *testing.T) {
 	coverage := func(label string) Coverage {
 		for _, k := range inv.Keys {
 			if k.Label == label {
-				c, _ := h.cover(inv, k)
-				return c
+				return h.cover(inv, k).Coverage
 			}
 		}
 		return ""
 	}
-	if a, b, c := coverage("one"), coverage("two"), coverage("three"); a != Covered || b != Stale || c != Missing {
-		t.Errorf("covered by files: %s, %s, %s", a, b, c)
+	if a, b, c := coverage("one"), coverage("two"), coverage("three"); a != Missing || b != Missing || c != Missing {
+		t.Errorf("files are no snapshot of the token: %s, %s, %s", a, b, c)
 	}
 	// The first real snapshot, and then the old files once more.
 	report, err := Run(ctx, card, cat, Options{})
@@ -555,7 +554,7 @@ func TestAdoptWithToken(t *testing.T) {
 	if again := adopt(t, cat, files[1:2], AdoptOptions{}); again.Existing || !slices.Contains(again.Files[0].InSnapshots, "SOFT0200001") || !again.Files[0].OK || !again.Files[0].Vouched {
 		t.Errorf("%+v", again.Files[0])
 	}
-	covered := Cover(inv, read(t, cat))
+	covered := coverageOf(t, card, cat)
 	if !Complete(covered) {
 		t.Errorf("old files hide a backup: %+v, %v", covered, err)
 	}

@@ -20,6 +20,8 @@ type Ages struct {
 	// Proof: each exported key has been shown to come back since, by whatever
 	// proof but intact.
 	Proof time.Time
+	// Asked: each exported key has answered on the token as the stored one since.
+	Asked time.Time
 	// Drill: each exported key has been restored onto a software token and used
 	// since.
 	Drill time.Time
@@ -43,7 +45,7 @@ func TakeAges(state *store.State, now time.Time) []Ages {
 		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: state.Checked, Keys: map[Coverage]int{}}
 		a.Proof = leastRecent(s, state.Proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, state.Proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
-		a.ShareSeen = sharesSeen(s, h.Shares)
+		a.ShareSeen, a.Asked = sharesSeen(s, h.Shares), asked(s, state.Asked)
 		for _, c := range state.Copies {
 			if c.Seq >= state.SeqOf(s) {
 				a.Copies++
@@ -69,7 +71,26 @@ func (h *history) coverSnapshot(s *store.Snapshot, k *store.Key) Coverage {
 		return NotExportable
 	}
 	c, _ := h.coverStored(k)
+	if c == Covered {
+		c = Unasked // there is no token here to ask
+	}
 	return c
+}
+
+// asked is when the exported key whose last good answer is the oldest gave it.
+func asked(s *store.Snapshot, last map[store.Place]store.AskedKey) time.Time {
+	var times []time.Time
+	for _, k := range s.Keys {
+		if len(k.Blob) == 0 {
+			continue
+		}
+		a := last[store.Place{Serial: s.Token.Serial, Reference: k.Reference}]
+		if !a.OK || a.Blob != store.HashOf(k.Blob) {
+			a.Time = time.Time{}
+		}
+		times = append(times, a.Time)
+	}
+	return oldest(times)
 }
 
 // leastRecent is when the key whose last good proof is the oldest was proven;

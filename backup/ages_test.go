@@ -23,7 +23,7 @@ func agesOf(t testing.TB, cat *store.Catalog) Ages {
 func TestAges(t *testing.T) {
 	cat, s, _ := twoKeys(t)
 	a := agesOf(t, cat)
-	if a.Serial != "SOFT0200001" || a.Backup != s.Taken || a.Proof.IsZero() || a.ShareSeen.IsZero() || a.Keys[Covered] != 2 {
+	if a.Serial != "SOFT0200001" || a.Backup != s.Taken || a.Proof.IsZero() || a.ShareSeen.IsZero() || a.Keys[Unasked] != 2 {
 		t.Errorf("after a backup: %+v", a)
 	}
 	if !a.Drill.IsZero() || !a.Check.IsZero() || a.Copies != 0 {
@@ -174,7 +174,7 @@ func TestUnknownProofCountsForNothing(t *testing.T) {
 	}
 	record(store.ProofRoundTrip, true)
 	record("dreamt-of", false)
-	if a := agesOf(t, cat); a.Keys[Covered] != 1 || a.Proof.IsZero() {
+	if a := agesOf(t, cat); a.Keys[Unasked] != 1 || a.Proof.IsZero() {
 		t.Errorf("%+v", a)
 	}
 }

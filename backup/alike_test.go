@@ -157,11 +157,13 @@ func TestAESAlike(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	aesKey(t, spare, 1, "disk")
-	wantCoverage(t, "restored as 5, and a new one", spare, cat, Missing, Covered)
+	wantCoverage(t, "restored as 5, and a new one", spare, cat, Missing, Missing)
+	mustRun(t, spare, cat)
+	wantCoverage(t, "and backed up", spare, cat, Covered, Covered)
 }
 
-// The same key on several tokens: what was restored to this one counts, not a
-// later snapshot of another where it has another name.
+// The same key on several tokens: only what a restore of this one would take
+// counts, and no snapshot of another.
 func TestSameKeyElsewhere(t *testing.T) {
 	cat := newCatalog(t)
 	share := newShare(t, 1)
@@ -172,7 +174,9 @@ func TestSameKeyElsewhere(t *testing.T) {
 	_, spare := newToken(t, "3.6", "SOFT0400001")
 	initToken(t, spare, cat, share)
 	restoreAll(t, spare, cat, s)
-	wantCoverage(t, "restored", spare, cat, Covered)
+	wantCoverage(t, "restored", spare, cat, Missing)
+	mustRun(t, spare, cat)
+	wantCoverage(t, "backed up", spare, cat, Covered)
 	d := pkcs15.KeyDescription{Kind: pkcs15.EC, Label: "renamed", ID: []byte{9}, Bits: 256, Reference: 1, Usage: pkcs15.DefaultUsage(pkcs15.EC)}
 	write(t, card, schsm.DescriptionFile(1), d.Encode())
 	mustRun(t, card, cat)
@@ -207,7 +211,14 @@ func TestReasonsOfCoverage(t *testing.T) {
 	mustRun(t, card, cat)
 	wantCoverage(t, "it was made without", card, cat, NotExportable, Covered)
 	remove(t, card, schsm.CertificateFile(2))
-	if c := coverageOf(t, card, cat)[1]; c.Coverage != Stale || !strings.Contains(c.Reason, "gone") {
+	if c := coverageOf(t, card, cat)[1]; c.Coverage != Stale || !strings.Contains(c.Reason, "certificate has changed") {
+		t.Errorf("it answers as it did: %s: %s", c.Coverage, c.Reason)
+	}
+	inv, err := Take(ctx, card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := Cover(inv, read(t, cat), nil)[1]; c.Coverage != Stale || !strings.Contains(c.Reason, "gone") {
 		t.Errorf("%s: %s", c.Coverage, c.Reason)
 	}
 }

@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
-	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -18,8 +18,8 @@ import (
 type Options struct {
 	// NoProof leaves the round trip out.
 	NoProof bool
-	// SpendUse is asked before a proof spends one use of a key that has a use
-	// counter; nil is no.
+	// SpendUse is asked before one use is spent of a key that has a use counter;
+	// nil is no.
 	SpendUse func(Key) bool
 	// Attach are files to be kept with the snapshot, beside those of the one
 	// before or in their place; Detach names those to be dropped.
@@ -62,6 +62,10 @@ type Report struct {
 	Head store.Entry
 	// Cleaned names the copies that an interrupted proof had left behind.
 	Cleaned []string
+	// Spent are the uses that it cost keys with a use counter.
+	Spent []Spent
+
+	seen *Evidence
 }
 
 // Complete tells whether every key is covered or accepted and nothing was left
@@ -103,7 +107,7 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 		return nil, err
 	}
 	r := &Report{}
-	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
+	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal()}
 	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
 		return nil, err
 	}
@@ -112,6 +116,10 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 			return nil, changed(err)
 		}
 	}
+	if r.seen, err = Ask(ctx, card, inv, state, o); err != nil {
+		return nil, err
+	}
+	h.seen, trip.seen, r.Spent = r.seen, r.seen, r.seen.spent
 	if r.Snapshot, err = photograph(ctx, card, inv, h, o); err != nil {
 		return nil, err
 	}
@@ -130,10 +138,9 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 			return nil, changed(err)
 		}
 	}
-	if state, err = cat.Read(); err != nil {
+	if err := r.judge(inv, cat); err != nil {
 		return nil, changed(err)
 	}
-	r.Keys, r.Behind, r.Head = Cover(inv, state), BehindRekey(inv, state), state.Head
 	return r, nil
 }
 
@@ -141,6 +148,26 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 func KeysGone(serial string, s *store.Snapshot, gone []string) error {
 	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good: `hsmbackup backup --confirm "+serial+"`",
 		"%s holds no key any more, and snapshot %s brings back %s; a new one would be the newest, and bring back none", serial, s.ID, strings.Join(gone, ", "))
+}
+
+// judge judges all keys anew, and notes in the catalog what they answered.
+func (r *Report) judge(inv *Inventory, cat *store.Catalog) error {
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
+	h := newHistory(state)
+	h.seen = r.seen
+	if a := h.record(inv); len(a.Keys) > 0 {
+		if err := cat.Append(a); err != nil {
+			return err
+		}
+		if state, err = cat.Read(); err != nil {
+			return err
+		}
+	}
+	r.Keys, r.Behind, r.Head = Cover(inv, state, r.seen), BehindRekey(inv, state), state.Head
+	return nil
 }
 
 // backable refuses tokens of which a snapshot would be worth nothing.
@@ -164,7 +191,7 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 	}
 	for i, k := range inv.Keys {
 		o.progress("exporting "+k.Name(), i, len(inv.Keys))
-		stored, err := export(ctx, card, inv, h, k, o)
+		stored, err := export(ctx, card, h, k)
 		if err != nil {
 			return nil, err
 		}
@@ -193,21 +220,16 @@ func registrations(p schsm.PKA) string {
 }
 
 // export gives the record of one key, with its blob if it can be had.
-func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k Key, o Options) (*store.Key, error) {
+func export(ctx context.Context, card *schsm.Card, h *history, k Key) (*store.Key, error) {
 	stored := &store.Key{
 		Reference: int(k.Reference), ID: k.ID, Label: k.Label, Usage: uint32(k.Usage),
 		Algorithms: k.Info.Algorithms, Counter: k.Info.Counter, Domain: k.Info.Domain, KCV: k.KCV,
 		Description: k.Description, Certificate: k.Certificate, Reason: k.NotExportable,
 	}
 	if stored.Reason == "" {
-		blob, err := reuse(ctx, card, h.reusable(inv, k), k)
-		if err != nil {
-			return nil, err
-		}
-		if blob != nil {
-			stored.Blob = blob.Blob
-			stored.CheckValue = blob.CheckValue
-		} else if err := exportNew(ctx, card, &k, stored, o); err != nil {
+		if kept := h.reusable(k); kept != nil {
+			stored.Blob, stored.CheckValue = kept.Blob, kept.CheckValue
+		} else if err := exportNew(ctx, card, &k, stored, h.seen); err != nil {
 			return nil, err
 		}
 	}
@@ -220,7 +242,7 @@ func export(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, k
 
 // exportNew has the token wrap a key and makes sure that what is kept beside
 // the blob belongs to it. A refusal of the token is a reason, not an error.
-func exportNew(ctx context.Context, card *schsm.Card, k *Key, stored *store.Key, o Options) error {
+func exportNew(ctx context.Context, card *schsm.Card, k *Key, stored *store.Key, seen *Evidence) error {
 	blob, err := card.Wrap(ctx, k.Reference)
 	if isTransport(err) {
 		return err
@@ -236,21 +258,11 @@ func exportNew(ctx context.Context, card *schsm.Card, k *Key, stored *store.Key,
 		return failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
 	}
 	stored.Blob = blob
-	if k.Public != nil && k.Info.Counter == nil {
-		// A restore goes by the public key, so it must be this key's.
-		err := proveUse(ctx, card, k.Reference, k.subject())
-		if isTransport(err) {
-			return err
-		}
-		if errors.Is(err, errAnswer) {
-			k.disown(k.Kind)
-		}
+	if k.Public != nil && seen.asked(k.Reference) && !seen.isPublic(*k) {
+		k.disown(k.Kind) // a restore goes by the public key, so it must be this key's
 	}
-	if k.Public != nil || k.Info.Counter != nil && (o.NoProof || o.SpendUse == nil || !o.SpendUse(*k)) {
-		return nil
-	}
-	if stored.CheckValue, err = checkValue(ctx, card, k.Reference, k.subject()); isTransport(err) {
-		return err
+	if k.Public == nil {
+		stored.CheckValue = seen.answers[k.Reference].value
 	}
 	return nil
 }
@@ -283,46 +295,29 @@ func checkBlob(blob []byte, k Key) error {
 	return nil
 }
 
-// reusable finds a proven blob of this very key, so that an unchanged key is
-// not exported anew each time. A key that has neither public key nor check
-// value to be recognised by is always exported.
-func (h *history) reusable(inv *Inventory, k Key) *store.Key {
-	if k.Public == nil || k.Kind == pkcs15.AES {
+// reusable finds the newest proven blob of this very key, so that an unchanged
+// key is not exported anew each time. A key without a public key that it answered
+// as is always exported; one with a use counter that was not asked must look in
+// all as it did, with no more uses left than there were.
+func (h *history) reusable(k Key) *store.Key {
+	if k.Public == nil {
 		return nil
 	}
-	stored, _ := h.find(inv, k)
-	if stored == nil || len(stored.Blob) == 0 || len(stored.PublicKey) == 0 || stored.KCV != k.KCV || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
-		return nil
-	}
-	if _, ok := h.proofs[store.HashOf(stored.Blob)]; !ok {
-		return nil
-	}
-	return stored
-}
-
-// reuse gives a stored blob that is to be kept if the key on the token is the one
-// that it was made from: the certificate beside the key may be another's, and its
-// use tells. One with a use counter is not used for that; it must look in all as
-// it did, with no more uses left than there were.
-func reuse(ctx context.Context, card *schsm.Card, stored *store.Key, k Key) (*store.Key, error) {
-	if stored == nil {
-		return nil, nil
-	}
-	if left := k.Info.Counter; left != nil {
-		if stored.Counter == nil || *left > *stored.Counter || stored.Reference != int(k.Reference) ||
-			!bytes.Equal(stored.Description, k.Description) || !bytes.Equal(stored.Certificate, k.Certificate) {
-			return nil, nil
+	for _, s := range slices.Backward(h.Snapshots) {
+		for i := range s.Keys {
+			stored := &s.Keys[i]
+			if _, proven := h.proofs[store.HashOf(stored.Blob)]; len(stored.Blob) == 0 || !proven || stored.KCV != k.KCV ||
+				!bytes.Equal(stored.PublicKey, k.Public.SPKI()) || !bytes.Equal(stored.Algorithms, k.Info.Algorithms) {
+				continue
+			}
+			left := k.Info.Counter
+			if h.seen.isPublic(k) || !h.seen.asked(k.Reference) && left != nil && s.Token.Serial == h.seen.serial && stored.Counter != nil && *left <= *stored.Counter &&
+				stored.Reference == int(k.Reference) && bytes.Equal(stored.Description, k.Description) && bytes.Equal(stored.Certificate, k.Certificate) {
+				return stored
+			}
 		}
-		return stored, nil
 	}
-	err := proveUse(ctx, card, k.Reference, k.subject())
-	switch {
-	case isTransport(err):
-		return nil, err
-	case err != nil:
-		return nil, nil // exported anew, which finds out
-	}
-	return stored, nil
+	return nil
 }
 
 // proveSnapshot proves the blobs of a snapshot that are not proven yet, and
@@ -352,27 +347,36 @@ func proveSnapshot(ctx context.Context, trip *roundTrip, cat *store.Catalog, inv
 // proveStored proves one stored blob against the key it came from.
 func (r *roundTrip) proveStored(ctx context.Context, inv *Inventory, s *store.Snapshot, stored *store.Key) (store.Proof, error) {
 	p := store.Proof{Snapshot: s.ID, Reference: stored.Reference, Blob: store.HashOf(stored.Blob), Kind: store.ProofRoundTrip, Token: inv.Serial}
-	original, ok := inv.original(stored)
+	original, ok := r.original(inv, stored)
 	if !ok {
-		p.Reason = "the key is no longer on this token"
+		p.Reason, p.Untried = "the key is no longer on this token", true
 		return p, nil
 	}
 	if len(stored.PublicKey) == 0 {
 		original.disown(kindOf(stored.Blob))
 	}
-	var err error
-	p.Reason, err = r.prove(ctx, original, stored)
-	p.OK = err == nil && p.Reason == ""
-	return p, err
+	err := r.prove(ctx, original, stored)
+	var untried *untriedError
+	switch p.Untried = errors.As(err, &untried); {
+	case err == nil:
+		p.OK = true
+	case isTransport(err):
+		return p, err
+	default:
+		p.Reason = err.Error()
+	}
+	return p, nil
 }
 
 // original finds the key on the token that a stored one was made from: the one
-// at its reference, else, of a key that was moved, any that is the same.
-func (inv *Inventory) original(stored *store.Key) (Key, bool) {
+// at its reference, else, of a key that was moved, any that is the same. What
+// answered in this run tells; of one that was not asked, what stands beside it.
+func (r *roundTrip) original(inv *Inventory, stored *store.Key) (Key, bool) {
+	h := &history{seen: r.seen}
 	var found *Key
 	for i, k := range inv.Keys {
 		here := int(k.Reference) == stored.Reference
-		if isSame(k, stored, here) && (found == nil || here) {
+		if h.isSame(k, stored, here) && (found == nil || here) {
 			found = &inv.Keys[i]
 		}
 	}

@@ -538,7 +538,7 @@ func TestRefusedAndKept(t *testing.T) {
 	})
 	r := restoreAll(t, card, cat, s)
 	for _, k := range r.Keys {
-		if k.OK || !strings.Contains(k.Reason, "still there in part") {
+		if k.OK || !strings.Contains(k.Reason, "is still there") {
 			t.Errorf("%+v", k)
 		}
 	}

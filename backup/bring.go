@@ -40,6 +40,8 @@ func (b *Bring) Run(ctx context.Context) (*RestoreReport, error) {
 		b.Options.OpenData = b.read
 	}
 	b.Options.Progress = b.Backup.Progress
+	b.Options.Replacing = Replacing{SharesChecked: b.SharesChecked, SpendUse: b.Backup.SpendUse, Consent: Consent{TypeBack: b.Person.TypeBack}}
+	defer func() { dkek.WipeShares(b.Options.Replacing.Shares) }()
 	p, err := b.plan(ctx)
 	if err != nil {
 		return nil, err
@@ -58,6 +60,10 @@ func (b *Bring) Run(ctx context.Context) (*RestoreReport, error) {
 	}
 	if !loggedIn && !b.Agreed { // else it was shown before the token was initialised
 		b.Person.Show(p)
+	}
+	if p.replaces() && !b.Person.Given() && b.SharesChecked == "" {
+		return nil, usagef("give them with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked KCV",
+			"a key goes for good only if the shares that bring it back were shown in this run")
 	}
 	for _, x := range p.Problems {
 		return nil, &Error{Class: Failed, Code: x.Code, Message: x.Message, Hint: x.Hint}
@@ -92,15 +98,20 @@ func (b *Bring) begin(ctx context.Context, p *Plan, sealed bool) error {
 			return err
 		}
 	}
-	if sealed && b.open == nil {
+	if (sealed && b.open == nil || p.replaces()) && b.Person.Given() {
 		shares, err := b.Person.Open(ctx, b.Catalog)
 		if err != nil {
 			return err
 		}
 		b.unlock(shares)
-		dkek.WipeShares(shares)
+		b.Options.Replacing.Shares = shares
 	}
 	return b.Person.Login(ctx)
+}
+
+// replaces tells whether a key is to take the place of another.
+func (p *Plan) replaces() bool {
+	return slices.ContainsFunc(p.Items, func(i Item) bool { return i.Action == WouldReplace })
 }
 
 // question is what is asked before a plan is carried out.

@@ -89,7 +89,7 @@ func TestDamagedBlob(t *testing.T) {
 	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, Options{}); err != nil || !v.Damaged() || !v.Snapshots[0].Keys[1].OK {
 		t.Errorf("offline: %+v, %v", v, err)
 	}
-	if v, err := VerifyRoundTrip(ctx, card, cat, []*store.Snapshot{s}, Options{}); err != nil || !v.Damaged() || v.Snapshots[0].Keys[0].OK || !v.Snapshots[0].Keys[1].OK || v.NotRecorded == "" {
+	if v, err := VerifyRoundTrip(ctx, card, cat, []*store.Snapshot{s}, Options{}); err != nil || !v.Damaged() || v.Snapshots[0].Keys[0].OK || !v.Snapshots[0].Keys[1].OK || v.NotRecorded != "" {
 		t.Errorf("round trip: %+v, %v", v, err)
 	}
 	_, spare := newToken(t, "3.6", "SOFT0400001")

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -51,7 +50,7 @@ func TestUpdateOfHalfAToken(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge})
+	_, err := PrepareUpdate(ctx, card, cat, UpdateOptions{SharesChecked: kcvOf(t, card)})
 	refusedWith(t, "a token of which half is gone", "keys-gone", err)
 	if err == nil || !strings.Contains(err.Error(), "key 1") || strings.Contains(err.Error(), "key 7") {
 		t.Errorf("it should name key 1 alone: %v", err)
@@ -60,7 +59,7 @@ func TestUpdateOfHalfAToken(t *testing.T) {
 	if _, err := Run(ctx, card, cat, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge}); err != nil {
+	if _, err := PrepareUpdate(ctx, card, cat, UpdateOptions{SharesChecked: kcvOf(t, card)}); err != nil {
 		t.Errorf("after a backup: %v", err)
 	}
 }
@@ -85,21 +84,12 @@ func TestNoSharesOfRandomKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		refusedWith(t, "the KCV of a random key", "random-key", RecordSharesChecked(cat, inv, kcvOf(t, card)))
+		refusedWith(t, "the KCV of a random key", "random-key", CheckTypedKCV(inv, read(t, cat), kcvOf(t, card)))
 		seen := read(t, cat).Shares
 		if s, ok := seen[store.KCV(kcvOf(t, card))]; ok && !s.Random {
 			t.Errorf("and yet it is noted: %+v, %v", s, err)
 		}
 	}
-}
-
-// By a clock that was set back every proof is of today, and shares that were seen
-// a year ago are seen of late.
-func TestUpdateWithClockSetBack(t *testing.T) {
-	_, card, cat, _ := readyForUpdate(t)
-	before := time.Now().Add(-24 * time.Hour)
-	_, err := PrepareUpdate(context.Background(), card, cat, UpdateOptions{ShareAge: DefaultShareAge, Now: func() time.Time { return before }})
-	refusedWith(t, "a clock that stands a day back", "clock", err)
 }
 
 // Something changes the token while it is emptied: what the snapshot does not hold
@@ -115,10 +105,10 @@ func TestChangedWhileEmptied(t *testing.T) {
 		{"a description", schsm.DescriptionFile(1), 0, "token-changed"},
 		{"a request", schsm.CertificateFile(1), 0, "token-changed"},
 		{"a certificate", 0xCA01, -1, "token-changed"},
-		{"another data object", 0xCD02, -1, "not-empty"},
+		{"another data object", 0xCD02, -1, "token-changed"},
 	} {
 		_, card, cat, _ := readyForUpdate(t)
-		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge})
+		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{SharesChecked: kcvOf(t, card)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +121,7 @@ func TestChangedWhileEmptied(t *testing.T) {
 			t.Fatal(err)
 		}
 		done := false
-		err = EmptyToken(ctx, card, cat, u, func(string, int, int) {
+		err = EmptyToken(ctx, card, cat, u, ready.Warrant, func(string, int, int) {
 			if done {
 				return
 			}
@@ -167,19 +157,15 @@ func TestCopyPlaceTaken(t *testing.T) {
 // it, and a key that was accepted as one that cannot leave.
 func TestGuardWipeOfWhatIsNotSeen(t *testing.T) {
 	ctx := context.Background()
-	token, card, cat, _ := readyForUpdate(t)
+	token, card, cat, share := readyForUpdate(t)
 	if _, err := Run(ctx, card, cat, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	inv, err := Take(ctx, login0(t, token))
-	if err != nil || len(inv.Unread) != 1 {
-		t.Fatalf("%v, %v", inv.Unread, err)
-	}
-	if err := GuardWipe(inv, cat); err != nil {
+	if err := guardWipe(t, card, cat, share); err != nil {
 		t.Fatalf("all of it is in a snapshot: %v", err)
 	}
-	inv.Unread = append(inv.Unread, 0xCD09)
-	refusedWith(t, "protected data that is in no snapshot", "not-covered", GuardWipe(inv, cat))
+	write(t, card, 0xCD09, []byte("new"))
+	refusedWith(t, "protected data that is in no snapshot", "not-covered", guardWipe(t, card, cat, share))
 
 	card = login(t, token)
 	if err := card.GenerateAES(ctx, 9, 128, []byte{0x10, 0x11}); err != nil { // without 92
@@ -188,35 +174,17 @@ func TestGuardWipeOfWhatIsNotSeen(t *testing.T) {
 	if _, err := Run(ctx, card, cat, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if inv, err = Take(ctx, card); err != nil {
+	inv, err := Take(ctx, card)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Accept(inv, cat, "9", "it is meant to stay"); err != nil {
 		t.Fatal(err)
 	}
-	err = GuardWipe(inv, cat)
+	err = guardWipe(t, card, cat, share)
 	refusedWith(t, "an accepted key", "not-covered", err)
 	if err == nil || !strings.Contains(err.Error(), "lost for good") {
 		t.Errorf("it does not say that it would be lost: %v", err)
-	}
-}
-
-// Without a journal a replacement that is cut off could not be gone on with.
-func TestNoReplacementWithoutJournal(t *testing.T) {
-	ctx := context.Background()
-	cat, s, _ := twoKeys(t)
-	_, card := inTheWay(t, cat, true)
-	old := coverageOf(t, card, cat)[0].Key
-	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Catalog: cat}
-	p, err := MakePlan(ctx, card, s, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err := Restore(ctx, card, cat, p, o); err != nil || r.Keys[0].OK {
-		t.Errorf("%+v, %v", r.Keys, err)
-	}
-	if k := coverageOf(t, card, cat)[0].Key; !k.Public.Equal(old.Public) {
-		t.Error("the key in the way is gone")
 	}
 }
 
@@ -226,7 +194,7 @@ func TestReplaceLooksAgain(t *testing.T) {
 	ctx := context.Background()
 	cat, s, _ := twoKeys(t)
 	_, card := inTheWay(t, cat, true)
-	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat}
+	o := RestoreOptions{Keys: []byte{1}, Replace: []byte{1}, Journal: cat.Journal(), Catalog: cat, Replacing: Replacing{SharesChecked: kcvOf(t, card)}}
 	p, err := MakePlan(ctx, card, s, o)
 	if err != nil || p.Items[0].Action != WouldReplace {
 		t.Fatalf("%+v, %v", p.Items, err)

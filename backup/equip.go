@@ -25,6 +25,9 @@ type Work struct {
 	Backup     Options
 	Trust      Trust
 	MinSOTries int
+	// SharesChecked is the KCV of shares that were checked on another computer, as
+	// typed: what is destroyed wants that, where no shares are given.
+	SharesChecked string
 	// Who does it, as is claimed, for the log.
 	Who string
 	// Changed tells, also beside an error, that token or catalog are not what
@@ -65,14 +68,11 @@ func (w *Work) ensure() error {
 	return err
 }
 
-// mayWipe refuses a wipe that would lose something, and says what can be done.
+// mayWipe refuses, at first sight, a wipe that would lose something, and says what
+// can be done.
 func (w *Work) mayWipe(inv *Inventory) error {
-	err := GuardWipe(inv, w.Catalog)
-	if err == nil || ClassOf(err) != Refused {
-		return err
-	}
-	state, readErr := w.Catalog.Read()
-	if readErr != nil || !slices.ContainsFunc(Cover(inv, state), func(k KeyCoverage) bool { return !k.Coverage.Done() && NoBackupTakes(k) }) {
+	keys, err := AtFirstSight(inv, w.Catalog)
+	if err == nil || ClassOf(err) != Refused || !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return !k.Coverage.Done() && NoBackupTakes(k) }) {
 		return err
 	}
 	refused := *err.(*Error)
@@ -134,6 +134,9 @@ func (w *Work) equip(ctx context.Context, inv *Inventory, s SetUp, assign func(*
 	if err := assign(&s, shares); err != nil {
 		return nil, err
 	}
+	if s.Holding, err = w.holding(ctx, inv); err != nil {
+		return nil, err
+	}
 	kcvs, note, err := Initialise(ctx, w.Card, w.Catalog, s)
 	if note != "" {
 		w.Person.Note("%s", note)
@@ -157,6 +160,21 @@ func (w *Work) equip(ctx context.Context, inv *Inventory, s SetUp, assign func(*
 	}
 	w.ceremonies(s, inv.Serial, kcvs)
 	return kcvs, nil
+}
+
+// holding has a token that holds something logged in with the PIN that it has now,
+// if somebody knows that.
+func (w *Work) holding(ctx context.Context, inv *Inventory) (Holding, error) {
+	h := Holding{SharesChecked: w.SharesChecked, SpendUse: w.Backup.SpendUse, Consent: Consent{TypeBack: w.Person.TypeBack}, Progress: w.Backup.Progress}
+	if !inv.needsWarrant() {
+		return h, nil
+	}
+	if h.PINUnknown = inv.PIN.Blocked; h.PINUnknown {
+		return h, nil
+	}
+	known, err := w.Person.LoginNow(ctx)
+	h.PINUnknown = !known
+	return h, err
 }
 
 // mostTries is the highest retry counter that a PIN of n characters may have

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,7 +133,7 @@ func (u *Update) Standing(inv *Inventory) string {
 	}
 	text += fmt.Sprintf("%d of %s done", u.Done(inv), count(len(u.Files), "deletion"))
 	if u.Intent && (inv == nil || inv.Serial != u.Serial) {
-		text += fmt.Sprintf(", the one of %s perhaps", u.Files[u.Deleted])
+		text += ", one more perhaps"
 	}
 	return text
 }
@@ -176,28 +177,23 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// DefaultShareAge is how long ago shares may have been seen before a token is
-// emptied.
-const DefaultShareAge = 30 * 24 * time.Hour
-
 // UpdateOptions are what PrepareUpdate is told.
 type UpdateOptions struct {
 	// Discard is asked of each key that would not come back; nil is no. What
 	// it says yes to is lost for good.
 	Discard func(KeyCoverage) (bool, error)
+	// TypeBack has the label typed of a key that may not be asked.
+	TypeBack func(ctx context.Context, what, word string) error
 	// Shares, if given, are opened: every key blob is opened with the DKEK and
 	// matched, and a whole restore is drilled on tokens of NewToken.
 	Shares   []*dkek.Share
 	NewToken func() (apdu.Transmitter, func() error, error)
-	// SharesChecked is the KCV of shares that were checked elsewhere, as typed in
-	// this run. ShareAge is how long ago the shares may have been seen.
+	// SharesChecked is the KCV of shares that were checked on another computer, as
+	// typed: without Shares nothing is deleted unless it is given.
 	SharesChecked string
-	ShareAge      time.Duration
 	SpendUse      func(Key) bool
 	Progress      func(what string, done, total int)
 	Program       string
-	// Now is the time; nil asks the clock.
-	Now func() time.Time
 }
 
 func (o UpdateOptions) options() Options {
@@ -210,10 +206,13 @@ type Readiness struct {
 	Report *Report
 	// Discarded are keys that go for good, as was typed.
 	Discarded []KeyCoverage
-	// Seen is when shares of each recovery key were last at hand.
-	Seen map[store.KCV]store.ShareSeen
+	// Shown are the recovery keys whose shares are here, Typed those of which only
+	// the KCV was typed.
+	Shown, Typed []store.KCV
 	// Drilled is how long a restore took in memory; 0 without shares.
 	Drilled time.Duration
+	// Warrant is leave to empty the token.
+	Warrant Warrant
 
 	inv *Inventory
 }
@@ -222,15 +221,7 @@ type Readiness struct {
 // anew on the token, and makes sure that the shares exist. An error of class
 // Refused names what would not come back. The token is left as it is.
 func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o UpdateOptions) (*Readiness, error) {
-	now := cat.Now
-	if o.Now != nil {
-		now = o.Now
-	}
-	began := now().Truncate(time.Second) // the resolution of the log
-	if err := clockStands(cat, began); err != nil {
-		return nil, err
-	}
-	r := &Readiness{Seen: map[store.KCV]store.ShareSeen{}}
+	r := &Readiness{}
 	var err error
 	if r.inv, err = Take(ctx, card); err != nil {
 		return nil, err
@@ -242,6 +233,11 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if err := noneVanished(r.inv, state); err != nil {
 		return nil, err
 	}
+	if o.SharesChecked != "" {
+		if err := CheckTypedKCV(r.inv, state, o.SharesChecked); err != nil {
+			return nil, err
+		}
+	}
 	// Shares that are here seal what the PIN protects, so they come first.
 	if err := o.recordShares(cat, r.inv); err != nil {
 		return nil, err
@@ -250,31 +246,13 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 		return nil, err
 	}
 	fail := func(err error) (*Readiness, error) { return nil, changed(err) }
-	s := r.Report.Snapshot
 	if len(o.Shares) > 0 {
 		if err := r.open(ctx, cat, o); err != nil {
 			return fail(err)
 		}
 	}
-	if r.inv, err = Take(ctx, card); err != nil {
+	if err := r.leave(ctx, card, cat, r.Report.seen, o); err != nil {
 		return fail(err)
-	}
-	if err := r.covered(cat, o); err != nil {
-		return fail(err)
-	}
-	trip := &roundTrip{card: card, serial: r.inv.Serial, journal: cat.Journal(), spendUse: o.SpendUse}
-	if err := r.prove(ctx, trip, cat, began, o); err != nil {
-		return fail(err)
-	}
-	if err := r.shares(cat, now(), o); err != nil {
-		return fail(err)
-	}
-	if state, err = cat.Read(); err != nil {
-		return fail(err)
-	}
-	r.Report.Keys, r.Report.Head = Cover(r.inv, state), state.Head
-	if strange := foreign(r.inv, s); len(strange) > 0 {
-		return nil, refusef("token-changed", "let the other program finish and run again", "the token changed while it was proven: %s", strings.Join(strange, "; "))
 	}
 	return r, nil
 }
@@ -296,18 +274,66 @@ func (o UpdateOptions) recordShares(cat *store.Catalog, inv *Inventory) error {
 	return nil
 }
 
-// clockStands refuses a clock that was set back behind the last entry of the log:
-// by such a one every proof is of today, and shares were seen of late.
-func clockStands(cat *store.Catalog, now time.Time) error {
-	state, err := cat.Read()
+func sharesNotSeen(kcv ...store.KCV) error {
+	return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+kcv[0]+", the KCV that it shows",
+		"nobody has shown shares of the recovery key %s in this run, and without them nothing comes back", strings.Join(kcv, ", "))
+}
+
+// leave shows that all that is on the token comes back, and gets leave to empty
+// it.
+func (r *Readiness) leave(ctx context.Context, card *schsm.Card, cat *store.Catalog, e *Evidence, o UpdateOptions) error {
+	var err error
+	if r.inv, err = Take(ctx, card); err != nil {
+		return err
+	}
+	state, err := cat.Reread()
 	if err != nil {
 		return err
 	}
-	if last := state.Head.Time.Truncate(time.Second); last.After(now) {
-		return refusef("clock", "set the clock, then run the same command again", "the clock says %s, and the last entry of the catalog is of %s: what was proven and seen of late cannot be told",
-			now.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339))
+	e.combine(r.inv.token().Domains, o.Shares, state.Now(r.inv.Serial))
+	if o.SharesChecked != "" {
+		if err := e.typeKCV(r.inv, state, o.SharesChecked); err != nil {
+			return err
+		}
+	}
+	if err := e.prove(ctx, card, cat, r.inv, nil, o.options()); err != nil {
+		return err
+	}
+	w, lost, gone, err := e.warrant(ctx, r.inv, cat, nil, Consent{Discard: o.Discard, TypeBack: o.TypeBack})
+	if err != nil {
+		return err
+	}
+	if r.Report != nil {
+		lost = append(lost, r.Report.gaps()...)
+	}
+	if len(lost) > 0 {
+		return refusef("not-covered", "`hsmbackup status` says what can be done; --share FILE opens what no round trip can prove; a key that may go for good is named with --discard KEY",
+			"an update wants the token empty, and not everything on it would come back: %s", strings.Join(lost, "; "))
+	}
+	for _, kcv := range slices.Sorted(maps.Keys(e.recovery)) {
+		if e.recovery[kcv] == typedKCV {
+			r.Typed = append(r.Typed, kcv)
+		} else {
+			r.Shown = append(r.Shown, kcv)
+		}
+	}
+	r.Warrant, r.Discarded = w, gone
+	if r.Report != nil {
+		return r.Report.judge(r.inv, cat)
 	}
 	return nil
+}
+
+// gaps are what the snapshot could not keep of what was on the token. Data
+// objects are named by whoever compares files; attachments were never on it.
+func (r *Report) gaps() []string {
+	var lost []string
+	for _, m := range r.Snapshot.Missing {
+		if m.What != gapPKA && !strings.HasPrefix(m.What, "data object ") && !strings.HasPrefix(m.What, "attachment ") {
+			lost = append(lost, m.What+": "+m.Reason)
+		}
+	}
+	return lost
 }
 
 // noneVanished refuses a token that lacks keys which its newest snapshot brings
@@ -405,137 +431,6 @@ func (v *Verification) first() string {
 	return "nothing"
 }
 
-// covered refuses a token that holds something which would not come back, but
-// for the keys that are discarded.
-func (r *Readiness) covered(cat *store.Catalog, o UpdateOptions) error {
-	state, err := cat.Read()
-	if err != nil {
-		return err
-	}
-	lost, gone, err := wouldLose(r.inv, state, o.Discard)
-	if err != nil {
-		return err
-	}
-	r.Discarded = gone
-	for _, m := range r.Report.Snapshot.Missing {
-		// Data objects are named by wouldLose; attachments were never on the token.
-		if m.What != gapPKA && !strings.HasPrefix(m.What, "data object ") && !strings.HasPrefix(m.What, "attachment ") {
-			lost = append(lost, m.What+": "+m.Reason)
-		}
-	}
-	if len(lost) > 0 {
-		return refusef("not-covered", "`hsmbackup status` says what can be done; a key that may go for good is named with --discard KEY", "an update wants the token empty, and not everything on it would come back: %s", strings.Join(lost, "; "))
-	}
-	return nil
-}
-
-// prove shows of each key blob that was not proven since began that it comes
-// back, by round trip; what the shares opened since then is proven too.
-func (r *Readiness) prove(ctx context.Context, trip *roundTrip, cat *store.Catalog, began time.Time, o UpdateOptions) error {
-	s := r.Report.Snapshot
-	var unproven []string
-	for i := range s.Keys {
-		k := &s.Keys[i]
-		if len(k.Blob) == 0 || r.discards(k.Reference) {
-			continue
-		}
-		o.options().progress("proving "+keyName(k.Label, k.Reference), i, len(s.Keys))
-		state, err := cat.Read()
-		if err != nil {
-			return err
-		}
-		if provenSince(state.Proofs, store.HashOf(k.Blob), s.Token.Serial, began) {
-			continue
-		}
-		p, err := trip.proveStored(ctx, r.inv, s, k)
-		if err != nil {
-			return err
-		}
-		if err := cat.RecordProofs([]store.Proof{p}); err != nil {
-			return err
-		}
-		if !p.OK && !provenSince(state.Proofs, store.HashOf(k.Blob), "", began) {
-			unproven = append(unproven, keyName(k.Label, k.Reference)+": "+p.Reason)
-		}
-	}
-	o.options().progress("proven", len(s.Keys), len(s.Keys))
-	if len(unproven) > 0 {
-		return refusef("not-proven", "give the shares with --share FILE, which opens what no round trip can prove", "not proven today: %s", strings.Join(unproven, "; "))
-	}
-	return nil
-}
-
-// provenSince tells whether a blob was shown to come back since a time: on this
-// token, or, of serial "", in whatever way.
-func provenSince(proofs []store.Proof, blob store.Hash, serial string, since time.Time) bool {
-	for _, p := range slices.Backward(proofs) {
-		if p.Blob != blob || p.Time.Before(since) || p.Kind == store.ProofIntact {
-			continue
-		}
-		if p.OK && (serial == "" || p.Kind == store.ProofRoundTrip && p.Token == serial) {
-			return true
-		}
-	}
-	return false
-}
-
-func (r *Readiness) discards(reference int) bool {
-	return slices.ContainsFunc(r.Discarded, func(k KeyCoverage) bool { return int(k.Key.Reference) == reference })
-}
-
-// shares makes sure that somebody has shown the shares of each recovery key of
-// late.
-func (r *Readiness) shares(cat *store.Catalog, now time.Time, o UpdateOptions) error {
-	state, err := cat.Read()
-	if err != nil {
-		return err
-	}
-	seen := state.Shares
-	for _, k := range r.Report.Snapshot.Keys {
-		if len(k.Blob) == 0 || r.discards(k.Reference) {
-			continue
-		}
-		r.Seen[k.KCV] = seen[k.KCV]
-		if age := now.Sub(seen[k.KCV].Time); age > o.ShareAge && k.KCV != o.SharesChecked {
-			return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+k.KCV+", the KCV that it shows",
-				"shares of the recovery key %s were last seen %d days ago: nothing is deleted before they are shown again", k.KCV, int(age.Hours()/24))
-		}
-	}
-	return nil
-}
-
-// OriginTyped is the origin of shares that nobody has shown here.
-const OriginTyped = "checked on another computer, as typed"
-
-// CheckTypedKCV refuses a KCV that cannot be that of shares of a token's.
-func CheckTypedKCV(inv *Inventory, state *store.State, kcv string) error {
-	for _, d := range inv.token().Domains {
-		if d.KCV == "" || !strings.EqualFold(d.KCV, kcv) {
-			continue
-		}
-		if state.Shares[d.KCV].Random || d.Shares == 0 {
-			return refusef("random-key", "`hsmbackup status` says what can be done",
-				"the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
-		}
-		return nil
-	}
-	return refusef("kcv-mismatch", "those shares are of another recovery key",
-		"%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
-}
-
-// RecordSharesChecked notes that shares of a recovery key were checked on
-// another computer, as somebody typed.
-func RecordSharesChecked(cat *store.Catalog, inv *Inventory, kcv string) error {
-	state, err := cat.Read()
-	if err != nil {
-		return err
-	}
-	if err := CheckTypedKCV(inv, state, kcv); err != nil {
-		return err
-	}
-	return cat.Append(store.ShareSeen{KCV: strings.ToUpper(kcv), Software: true, Origin: OriginTyped})
-}
-
 // CopyName is what a copy of the catalog is called in a folder, by its last
 // entry.
 func CopyName(head store.Entry) string {
@@ -625,63 +520,81 @@ func BeginUpdate(cat *store.Catalog, r *Readiness, c store.Copy) (*Update, error
 	return u, u.put(cat)
 }
 
-// EmptyToken deletes what is on the token, one file after the other: intent into
-// the journal, the command, confirmation. Before each one the token must be the
-// same, what is about to go must be what the snapshot holds, and the proof of a
-// key must stand. An error of class Changed is gone on from by the next call.
-func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, progress func(what string, done, total int)) error {
-	o := Options{Progress: progress}
+// ResumeUpdate shows of what an emptying that was cut off has left that it comes
+// back: each key answers again, each blob comes back again, and the shares or
+// their KCV are there again. What was given up is asked for again too.
+func ResumeUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, o UpdateOptions) (*Readiness, error) {
+	inv, err := u.here(ctx, card)
+	if err != nil {
+		return nil, err
+	}
+	state, err := cat.Reread()
+	if err != nil {
+		return nil, err
+	}
+	r := &Readiness{inv: inv}
+	e, err := Ask(ctx, card, inv, state, o.options())
+	if err != nil {
+		return nil, err
+	}
+	return r, r.leave(ctx, card, cat, e, o)
+}
+
+func (u *Update) here(ctx context.Context, card *schsm.Card) (*Inventory, error) {
 	inv, err := Take(ctx, card)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if inv.Serial != u.Serial {
-		return refusef("wrong-token", "plug in the token that the update is of", "the firmware update is of %s, this is %s; nothing was deleted", u.Serial, orNone(inv.Serial))
+		return nil, refusef("wrong-token", "plug in the token that the update is of", "the firmware update is of %s, this is %s; nothing was deleted", u.Serial, orNone(inv.Serial))
 	}
-	s, err := u.snapshot(cat)
+	return inv, nil
+}
+
+// EmptyToken deletes what is on the token, one file after the other: intent into
+// the journal, the command, confirmation. Each goes by the warrant, whatever the
+// journal says. An error of class Changed is gone on from by the next call.
+func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Update, w Warrant, progress func(what string, done, total int)) error {
+	o := Options{Progress: progress}
+	inv, err := u.here(ctx, card)
 	if err != nil {
 		return err
 	}
-	if strange := foreign(inv, s); len(strange) > 0 {
-		return refusef("token-changed", "`hsmbackup firmware-update --abort` puts everything back; then begin anew", "there is something on the token that snapshot %s does not hold: %s; it was left alone", s.ID, strings.Join(strange, "; "))
+	if _, err := u.snapshot(cat); err != nil {
+		return err
 	}
 	if _, err := os.Stat(u.Copy); err == nil { // one that was put away cannot be looked at
 		if err := u.checkCopy(cat); err != nil {
 			return err
 		}
 	}
-	for u.Deleted < len(u.Files) {
-		f := u.Files[u.Deleted]
-		o.progress("deleting "+f.String(), u.Deleted, len(u.Files))
+	left := inv.files()
+	u.Deleted = u.Done(inv)
+	for i, f := range left {
+		o.progress("deleting "+f.String(), i, len(left))
 		if err := ctx.Err(); err != nil {
-			return changed(err)
-		}
-		if err := u.mayGo(ctx, card, cat, f); err != nil {
 			return changed(err)
 		}
 		u.Intent = true
 		if err := u.put(cat); err != nil {
 			return changed(err)
 		}
-		if err := card.Confirm(ctx); err != nil {
+		if err := w.remove(ctx, card, f); err != nil {
 			return changed(err)
 		}
-		if err := card.DeleteFileIfThere(ctx, f); err != nil {
-			return changed(err)
-		}
-		u.Deleted, u.Intent = u.Deleted+1, false
+		u.Deleted, u.Intent = min(u.Deleted+1, len(u.Files)), false
 		if err := u.put(cat); err != nil {
 			return changed(err)
 		}
 	}
-	o.progress("deleted", len(u.Files), len(u.Files))
+	o.progress("deleted", len(left), len(left))
 	if inv, err = Take(ctx, card); err != nil {
 		return changed(err)
 	}
 	if left := inv.files(); len(left) > 0 {
 		return &Error{Class: Changed, Code: "not-empty", Message: fmt.Sprintf("the token still holds %v, which came while it was emptied", left), Hint: "`hsmbackup firmware-update --abort` puts everything back; then begin anew"}
 	}
-	u.Phase = UpdateEmptied
+	u.Phase, u.Deleted = UpdateEmptied, len(u.Files)
 	if err := u.put(cat); err != nil {
 		return changed(err)
 	}
@@ -728,62 +641,12 @@ func (u *Update) checkCopy(cat *store.Catalog) error {
 	return nil
 }
 
-// mayGo is the guard before each deletion. What the snapshot holds is read anew
-// from the catalog, what is about to go from the token.
-func (u *Update) mayGo(ctx context.Context, card *schsm.Card, cat *store.Catalog, f schsm.FID) error {
-	s, err := u.snapshot(cat)
-	if err != nil {
-		return err
-	}
-	if f.Prefix() != schsm.PrefixKey {
-		content, sealed, found := holds(s, f)
-		if !found {
-			return refusef("not-covered", "", "file %s is in no snapshot; it was left alone", f)
-		}
-		if sealed {
-			return nil // the guards before saw that it is there, the PIN keeps us from comparing
-		}
-		return same(ctx, card, f, content)
-	}
-	n := int(f.Index())
-	i := slices.IndexFunc(s.Keys, func(k store.Key) bool { return k.Reference == n })
-	if i < 0 {
-		return refusef("not-covered", "", "key %d is in no snapshot; it was left alone", n)
-	}
-	k := &s.Keys[i]
-	if !slices.Contains(u.Discarded, n) {
-		state, err := cat.Read()
-		if err != nil {
-			return err
-		}
-		if k.Damage != "" || len(k.Blob) == 0 || !provenSince(state.Proofs, store.HashOf(k.Blob), "", time.Time{}) {
-			return refusef("not-proven", "`hsmbackup check` says what does not check out", "%s is not proven to come back any more (%s); it was left alone", keyName(k.Label, n), orNone(k.Damage))
-		}
-	}
-	if err := same(ctx, card, schsm.DescriptionFile(f.Index()), k.Description); err != nil {
-		return err
-	}
-	return same(ctx, card, schsm.CertificateFile(f.Index()), k.Certificate)
-}
-
-// same reads a file of the token and compares; one that is gone is no
-// difference.
-func same(ctx context.Context, card *schsm.Card, f schsm.FID, want []byte) error {
-	is, err := card.ReadFile(ctx, f)
-	switch {
-	case errors.Is(err, apdu.ErrNotFound):
-		return nil
-	case err != nil:
-		return err
-	case !bytes.Equal(is, want):
-		return refusef("token-changed", "`hsmbackup firmware-update --abort` puts everything back; then begin anew", "file %s is not what the snapshot holds any more; it was left alone", f)
-	}
-	return nil
-}
-
 // holds finds the content of a file in a snapshot, whether it belongs to a key
 // or not.
 func holds(s *store.Snapshot, f schsm.FID) (content []byte, sealed, found bool) {
+	if s == nil {
+		return nil, false, false
+	}
 	for _, k := range s.Keys {
 		switch {
 		case k.Reference != int(f.Index()):

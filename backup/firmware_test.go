@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
@@ -27,9 +26,6 @@ func updateJob(token *softtoken.Token, cat *store.Catalog, share *dkek.Share, o 
 	}
 	if o.NewToken == nil {
 		o.NewToken = memory
-	}
-	if o.ShareAge == 0 {
-		o.ShareAge = DefaultShareAge
 	}
 	list, err := Updates(cat)
 	if err != nil {
@@ -146,7 +142,7 @@ func TestFirmwareUpdate(t *testing.T) {
 	if list, err := Updates(cat); err != nil || len(list) != 0 {
 		t.Errorf("still under way: %+v, %v", list, err)
 	}
-	if keys := Cover(after, read(t, cat)); !Complete(keys) {
+	if keys := coverageOf(t, login(t, token), cat); !Complete(keys) {
 		t.Errorf("the successor: %+v, %v", keys, err)
 	}
 }
@@ -321,16 +317,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if now := read(t, cat).Head.Seq; now != before {
 		t.Errorf("and yet %d entries were recorded", now-before)
 	}
-	inv, err := Take(ctx, card)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := RecordSharesChecked(cat, inv, "0102030405060708"); ClassOf(err) != Refused {
-		t.Errorf("another KCV: %v", err)
-	}
-	if err := RecordSharesChecked(cat, inv, strings.ToLower(kcvOf(t, card))); err != nil {
-		t.Errorf("%v", err)
-	}
+
 	// A copy beside the catalog.
 	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); ClassOf(err) != Refused {
 		t.Errorf("a copy on the same disk: %v", err)
@@ -352,9 +339,9 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 
 	// The token is another one, or holds something that came since; what is about
 	// to go is not what was proven; the proof is gone; the copy is damaged.
-	begin := func() (*softtoken.Token, *schsm.Card, *store.Catalog, *Update, *int) {
+	begin := func() (*softtoken.Token, *schsm.Card, *store.Catalog, *Update, Warrant, *int) {
 		token, card, cat, _ := readyForUpdate(t)
-		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{ShareAge: DefaultShareAge})
+		ready, err := PrepareUpdate(ctx, card, cat, UpdateOptions{SharesChecked: kcvOf(t, card)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -366,16 +353,16 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return token, card, cat, u, deleted(token)
+		return token, card, cat, u, ready.Warrant, deleted(token)
 	}
-	_, _, cat, u, _ := begin()
+	_, _, cat, u, w, _ := begin()
 	other, otherCard := newToken(t, "3.5", "SOFT0200003")
 	initToken(t, otherCard, nil, share)
 	n = deleted(other)
-	refused("another token", "wrong-token", n, EmptyToken(ctx, otherCard, cat, u, nil))
+	refused("another token", "wrong-token", n, EmptyToken(ctx, otherCard, cat, u, w, nil))
 
 	// The token is exchanged between two deletions: a clone of all but its serial.
-	token, _, cat, u, _ = begin()
+	token, _, cat, u, w, _ = begin()
 	clone, cloneCard := newToken(t, "3.5", "SOFT0200004")
 	initToken(t, cloneCard, nil, share)
 	restoreAll(t, cloneCard, cat, mustSnapshot(t, cat, u.Snapshot))
@@ -385,15 +372,15 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 		t.Fatal(err)
 	}
 	n = deleted(clone)
-	if err := EmptyToken(ctx, swapCard, cat, u, nil); !errors.Is(err, schsm.ErrOtherToken) || *n > 0 || u.Deleted != 2 {
+	if err := EmptyToken(ctx, swapCard, cat, u, w, nil); !errors.Is(err, schsm.ErrOtherToken) || *n > 0 || u.Deleted != 2 {
 		t.Errorf("exchanged after 2 deletions: %v, %d deletions on the other, %d noted", err, *n, u.Deleted)
 	}
 
-	_, card, cat, u, n = begin()
+	_, card, cat, u, w, n = begin()
 	generate(t, card, 2, "P-256", "new", []byte{2})
-	refused("a key that came since", "token-changed", n, EmptyToken(ctx, card, cat, u, nil))
+	refused("a key that came since", "token-changed", n, EmptyToken(ctx, card, cat, u, w, nil))
 
-	token, card, cat, u, _ = begin()
+	token, card, cat, u, w, _ = begin()
 	token.SetFault(nil)
 	if err := card.DeleteFile(ctx, schsm.DescriptionFile(1)); err != nil {
 		t.Fatal(err)
@@ -402,15 +389,15 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 		t.Fatal(err)
 	}
 	n = deleted(token)
-	refused("another description", "token-changed", n, EmptyToken(ctx, card, cat, u, nil))
+	refused("another description", "token-changed", n, EmptyToken(ctx, card, cat, u, w, nil))
 
-	_, card, cat, u, n = begin()
+	_, card, cat, u, w, n = begin()
 	u.Hash[0] ^= 1
-	if err := EmptyToken(ctx, card, cat, u, nil); ClassOf(err) != Damaged || *n > 0 {
+	if err := EmptyToken(ctx, card, cat, u, w, nil); ClassOf(err) != Damaged || *n > 0 {
 		t.Errorf("another snapshot than it began with: %v, %d deletions", err, *n)
 	}
 
-	_, card, cat, u, n = begin()
+	_, card, cat, u, w, n = begin()
 	b, err := os.ReadFile(u.Copy)
 	if err != nil {
 		t.Fatal(err)
@@ -422,25 +409,13 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if err := os.WriteFile(u.Copy, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused("the copy is damaged", "copy-damaged", n, EmptyToken(ctx, card, cat, u, nil))
+	refused("the copy is damaged", "copy-damaged", n, EmptyToken(ctx, card, cat, u, w, nil))
 
-	// A proof that does not stand any more: no key goes.
-	_, card, _, u, n = begin()
-	unproven := newCatalog(t)
-	key, err := dkek.Combine(share)
-	if err != nil {
-		t.Fatal(err)
+	// Without leave no key goes, whatever the journal says.
+	_, card, cat, u, _, n = begin()
+	if err := EmptyToken(ctx, card, cat, u, Warrant{}, nil); !errors.Is(err, errNoWarrant) || *n > 0 {
+		t.Errorf("without a warrant: %v, %d deletions", err, *n)
 	}
-	if err := RecordShares(unproven, key, true, "test"); err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := Run(ctx, card, unproven, Options{NoProof: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Snapshot, u.Hash = fresh.Snapshot.ID, fresh.Snapshot.Hash
-	err = EmptyToken(ctx, card, unproven, u, nil)
-	refused("without a proof", "not-proven", n, err)
 }
 
 // A key whose copy has no room on the token cannot be proven there today: only
@@ -471,9 +446,8 @@ func TestFirmwareUpdateNotProven(t *testing.T) {
 		t.Fatalf("%+v", c)
 	}
 	token.Reset()
-	tomorrow := func() time.Time { return time.Now().Add(24 * time.Hour) } // the offline proof is of yesterday
-	var job *Error
-	if _, err := updateRun(t, token, cat, share, UpdateOptions{Now: tomorrow}); !errors.As(err, &job) || job.Code != "not-proven" {
+	var job *Error // the offline proof is of another run
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{}); !errors.As(err, &job) || job.Code != "not-covered" {
 		t.Errorf("%v", err)
 	}
 	drills := 0

@@ -17,15 +17,35 @@ import (
 	"hsmbackup/store"
 )
 
-// coverageOf backs nothing up; it only asks.
+// coverageOf backs nothing up; it asks the keys, if somebody is logged in.
 func coverageOf(t testing.TB, card *schsm.Card, cat *store.Catalog) []KeyCoverage {
 	t.Helper()
 	inv, err := Take(context.Background(), card)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Cover(inv, read(t, cat))
-	return c
+	var seen *Evidence
+	if inv.PIN.Verified {
+		if seen, err = Ask(context.Background(), card, inv, read(t, cat), Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Cover(inv, read(t, cat), seen)
+}
+
+// guardWipe tells whether a token that is logged in may be wiped and given these
+// shares.
+func guardWipe(t testing.TB, card *schsm.Card, cat *store.Catalog, shares ...*dkek.Share) error {
+	t.Helper()
+	inv, err := Take(context.Background(), card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !inv.holdsAnything() {
+		return nil
+	}
+	_, err = SetUp{Sets: []DomainSet{{Shares: len(shares), Load: shares}}}.leave(context.Background(), card, cat, inv)
+	return err
 }
 
 func TestCoverage(t *testing.T) {
@@ -91,7 +111,7 @@ func TestNotExportable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := GuardWipe(inv, cat); ClassOf(err) != Refused {
+	if err := guardWipe(t, card, cat); ClassOf(err) != Refused {
 		t.Errorf("a wipe would lose it: %v", err)
 	}
 	if _, err := Accept(inv, cat, "stays", "a test key"); err != nil {
@@ -100,7 +120,7 @@ func TestNotExportable(t *testing.T) {
 	if c := coverageOf(t, card, cat)[0]; c.Coverage != Accepted || c.Reason != "a test key" {
 		t.Errorf("%+v", c)
 	}
-	if err := GuardWipe(inv, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "lost for good") {
+	if err := guardWipe(t, card, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "lost for good") {
 		t.Errorf("accepted is not restorable: %v", err)
 	}
 	if v, err := Check(cat, nil, 0); err != nil || !v.OK() || !v.Snapshots[0].Keys[0].Accepted {
@@ -311,7 +331,7 @@ func TestUseCounter(t *testing.T) {
 		return *info.Counter
 	}
 	r, err := Run(ctx, card, cat, Options{})
-	if err != nil || r.Keys[1].Coverage != Unproven || !strings.Contains(r.Keys[1].Reason, "5 uses") || left() != 5 {
+	if err != nil || r.Keys[1].Coverage != Unasked || !strings.Contains(r.Keys[1].Reason, "5 uses") || left() != 5 {
 		t.Fatalf("%+v, %d left, %v", r.Keys[1], left(), err)
 	}
 	asked := 0
@@ -339,11 +359,7 @@ func TestProtectedData(t *testing.T) {
 	if err != nil || r.Complete() || len(r.Snapshot.Files) != 0 || len(r.Snapshot.Missing) != 1 || !strings.Contains(r.Snapshot.Missing[0].What, "CD05") {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	inv, err := Take(ctx, card)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := GuardWipe(inv, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CD05") {
+	if err := guardWipe(t, card, cat, share); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CD05") {
 		t.Errorf("%v", err)
 	}
 
@@ -360,7 +376,7 @@ func TestProtectedData(t *testing.T) {
 	if raw, err := os.ReadFile(cat.Path()); err != nil || bytes.Contains(raw, secretText) {
 		t.Errorf("the content lies open in the catalog (%v)", err)
 	}
-	if err := GuardWipe(inv, cat); err != nil {
+	if err := guardWipe(t, card, cat, share); err != nil {
 		t.Errorf("sealed, and still: %v", err)
 	}
 	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{r.Snapshot}, key, Options{}); err != nil || !v.OK() {

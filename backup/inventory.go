@@ -149,7 +149,11 @@ func isTransport(err error) bool {
 	if err == nil || errors.As(err, &status) {
 		return false
 	}
-	for _, e := range []error{schsm.ErrUnwrapRefused, errAnswer, errNoWay, errNothingKnown} {
+	var untried *untriedError
+	if errors.As(err, &untried) {
+		return false
+	}
+	for _, e := range []error{schsm.ErrUnwrapRefused, errAnswer, errNoWay, errNothingKnown, errOtherContent, errNoWarrant} {
 		if errors.Is(err, e) {
 			return false
 		}
@@ -320,6 +324,10 @@ func (k *Key) exportable(domains []schsm.Domain) {
 func (inv *Inventory) holdsAnything() bool {
 	return len(inv.Keys) > 0 || len(inv.Files) > 0 || len(inv.Unread) > 0
 }
+
+// HoldsAnything tells whether a wipe takes leave: what an interrupted look at the
+// device key left behind may go.
+func (inv *Inventory) HoldsAnything() bool { return inv.needsWarrant() }
 
 // token is the inventory's part of a snapshot that is about the device.
 func (inv *Inventory) token() store.Token {

@@ -45,7 +45,7 @@ func (h *history) notes(inv *Inventory, k Key) []string {
 	for _, s := range h.Snapshots {
 		for i := range s.Keys {
 			stored := &s.Keys[i]
-			if len(list) == 0 && isSame(k, stored, h.place(inv, inv.holds(s), stored, k)) {
+			if len(list) == 0 && h.isSame(k, stored, h.place(inv, s, stored, k)) {
 				kind, _ := kindAndBits(*stored)
 				list = Notes(kind, s.Token.Firmware)
 			}

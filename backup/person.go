@@ -23,6 +23,12 @@ type Person interface {
 	Agree(context.Context, Question) error
 	// Login asks for the PIN that the token has, and logs in.
 	Login(context.Context) error
+	// LoginNow is Login to a token that holds something and is about to be wiped:
+	// its keys have to answer. false: nobody knows the PIN that it has.
+	LoginNow(context.Context) (known bool, err error)
+	// TypeBack has a word typed on a terminal before what it stands for goes for
+	// good, unasked. Nothing else is a yes.
+	TypeBack(ctx context.Context, what, word string) error
 	// NewPINs asks for the PIN that the token is to get, and for its SO-PIN: a
 	// new one where it has none. The caller wipes both.
 	NewPINs(context.Context, *Inventory) (pin, soPIN *secret.Bytes, err error)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"hsmbackup/dkek"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -103,6 +104,16 @@ func (p *Plan) Fits() bool {
 	return true
 }
 
+// Replacing is what the deletion of a key takes besides that it was backed up.
+type Replacing struct {
+	// Shares are those of the recovery key that the backup is under, or
+	// SharesChecked its KCV, typed after `dkek check` on another computer.
+	Shares        []*dkek.Share
+	SharesChecked string
+	SpendUse      func(Key) bool
+	Consent       Consent
+}
+
 // RestoreOptions choose what is restored, and where.
 type RestoreOptions struct {
 	// Keys are references in the snapshot; nil is all keys, and all files.
@@ -118,6 +129,7 @@ type RestoreOptions struct {
 	// what is in the way must be covered, and Journal.
 	Replace      []byte
 	ReplaceBlobs []store.Hash
+	Replacing    Replacing
 	Catalog      *store.Catalog
 	// Without are references in the snapshot of keys that were given up: they
 	// are left out of the plan.

@@ -84,25 +84,24 @@ func isProofFile(f File) bool {
 // cleanProofKeys deletes what an interrupted proof of the device key left
 // behind, and says what it deleted. The token must be logged in.
 func cleanProofKeys(ctx context.Context, card *schsm.Card, inv *Inventory) (cleaned []string, err error) {
-	var left []byte
+	var left []Key
 	for _, k := range inv.Keys {
 		if isProofKey(k) {
-			left = append(left, k.Reference)
+			left = append(left, k)
 		}
 	}
 	for _, f := range inv.Files {
 		if isProofFile(f) {
-			left = append(left, f.FID.Index())
+			left = append(left, Key{Reference: f.FID.Index()})
 		}
 	}
-	for _, reference := range left {
-		if err := card.Confirm(ctx); err != nil {
-			return cleaned, err
-		}
-		if err := card.DeleteProofKey(ctx, reference); err != nil {
+	for _, k := range left {
+		if err := removeProofKey(ctx, card, k); errors.Is(err, errAnswer) || errors.Is(err, errNoWarrant) {
+			continue // another key, beside such a request
+		} else if err != nil {
 			return cleaned, changed(err)
 		}
-		cleaned = append(cleaned, fmt.Sprintf("key %d, which an interrupted look at the token's device key had left behind", reference))
+		cleaned = append(cleaned, fmt.Sprintf("key %d, which an interrupted look at the token's device key had left behind", k.Reference))
 	}
 	return cleaned, nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"hsmbackup/dkek"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/internal/tokentest"
@@ -42,6 +43,8 @@ type property struct {
 	ctx   context.Context
 	cat   *store.Catalog
 	token *softtoken.Token
+	// shares are those of all its key domains.
+	shares []*dkek.Share
 }
 
 // runProperty does it for one token.
@@ -63,12 +66,9 @@ func runProperty(t testing.TB, seed uint64) tokentest.Tally {
 		m.Errorf("check: %+v, %v", v, err)
 	}
 	m.offline(r.Snapshot)
-	inv, err := Take(m.ctx, m.Card)
-	m.Must("inventory", err)
-	r.Keys = Cover(inv, read(t, m.cat))
-	m.Must("coverage", err)
-	if guarded := GuardWipe(inv, m.cat) != nil; guarded == r.Complete() && len(m.Keys)+len(m.Files) > 0 && !(guarded && len(r.Snapshot.Missing) > 0) {
-		m.Errorf("complete: %v, and a wipe is refused: %v", r.Complete(), GuardWipe(inv, m.cat))
+	r.Keys = coverageOf(t, m.Card, m.cat)
+	if err := guardWipe(t, m.Card, m.cat, m.shares...); (err != nil) == r.Complete() && len(m.Keys)+len(m.Files) > 0 && !(err != nil && len(r.Snapshot.Missing) > 0) {
+		m.Errorf("complete: %v, and a wipe is refused: %v", r.Complete(), err)
 	}
 	plan, report := m.restore(r.Snapshot)
 	return m.Compare(outcome(r, plan, report))
@@ -81,6 +81,7 @@ func (m *property) initialise() {
 	s := SetUp{Initialisation: chosen.Initialisation, Trust: Trust{SoftFile: true}, Origin: "init"}
 	for _, set := range chosen.Sets {
 		s.Sets = append(s.Sets, DomainSet{Number: set.Number, Shares: len(set.Load), Load: set.Load})
+		m.shares = append(m.shares, set.Load...)
 	}
 	cat := m.cat
 	if m.Chance(20) {

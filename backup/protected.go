@@ -46,6 +46,9 @@ func sealProtected(ctx context.Context, card *schsm.Card, inv *Inventory, h *his
 			continue
 		}
 		sealed, err := dkek.SealData(recipient, content)
+		if err == nil {
+			h.seen.sealed[store.HashOf(sealed)] = store.HashOf(content)
+		}
 		clear(content)
 		if err != nil {
 			return err
@@ -72,7 +75,7 @@ func (r *restorer) restoreProtected(ctx context.Context, f schsm.FID, content []
 	case !begun(now, content):
 		return errOtherContent
 	}
-	return r.put(ctx, f, content)
+	return r.put(ctx, f, content, nil)
 }
 
 // openSealed checks that what is sealed in a snapshot opens under the DKEK.

@@ -123,7 +123,7 @@ func TestRekey(t *testing.T) {
 	if v, err := VerifyOffline(ctx, cat, latest(t, cat), to, Options{}); err != nil || !v.OK() || v.Anchored != AnchoredDKEK {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if a := agesOf(t, cat); a.Keys[Covered] != 3 || a.Proof.IsZero() || a.ShareSeen.IsZero() {
+	if a := agesOf(t, cat); a.Keys[Unasked] != 3 || a.Proof.IsZero() || a.ShareSeen.IsZero() {
 		t.Errorf("%+v", a)
 	}
 
@@ -163,8 +163,8 @@ func TestRekey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keys := Cover(inv, read(t, cat)); !Complete(keys) {
-		t.Errorf("%+v, %v", keys, err)
+	if keys := coverageOf(t, spare, cat); keys[0].Coverage != Missing {
+		t.Errorf("a snapshot of another token is none of this one: %+v", keys)
 	}
 	if b := BehindRekey(inv, read(t, cat)); b != nil {
 		t.Errorf("%+v, %v", b, err)
@@ -185,7 +185,7 @@ func TestRekey(t *testing.T) {
 	if inv, err = Take(ctx, card); err != nil {
 		t.Fatal(err)
 	}
-	if keys := Cover(inv, read(t, cat)); !Complete(keys) {
+	if keys := coverageOf(t, card, cat); !Complete(keys) {
 		t.Errorf("%+v, %v", keys, err)
 	}
 	if b := BehindRekey(inv, read(t, cat)); b == nil || !b.Newest || b.Snapshot.Hash != stored.Hash {

@@ -3,8 +3,10 @@ package backup
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
@@ -16,31 +18,6 @@ import (
 // one, which a backup covers, is deleted; the new key is unwrapped to its place,
 // used, described, read back; the copy at the free reference goes last.
 
-// replaceNote is what the journal says of a replacement under way.
-type replaceNote struct {
-	Snapshot  string     `json:"snapshot"`
-	Reference byte       `json:"reference"`
-	Blob      store.Hash `json:"blob"` // of the new key
-	// Helper is the free reference.
-	Helper byte `json:"helper"`
-	// Step is the one that may have begun.
-	Step replaceStep `json:"step"`
-}
-
-type replaceStep string
-
-const (
-	stepHelper replaceStep = "helper" // the new key comes to the free reference
-	stepClear  replaceStep = "clear"  // the old one goes
-	stepPlace  replaceStep = "place"  // the new key comes to its place
-)
-
-func replaceNotes(serial string) string { return "replace/" + serial + "/" }
-
-func (r *restorer) replaceKey(reference byte) string {
-	return fmt.Sprintf("%s%d", replaceNotes(r.serial), reference)
-}
-
 // replaces tells whether a key may take the place of another one.
 func (o RestoreOptions) replaces(k store.Key) bool {
 	if k.Reference == 0 {
@@ -50,23 +27,11 @@ func (o RestoreOptions) replaces(k store.Key) bool {
 }
 
 // replace decides about keys that are to take the place of others: what is in
-// the way must be covered by a backup. A replacement that was cut off is
-// finished.
+// the way must come back from a backup. Whether the key there is the one that was
+// backed up, it is asked once somebody is logged in.
 func (p *Plan) replace(inv *Inventory, o RestoreOptions) error {
 	for i := range p.Items {
 		item := &p.Items[i]
-		if o.Journal != nil {
-			var n replaceNote
-			found, err := o.Journal.Get(fmt.Sprintf("%s%d", replaceNotes(inv.Serial), item.Reference), &n)
-			if err != nil {
-				return err
-			}
-			if found && n.Blob == store.HashOf(item.Key.Blob) && len(item.Key.Blob) > 0 {
-				item.Action, item.Reason = WouldReplace, "a replacement that was cut off is finished"
-				p.Resumed = true
-				continue
-			}
-		}
 		if item.Action != Conflict || !o.replaces(item.Key) {
 			continue
 		}
@@ -77,7 +42,7 @@ func (p *Plan) replace(inv *Inventory, o RestoreOptions) error {
 		case why != "":
 			item.Reason += "; it is not replaced: " + why
 		default:
-			item.Action, item.Reason = WouldReplace, what+" goes; a backup covers it"
+			item.Action, item.Reason = WouldReplace, what+" goes; a backup has it"
 		}
 	}
 	return nil
@@ -91,16 +56,17 @@ func replaceable(inv *Inventory, cat *store.Catalog, reference byte) (what, why 
 		return "", "", err
 	}
 	if here.key != nil {
-		coverage, reason := newHistory(state).cover(inv, *here.key)
-		if coverage != Covered {
-			why = fmt.Sprintf("it is %s (%s); `hsmbackup backup` first", coverage, orNone(reason))
+		if c := newHistory(state).cover(inv, *here.key); c.stored == nil {
+			why = fmt.Sprintf("it is %s (%s); `hsmbackup backup` first", c.Coverage, orNone(c.Reason))
 		}
 		return here.key.Name(), why, nil
 	}
-	newest := state.Newest(inv.Serial)
 	for _, f := range inv.Files {
-		if (f.FID == schsm.DescriptionFile(reference) || f.FID == schsm.CertificateFile(reference)) && !holdsFile(newest, f) {
-			why = fmt.Sprintf("file %s is in no snapshot; `hsmbackup backup` first", f.FID)
+		if f.FID != schsm.DescriptionFile(reference) && f.FID != schsm.CertificateFile(reference) {
+			continue
+		}
+		if kept := keptFile(state.Now(inv.Serial), f); kept != "" && !isRequest(f.Content) {
+			why = kept + "; `hsmbackup backup` first"
 		}
 	}
 	return fmt.Sprintf("a description or certificate without key at reference %d", reference), why, nil
@@ -123,48 +89,35 @@ func misplaced(description []byte, k store.Key) bool {
 	return public != nil && bytes.Equal(public.SPKI(), k.PublicKey)
 }
 
-// replace carries a replacement out, or goes on with one.
+// replace carries a replacement out. Where it stands shows on the token alone, so
+// that the same command goes on with one that was cut off.
 func (r *restorer) replace(ctx context.Context, item Item, taken []byte) (KeyProof, error) {
-	k := &item.Key
-	proof := proofOf(k, store.ProofRestored)
+	proof := proofOf(&item.Key, store.ProofRestored)
 	proof.Reference = int(item.Reference)
-	if r.journal == nil {
-		proof.Reason = "without a journal no key is replaced"
-		return proof, nil
-	}
-	var n replaceNote
-	found, err := r.journal.Get(r.replaceKey(item.Reference), &n)
-	if err != nil {
-		return proof, err
-	}
-	if found && n.Blob != store.HashOf(k.Blob) {
-		proof.Reason = "the replacement of another key at this reference is not finished: restore that one first"
-		return proof, nil
-	}
-	if !found || n.Step == stepHelper {
-		if reason, err := r.toHelper(ctx, item, &n, found, taken); err != nil || reason != "" {
-			proof.Reason = reason
-			return proof, err
+	helper, made, reason, err := r.toHelper(ctx, item, taken)
+	if err == nil && reason == "" {
+		if reason, err = r.clear(ctx, item); reason != "" || ClassOf(err) == Refused {
+			if _, there := r.card.Key(ctx, item.Reference); there == nil { // the old key stays
+				err = errors.Join(err, made.Remove(ctx, r.card))
+			}
 		}
 	}
-	if n.Step != stepPlace {
-		if reason, err := r.clear(ctx, item, &n); err != nil || reason != "" {
-			proof.Reason = reason
-			return proof, err
-		}
+	if err == nil && reason == "" {
+		reason, err = r.place(ctx, item, helper)
 	}
-	if reason, err := r.place(ctx, item, &n); err != nil || reason != "" {
+	if err != nil || reason != "" {
 		proof.Reason = reason
 		return proof, err
 	}
-	if err := r.card.Confirm(ctx); err != nil {
+	inv, err := Take(ctx, r.card)
+	if err != nil {
 		return proof, err
 	}
-	if err := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(n.Helper)); err != nil {
-		return proof, err
-	}
-	if err := r.journal.Delete(r.replaceKey(item.Reference)); err != nil {
-		return proof, err
+	placed, twin := inv.at(item.Reference).key, inv.at(helper).key
+	if placed != nil && twin != nil {
+		if err := removeTwin(ctx, r.card, *placed, *twin); err != nil {
+			return proof, err
+		}
 	}
 	proof.OK = true
 	return proof, nil
@@ -173,118 +126,135 @@ func (r *restorer) replace(ctx context.Context, item Item, taken []byte) (KeyPro
 // toHelper brings the new key to a free reference and uses it there. Until that
 // is done nothing is deleted but what it made itself. The reason says why there
 // will be no replacement.
-func (r *restorer) toHelper(ctx context.Context, item Item, n *replaceNote, resumed bool, taken []byte) (reason string, err error) {
+func (r *restorer) toHelper(ctx context.Context, item Item, taken []byte) (helper byte, made Made, reason string, err error) {
 	k := &item.Key
-	if resumed {
-		inv, err := Take(ctx, r.card)
-		if err != nil {
-			return "", err
+	inv, err := Take(ctx, r.card)
+	if err != nil {
+		return 0, made, "", err
+	}
+	for _, here := range inv.Keys { // of a run that was cut off
+		if here.Description != nil || here.Certificate != nil || here.Info.Counter != nil || here.Reference == item.Reference {
+			continue
 		}
-		here := inv.at(n.Helper)
-		switch {
-		case here.key == nil:
-			resumed = false // it never came there
-		case !here.free() || r.prove(ctx, k, n.Helper) != nil:
-			resumed = false // not ours: it stays
-		default:
-			return "", nil
+		switch err := proveRecord(ctx, r.card, here.Reference, k); {
+		case err == nil:
+			return here.Reference, made, "", nil
+		case isTransport(err):
+			return 0, made, "", err
 		}
 	}
-	helper, err := freeReference(ctx, r.card, taken...)
+	if helper, err = freeReference(ctx, r.card, taken...); err != nil {
+		return 0, made, "", err
+	}
+	if helper == 0 {
+		return 0, made, "the token has no free reference to prove the new key at before the old one goes", nil
+	}
+	made, err = unwrapNew(ctx, r.card, helper, k.Blob)
+	if err == nil {
+		err = proveRecord(ctx, r.card, helper, k)
+	}
+	if err == nil {
+		return helper, made, "", nil
+	}
+	if isTransport(err) {
+		return 0, made, "", err
+	}
+	if refused, stop := r.refused(KeyProof{}, err); stop == nil {
+		reason = refused.Reason
+	} else {
+		reason = fmt.Sprintf("its key blob was not shown to be this key: %v", err)
+	}
+	return 0, Made{}, reason + "; the key that is there stays", made.Remove(ctx, r.card)
+}
+
+// clear deletes what is in the way, once it was seen that it comes back.
+func (r *restorer) clear(ctx context.Context, item Item) (reason string, err error) {
+	inv, err := Take(ctx, r.card)
 	if err != nil {
 		return "", err
 	}
-	if helper == 0 {
-		return "the token has no free reference to prove the new key at before the old one goes", nil
-	}
-	*n = replaceNote{Snapshot: r.snapshot, Reference: item.Reference, Blob: store.HashOf(k.Blob), Helper: helper, Step: stepHelper}
-	if err := r.card.Confirm(ctx); err != nil {
-		return "", err
-	}
-	if err := r.journal.Put(r.replaceKey(item.Reference), n); err != nil {
-		return "", err
-	}
-	giveUp := func(why string) (string, error) {
-		if err := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(helper)); err != nil {
-			return "", err
-		}
-		return why + "; the key that is there stays", r.journal.Delete(r.replaceKey(item.Reference))
-	}
-	if err := r.card.Unwrap(ctx, helper, k.Blob); err != nil {
-		refused, err := r.refused(KeyProof{}, err)
+	if here := inv.at(item.Reference); here.key == nil {
+		state, err := r.catalog.Reread()
 		if err != nil {
 			return "", err
 		}
-		return giveUp(refused.Reason)
+		for _, f := range item.files() {
+			kept := func(content []byte) bool {
+				return isRequest(content) || keptFile(state.Now(r.serial), File{f.fid, content}) == ""
+			}
+			if err := removeRest(ctx, r.card, f.fid, f.content, kept); err != nil {
+				return "", err
+			}
+		}
+		return "", nil
 	}
-	if err := r.prove(ctx, k, helper); err != nil {
-		if isTransport(err) {
+	if err := r.cleanTwins(ctx, inv); err != nil {
+		return "", err
+	}
+	if inv, err = Take(ctx, r.card); err != nil {
+		return "", err
+	}
+	w, lost, err := r.leave(ctx, inv, item.Reference)
+	if err != nil || len(lost) > 0 {
+		return "what is in the way is not replaced: " + strings.Join(lost, "; "), err
+	}
+	for _, f := range []schsm.FID{schsm.KeyFile(item.Reference), schsm.DescriptionFile(item.Reference), schsm.CertificateFile(item.Reference)} {
+		if err := w.remove(ctx, r.card, f); err != nil {
 			return "", err
 		}
-		return giveUp(fmt.Sprintf("its key blob was not shown to be this key: %v", err))
 	}
 	return "", nil
 }
 
-// clear deletes what is in the way, which a backup must cover still.
-func (r *restorer) clear(ctx context.Context, item Item, n *replaceNote) (reason string, err error) {
-	inv, err := Take(ctx, r.card)
+// leave has the key in the way answer, and its blob come back beside it.
+func (r *restorer) leave(ctx context.Context, inv *Inventory, reference byte) (Warrant, []string, error) {
+	state, err := r.catalog.Reread()
 	if err != nil {
-		return "", err
+		return Warrant{}, nil, err
 	}
-	// Once the key is gone, what is left of it was covered with it.
-	if n.Step == stepHelper || inv.at(item.Reference).key != nil {
-		_, why, err := replaceable(inv, r.catalog, item.Reference)
-		if err != nil {
-			return "", err
-		}
-		if why != "" {
-			return "what is in the way is not replaced: " + why, nil
-		}
+	e := newEvidence(inv)
+	newest := state.Now(inv.Serial)
+	if err := e.ask(ctx, r.card, *inv.at(reference).key, newest, r.replacing.SpendUse); err != nil {
+		return Warrant{}, nil, err
 	}
-	n.Step = stepClear
-	if err := r.journal.Put(r.replaceKey(item.Reference), n); err != nil {
-		return "", err
+	if newest != nil {
+		e.combine(newest.Token.Domains, r.replacing.Shares, newest)
 	}
-	for _, f := range []schsm.FID{schsm.KeyFile(item.Reference), schsm.DescriptionFile(item.Reference), schsm.CertificateFile(item.Reference)} {
-		if err := r.card.Confirm(ctx); err != nil {
-			return "", err
-		}
-		if err := r.card.DeleteFileIfThere(ctx, f); err != nil {
-			return "", err
+	if r.replacing.SharesChecked != "" {
+		if err := e.typeKCV(inv, state, r.replacing.SharesChecked); err != nil {
+			return Warrant{}, nil, err
 		}
 	}
-	n.Step = stepPlace
-	return "", r.journal.Put(r.replaceKey(item.Reference), n)
+	if err := e.prove(ctx, r.card, r.catalog, inv, []byte{reference}, Options{}); err != nil {
+		return Warrant{}, nil, err
+	}
+	w, lost, _, err := e.warrant(ctx, inv, r.catalog, []byte{reference}, r.replacing.Consent)
+	return w, lost, err
+}
+
+// cleanTwins deletes second copies of described keys, which a proof or a
+// replacement that was cut off left behind.
+func (r *restorer) cleanTwins(ctx context.Context, inv *Inventory) error {
+	trip := &roundTrip{card: r.card, serial: r.serial, journal: r.catalog.Journal()}
+	_, err := trip.cleanUp(ctx, inv)
+	return err
 }
 
 // place brings the new key to its place.
-func (r *restorer) place(ctx context.Context, item Item, n *replaceNote) (reason string, err error) {
-	k := &item.Key
-	inv, err := Take(ctx, r.card)
+func (r *restorer) place(ctx context.Context, item Item, helper byte) (reason string, err error) {
+	made, err := unwrapNew(ctx, r.card, item.Reference, item.Key.Blob)
 	if err != nil {
-		return "", err
+		refused, err := r.refused(KeyProof{}, err)
+		return refused.Reason, err
 	}
-	if inv.at(item.Reference).key == nil {
-		if err := r.card.Confirm(ctx); err != nil {
-			return "", err
-		}
-		if err := r.card.Unwrap(ctx, item.Reference, k.Blob); err != nil {
-			refused, err := r.refused(KeyProof{}, err)
-			return refused.Reason, err
-		}
-	}
-	if err := r.prove(ctx, k, item.Reference); err != nil {
+	if err := proveRecord(ctx, r.card, item.Reference, &item.Key); err != nil {
 		if isTransport(err) {
 			return "", err
 		}
-		return fmt.Sprintf("what is at reference %d was not shown to be this key (%v); it is at reference %d, without a description", item.Reference, err, n.Helper), nil
+		return fmt.Sprintf("what is at reference %d was not shown to be this key (%v); it is at reference %d, without a description", item.Reference, err, helper), nil
 	}
-	for _, f := range []struct {
-		fid     schsm.FID
-		content []byte
-	}{{schsm.DescriptionFile(item.Reference), k.Description}, {schsm.CertificateFile(item.Reference), k.Certificate}} {
-		if err := r.put(ctx, f.fid, f.content); err != nil {
+	for _, f := range item.files() {
+		if err := r.put(ctx, f.fid, f.content, made.came(f.fid)); err != nil {
 			refused, err := r.refused(KeyProof{}, err)
 			return refused.Reason, err
 		}

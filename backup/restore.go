@@ -72,7 +72,9 @@ type restorer struct {
 	serial   string
 	snapshot string // its ID
 	journal  *store.Journal
-	catalog  *store.Catalog // for replacements: what covers the old key
+	// For replacements: what covers the old key, and what this run has for that.
+	catalog   *store.Catalog
+	replacing Replacing
 }
 
 func (r *restorer) note(reference byte) string {
@@ -95,7 +97,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	for _, problem := range now.Problems {
 		return nil, &Error{Class: Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
 	}
-	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal, catalog: o.Catalog}
+	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal, catalog: o.Catalog, replacing: o.Replacing}
 	report := &RestoreReport{Plan: now}
 	progress := Options{Progress: o.Progress}.progress
 	touched := false
@@ -117,6 +119,15 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 			proof, err = r.restoreKey(ctx, item)
 		}
 		report.Keys = append(report.Keys, proof)
+		if err != nil {
+			return fail(err)
+		}
+	}
+	if len(o.Replace)+len(o.ReplaceBlobs) > 0 {
+		inv, err := Take(ctx, card)
+		if err == nil {
+			err = r.cleanTwins(ctx, inv)
+		}
 		if err != nil {
 			return fail(err)
 		}
@@ -181,15 +192,17 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		}
 		begun = found && note.Blob == store.HashOf(k.Blob)
 	}
+	var made Made
 	if fresh {
-		if err := r.unwrap(ctx, item); err != nil {
+		var err error
+		if made, err = r.unwrap(ctx, item); err != nil {
 			return r.refused(proof, err)
 		}
 		begun = true
 	}
 	// unknown: it was unwrapped from its blob, but nothing can tell more.
 	unknown := false
-	if err := r.prove(ctx, k, item.Reference); err != nil {
+	if err := proveRecord(ctx, r.card, item.Reference, k); err != nil {
 		if isTransport(err) {
 			return proof, err
 		}
@@ -198,7 +211,7 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		if fresh && errors.Is(err, errAnswer) {
 			// What was unwrapped here is not the key: it must not stay under
 			// its name. What an earlier run may have made may also be somebody's.
-			if err := r.card.DeleteFileIfThere(ctx, schsm.KeyFile(item.Reference)); err != nil {
+			if err := made.Remove(ctx, r.card); err != nil {
 				return proof, err
 			}
 			proof.Reason, proof.Damage = fmt.Sprintf("what its key blob restored is not this key (%v); it was deleted again", err), true
@@ -208,16 +221,12 @@ func (r *restorer) restoreKey(ctx context.Context, item Item) (KeyProof, error) 
 		}
 	}
 	if item.Action != Same {
-		for _, f := range []struct {
-			fid     schsm.FID
-			content []byte
-		}{{schsm.DescriptionFile(item.Reference), k.Description}, {schsm.CertificateFile(item.Reference), k.Certificate}} {
-			if err := r.put(ctx, f.fid, f.content); err != nil {
-				proof, err = r.refused(proof, err)
-				if err != nil || !fresh && (!begun || unknown) {
+		for _, f := range item.files() {
+			if err := r.put(ctx, f.fid, f.content, item.leftBehind(made, f.fid)); err != nil {
+				if proof, err = r.refused(proof, err); err != nil || !fresh {
 					return proof, err
 				}
-				return r.undo(ctx, item, proof)
+				return r.undo(ctx, item, made, proof)
 			}
 		}
 	}
@@ -235,7 +244,7 @@ func (r *restorer) refused(proof KeyProof, err error) (KeyProof, error) {
 	switch {
 	case errors.Is(err, apdu.ErrNoMemory):
 		proof.Reason = "the token is full"
-	case errors.Is(err, schsm.ErrUnwrapRefused), errors.Is(err, schsm.ErrTooLong), thisAlone(err):
+	case errors.Is(err, schsm.ErrUnwrapRefused), errors.Is(err, schsm.ErrTooLong), errors.Is(err, errOtherContent), thisAlone(err):
 		proof.Reason = err.Error()
 	default:
 		return proof, err
@@ -243,17 +252,37 @@ func (r *restorer) refused(proof KeyProof, err error) (KeyProof, error) {
 	return proof, nil
 }
 
-// undo deletes a key that was unwrapped from its blob and that the token refuses
-// a description or certificate of: no client would find it, or know its public
-// key. Nothing is lost by it, the next run begins anew.
-func (r *restorer) undo(ctx context.Context, item Item, proof KeyProof) (KeyProof, error) {
-	for _, f := range []schsm.FID{schsm.KeyFile(item.Reference), schsm.DescriptionFile(item.Reference), schsm.CertificateFile(item.Reference)} {
-		if left, err := r.takeBack(ctx, f); err != nil {
-			return proof, err
-		} else if left != "" {
-			proof.Reason += "; " + left
-			return proof, nil
+// leftBehind tells what may be replaced in a file of a key: what came with the
+// key itself, what a deleted key left, and its own certificate in the
+// description's place.
+func (i Item) leftBehind(made Made, f schsm.FID) func(content []byte) bool {
+	return func(content []byte) bool {
+		switch {
+		case made.made(f):
+			return true
+		case f.Prefix() == schsm.PrefixDescription:
+			return misplaced(content, i.Key)
 		}
+		return i.Action != Repair && isRequest(content)
+	}
+}
+
+// undo deletes a key that this run unwrapped from its blob and that the token
+// refuses a description or certificate of: no client would find it, or know its
+// public key. Nothing is lost by it, the next run begins anew.
+func (r *restorer) undo(ctx context.Context, item Item, made Made, proof KeyProof) (KeyProof, error) {
+	err := made.Remove(ctx, r.card)
+	for _, f := range item.files() {
+		if err == nil {
+			err = removeRest(ctx, r.card, f.fid, f.content, nil)
+		}
+	}
+	switch {
+	case isTransport(err):
+		return proof, err
+	case err != nil:
+		proof.Reason += fmt.Sprintf("; part of it is still there (%v): run again", err)
+		return proof, nil
 	}
 	proof.Reason += "; what had been written of it was deleted again"
 	if r.journal != nil {
@@ -262,14 +291,21 @@ func (r *restorer) undo(ctx context.Context, item Item, proof KeyProof) (KeyProo
 	return proof, nil
 }
 
+// keyFile is a file that belongs to a key, and what is to be in it.
+type keyFile struct {
+	fid     schsm.FID
+	content []byte
+}
+
+// files are those of the key that a plan restores.
+func (i Item) files() []keyFile {
+	return []keyFile{{schsm.DescriptionFile(i.Reference), i.Key.Description}, {schsm.CertificateFile(i.Reference), i.Key.Certificate}}
+}
+
 // takeBack deletes a file that a restore had begun. left says so if the token
 // refuses that.
-func (r *restorer) takeBack(ctx context.Context, f schsm.FID) (left string, err error) {
-	if err := r.card.Confirm(ctx); err != nil {
-		return "", err
-	}
-	err = r.card.DeleteFileIfThere(ctx, f)
-	if err != nil && !isTransport(err) {
+func (r *restorer) takeBack(ctx context.Context, f schsm.FID, content []byte) (left string, err error) {
+	if err = removeRest(ctx, r.card, f, content, nil); err != nil && !isTransport(err) {
 		return fmt.Sprintf("%s is still there in part (%v): run again", f, err), nil
 	}
 	return "", err
@@ -288,59 +324,50 @@ func thisAlone(err error) bool {
 
 // unwrap makes the key: intent into the journal, then the command. Right before
 // it the token must be the same and the reference free of a key.
-func (r *restorer) unwrap(ctx context.Context, item Item) error {
-	if err := r.card.Confirm(ctx); err != nil {
-		return err
-	}
+func (r *restorer) unwrap(ctx context.Context, item Item) (Made, error) {
 	if r.journal != nil {
 		if err := r.journal.Put(r.note(item.Reference), restoreNote{r.snapshot, item.Reference, store.HashOf(item.Key.Blob)}); err != nil {
-			return err
+			return Made{}, err
 		}
 	}
-	return r.card.Unwrap(ctx, item.Reference, item.Key.Blob)
+	return unwrapNew(ctx, r.card, item.Reference, item.Key.Blob)
 }
 
-// prove uses the key: against its public key, else against the check value.
-func (r *restorer) prove(ctx context.Context, k *store.Key, reference byte) error {
+// proveRecord uses a key as the one that a record describes: against its public
+// key, else against the check value.
+func proveRecord(ctx context.Context, card *schsm.Card, reference byte, k *store.Key) error {
 	s := subject{allows: schsm.KeyInfo{Algorithms: k.Algorithms}.Allows}
 	s.kind, s.bits = kindAndBits(*k)
 	if public, err := pubkey.ParseSPKI(k.PublicKey); err == nil {
 		s.public = public
-		return proveUse(ctx, r.card, reference, s)
+		return proveUse(ctx, card, reference, s)
 	}
 	if len(k.CheckValue) == 0 {
 		return errNothingKnown
 	}
-	return proveValue(ctx, r.card, reference, s, k.CheckValue)
+	return proveValue(ctx, card, reference, s, k.CheckValue)
 }
 
 // errNothingKnown: there is nothing to recognise a key by.
 var errNothingKnown = errors.New("neither its public key nor an answer of it is in the backup")
 
 // put writes a file and reads it back. What is there already and equal stays;
-// anything else there was judged in the plan, or made by UNWRAP itself as the
-// imitation does, and is replaced. nil content is a file that is not to be.
-func (r *restorer) put(ctx context.Context, f schsm.FID, content []byte) error {
-	now, err := r.card.ReadFile(ctx, f)
+// anything else goes if it is the beginning of that, or worthless. nil content is
+// a file that is not to be.
+func (r *restorer) put(ctx context.Context, f schsm.FID, content []byte, worthless func([]byte) bool) error {
+	now, err := readIfThere(ctx, r.card, f)
 	switch {
-	case errors.Is(err, apdu.ErrNotFound):
-		if content == nil {
-			return nil
-		}
 	case err != nil:
 		return err
-	case content != nil && bytes.Equal(now, content):
+	case now == nil && content == nil, now != nil && content != nil && bytes.Equal(now, content):
 		return nil
-	default:
-		if err := r.card.Confirm(ctx); err != nil {
+	case now != nil:
+		if err := removeRest(ctx, r.card, f, content, worthless); err != nil {
 			return err
 		}
-		if err := r.card.DeleteFile(ctx, f); err != nil {
-			return err
-		}
-		if content == nil {
-			return nil
-		}
+	}
+	if content == nil {
+		return nil
 	}
 	if err := r.card.WriteFile(ctx, f, content); err != nil {
 		return err
@@ -357,13 +384,13 @@ func (r *restorer) put(ctx context.Context, f schsm.FID, content []byte) error {
 
 func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte) ([]byte, error)) (FileResult, error) {
 	result := FileResult{FileItem: f}
+	content := f.Content
 	var err error
 	switch {
 	case f.Action == Same:
 	case f.Action != New && f.Action != Repair:
 		return result, nil
 	case f.Sealed:
-		var content []byte
 		if content, err = open(f.Content); err != nil {
 			result.Reason = err.Error()
 			return result, nil
@@ -371,7 +398,7 @@ func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte
 		defer clear(content)
 		err = r.restoreProtected(ctx, f.FID, content)
 	default:
-		err = r.put(ctx, f.FID, f.Content)
+		err = r.put(ctx, f.FID, f.Content, nil)
 	}
 	switch {
 	case err == nil:
@@ -387,7 +414,7 @@ func (r *restorer) restoreFile(ctx context.Context, f FileItem, open func([]byte
 	default:
 		return result, err
 	}
-	left, err := r.takeBack(ctx, f.FID)
+	left, err := r.takeBack(ctx, f.FID, content)
 	if left != "" {
 		result.Reason += "; " + left
 	}
@@ -403,7 +430,7 @@ func (r *restorer) restoreLabel(ctx context.Context, s *store.Snapshot, report *
 		if s.Token.TokenInfo == nil {
 			return nil
 		}
-		return r.put(ctx, schsm.FIDTokenInfo, s.Token.TokenInfo)
+		return r.put(ctx, schsm.FIDTokenInfo, s.Token.TokenInfo, nil)
 	case err != nil:
 		return err
 	case !bytes.Equal(now, s.Token.TokenInfo):

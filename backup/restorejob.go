@@ -37,8 +37,8 @@ type Outcome struct {
 
 // Run does the job.
 func (j *RestoreJob) Run(ctx context.Context) (*Outcome, error) {
-	if j.Person.Given() && !j.Init && !HasSealed(j.Snapshot) {
-		return nil, usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, and for snapshots with sealed data, which this one has not")
+	if j.Person.Given() && !j.Init && !HasSealed(j.Snapshot) && len(j.Options.Replace)+len(j.Options.ReplaceBlobs) == 0 {
+		return nil, usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, for --replace, and for snapshots with sealed data, which this one has not")
 	}
 	r, err := j.Bring.Run(ctx)
 	if err != nil {

@@ -83,7 +83,7 @@ func PlanRotation(from, to *Inventory, cat *store.Catalog, o RotateOptions) (*Ro
 	if err != nil {
 		return nil, err
 	}
-	keys := Cover(from, state)
+	keys := Cover(from, state, nil)
 	for _, n := range o.Keys {
 		if !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return k.Key.Reference == n }) {
 			return nil, failf("no-such-key", "`hsmbackup status` lists the keys", "%s has no key %d", from.Serial, n)
@@ -313,8 +313,13 @@ func (r *Rotation) makeSuccessor(ctx context.Context, to *schsm.Card, cat *store
 	if err != nil {
 		return result, err
 	}
+	var made Made
 	if !have {
-		if certificate, err = r.generate(ctx, to, item); errors.Is(err, apdu.ErrNoMemory) || errors.Is(err, apdu.ErrAlgorithm) || errors.Is(err, apdu.ErrWrongData) {
+		made, err = Making(ctx, to, item.At, func() (err error) {
+			certificate, err = r.generate(ctx, to, item)
+			return err
+		})
+		if errors.Is(err, apdu.ErrNoMemory) || errors.Is(err, apdu.ErrAlgorithm) || errors.Is(err, apdu.ErrWrongData) {
 			result.Action, result.Reason = DoesNotFit, err.Error()
 			return result, cat.Journal().Delete(note)
 		} else if err != nil {
@@ -322,11 +327,11 @@ func (r *Rotation) makeSuccessor(ctx context.Context, to *schsm.Card, cat *store
 		}
 	}
 	w := &restorer{card: to, serial: r.To}
-	if err := w.put(ctx, schsm.DescriptionFile(item.At), d.Encode()); err != nil {
+	if err := w.put(ctx, schsm.DescriptionFile(item.At), d.Encode(), made.came(schsm.DescriptionFile(item.At))); err != nil {
 		return result, err
 	}
 	if certificate != nil {
-		if err := w.put(ctx, schsm.CertificateFile(item.At), certificate); err != nil {
+		if err := w.put(ctx, schsm.CertificateFile(item.At), certificate, made.came(schsm.CertificateFile(item.At))); err != nil {
 			return result, err
 		}
 		result.New, _ = publicKey(certificate)
@@ -358,9 +363,9 @@ func readIfThere(ctx context.Context, card *schsm.Card, f schsm.FID) ([]byte, er
 	return content, err
 }
 
-// begun tells whether a run that was cut off has made the key already. What it
-// left without a use, such as half a request, it clears away: the journal says
-// that nothing else was at this reference.
+// begun tells whether a run that was cut off has made the key already. Of what
+// that left a request is cleared away whose key is not there; a key that shows no
+// request may be somebody's, and stays.
 func (r *Rotation) begun(ctx context.Context, to *schsm.Card, at byte, d pkcs15.KeyDescription, certificate []byte) (bool, error) {
 	_, err := to.Key(ctx, at)
 	there := err == nil
@@ -378,16 +383,16 @@ func (r *Rotation) begun(ctx context.Context, to *schsm.Card, at byte, d pkcs15.
 	switch {
 	case there && (d.Kind == pkcs15.AES || public != nil && from == fromRequest):
 		return true, nil
-	case !there && certificate == nil:
-		return false, nil
+	case there:
+		return false, refusef("conflict", "look at it with `hsmbackup status`; if nobody needs it, delete it", "key %d of %s has no request that tells whether the interrupted run made it; it was left alone", at, r.To)
 	}
-	for _, f := range []schsm.FID{schsm.KeyFile(at), schsm.CertificateFile(at)} {
-		if err := to.DeleteFileIfThere(ctx, f); err != nil {
-			return false, err
-		}
-	}
-	return false, nil
+	return false, removeRest(ctx, to, schsm.CertificateFile(at), nil, func(content []byte) bool {
+		return len(content) == 0 || content[0] == tagRequest
+	})
 }
+
+// tagRequest begins an authenticated request, also one that was cut off.
+const tagRequest = 0x67
 
 // generate makes the key, with the list of the old one and leave to be
 // exported, and gives its request, nil for AES.

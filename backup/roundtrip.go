@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,8 @@ type roundTrip struct {
 	// journal is nil where the catalog cannot be written: a copy that is left
 	// behind is then known by being one.
 	journal *store.Journal
-	// spendUse is asked before an original with a use counter is used once.
-	spendUse func(Key) bool
+	// seen is told which blobs came back.
+	seen *Evidence
 }
 
 // endTime is how long the deletion of a copy may take after a person ended the
@@ -40,70 +41,82 @@ type copyNote struct {
 
 func (r *roundTrip) note() string { return "round-trip/" + r.serial }
 
-// prove gives the reason why a blob is not proven, empty if it is. The error is
-// for what keeps every other blob from being proven too.
-func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) (reason string, err error) {
-	blob := stored.Blob
-	// A key with a use counter whose answer to the fixed challenge is known is
-	// not used again: its copy, which has no counter, must give that answer.
-	known := k.Info.Counter != nil && k.Public == nil && len(stored.CheckValue) > 0
-	if k.Info.Counter != nil && !known && (r.spendUse == nil || !r.spendUse(k)) {
-		return fmt.Sprintf("the proof would spend one of the %d uses that the key has left", *k.Info.Counter), nil
-	}
-	if err := r.card.Confirm(ctx); err != nil {
-		return "", err
+// untriedError says why a blob could not be proven; it speaks neither for nor
+// against it.
+type untriedError struct{ why string }
+
+func (e *untriedError) Error() string { return e.why }
+
+const errNoRoom = "; `hsmbackup verify --offline` proves it with the shares"
+
+// prove unwraps a blob beside the key that it should give and compares the two.
+// The copy of a key with a use counter has none, and answers alone: as the record
+// says that this key does.
+func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) error {
+	if k.Info.Counter != nil && len(stored.PublicKey) == 0 && len(stored.CheckValue) == 0 {
+		return &untriedError{fmt.Sprintf("the proof would spend one of the %d uses that the key has left", *k.Info.Counter)}
 	}
 	free, err := freeReference(ctx, r.card)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if free == 0 {
-		return "no free reference on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
+		return &untriedError{"no free reference on the token for a copy" + errNoRoom}
 	}
 	if r.journal != nil {
-		if err := r.journal.Put(r.note(), copyNote{free, k.Reference, store.HashOf(blob)}); err != nil {
-			return "", err
+		if err := r.journal.Put(r.note(), copyNote{free, k.Reference, store.HashOf(stored.Blob)}); err != nil {
+			return err
 		}
 	}
-	err = r.card.Unwrap(ctx, free, blob)
+	copied, err := unwrapNew(ctx, r.card, free, stored.Blob)
 	if err == nil {
-		if known {
-			err = proveValue(ctx, r.card, free, k.subject(), stored.CheckValue)
-		} else {
-			err = proveSame(ctx, r.card, k.Reference, free, k.subject())
-		}
+		err = r.compare(ctx, k, free, stored)
 	}
 	// Whatever came of it, the copy goes, also when a person ended the run.
 	// Without a connection it stays in the journal, and the next run deletes
 	// it.
-	if err == nil || !isTransport(err) || ctx.Err() != nil {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
-		defer cancel()
-		if gone := r.card.DeleteFileIfThere(end, schsm.KeyFile(free)); gone != nil {
-			return "", changed(errors.Join(err, gone))
-		}
-	} else {
-		return "", changed(err)
+	if isTransport(err) && ctx.Err() == nil {
+		return changed(err)
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	if gone := copied.Remove(end, r.card); gone != nil {
+		return changed(errors.Join(err, gone))
 	}
 	if r.journal != nil {
 		if forget := r.journal.Delete(r.note()); forget != nil {
-			return "", changed(forget)
+			return changed(forget)
 		}
 	}
-	if ctx.Err() != nil {
-		return "", ctx.Err()
-	}
 	switch {
-	case err == nil:
-		return "", nil
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case errors.Is(err, apdu.ErrNoMemory):
-		return "no room on the token for a copy; `hsmbackup verify --offline` proves it with the shares", nil
+		return &untriedError{"no room on the token for a copy" + errNoRoom}
 	case errors.Is(err, apdu.ErrInternal) && len(k.Info.Algorithms) > 0:
-		return fmt.Sprintf("the token cannot take back what it exported (%v): %s fails on keys with a list of allowed algorithms", err, FindFault(FaultLists).Where), nil
-	case isTransport(err):
-		return "", changed(err)
+		return &untriedError{fmt.Sprintf("the token cannot take back what it exported (%v): %s fails on keys with a list of allowed algorithms", err, FindFault(FaultLists).Where)}
+	case errors.Is(err, errNoWay):
+		return &untriedError{err.Error()}
 	}
-	return err.Error(), nil
+	return err
+}
+
+// compare uses the copy, beside its original if that may be used, and notes what
+// the blob was seen to give.
+func (r *roundTrip) compare(ctx context.Context, k Key, copied byte, stored *store.Key) error {
+	if k.Info.Counter != nil {
+		if err := proveRecord(ctx, r.card, copied, stored); err != nil {
+			return err
+		}
+		r.seen.show(stored.Blob, given{record: true})
+		return nil
+	}
+	s := k.subject()
+	if err := proveSame(ctx, r.card, k.Reference, copied, s); err != nil {
+		return err
+	}
+	r.seen.show(stored.Blob, given{of: k.Reference, record: s.public != nil && bytes.Equal(s.public.SPKI(), stored.PublicKey)})
+	return nil
 }
 
 // cleanUp deletes the copy that an interrupted run left behind, and says what
@@ -129,10 +142,7 @@ func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []stri
 		if !ok {
 			continue
 		}
-		if err := r.card.Confirm(ctx); err != nil {
-			return cleaned, err
-		}
-		if err := r.card.DeleteFile(ctx, schsm.KeyFile(k.Reference)); err != nil {
+		if err := removeTwin(ctx, r.card, original, k); err != nil {
 			return cleaned, changed(err)
 		}
 		cleaned = append(cleaned, fmt.Sprintf("key %d, a copy of %s that an interrupted proof had left behind", k.Reference, original.Name()))
@@ -154,17 +164,26 @@ func (r *roundTrip) originalOf(ctx context.Context, inv *Inventory, k Key, n cop
 		if noted && n.Reference == k.Reference && n.Original != o.Reference {
 			continue
 		}
-		s := o.subject()
-		if proveSame(ctx, r.card, o.Reference, k.Reference, s) == nil {
+		if proveTwins(ctx, r.card, o, k) == nil {
 			return o, true
-		}
-		if s.public != nil { // it may be another key's
-			if s.public, s.kind = nil, 0; proveSame(ctx, r.card, o.Reference, k.Reference, s) == nil {
-				return o, true
-			}
 		}
 	}
 	return Key{}, false
+}
+
+// proveTwins shows that two keys are one: they give the same answer, whatever
+// stands beside the first, and may be used alike.
+func proveTwins(ctx context.Context, card *schsm.Card, original, twin Key) error {
+	if !bytes.Equal(original.Info.Algorithms, twin.Info.Algorithms) || original.Info.Domain != twin.Info.Domain {
+		return errAnswer
+	}
+	s := original.subject()
+	err := proveSame(ctx, card, original.Reference, twin.Reference, s)
+	if err != nil && s.public != nil { // it may be another key's
+		s.public, s.kind = nil, 0
+		err = proveSame(ctx, card, original.Reference, twin.Reference, s)
+	}
+	return err
 }
 
 // freeReference finds a reference whose key, description and certificate files

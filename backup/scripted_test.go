@@ -43,6 +43,9 @@ func (s *scripted) PINsSet()                      {}
 func (s *scripted) Given() bool                   { return len(s.shares) > 0 || s.broken != nil }
 func (s *scripted) Login(c context.Context) error { return s.card.Login(c, userPIN(), false) }
 
+func (s *scripted) LoginNow(c context.Context) (bool, error)       { return true, s.Login(c) }
+func (s *scripted) TypeBack(context.Context, string, string) error { return s.no }
+
 func (s *scripted) Agree(_ context.Context, q Question) error {
 	s.asked = append(s.asked, q)
 	return s.no

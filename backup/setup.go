@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -165,89 +164,6 @@ func knownFromHardware(cat *store.Catalog, kcv string) (bool, error) {
 	return ok && !s.Software, nil
 }
 
-// GuardWipe refuses to let a token be wiped that holds anything which is not
-// proven to come back.
-func GuardWipe(inv *Inventory, cat *store.Catalog) error {
-	if !inv.holdsAnything() {
-		return nil
-	}
-	s, err := cat.Read()
-	if err != nil {
-		return err
-	}
-	lost, _, err := wouldLose(inv, s, nil)
-	if err != nil {
-		return err
-	}
-	if len(lost) > 0 {
-		return refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left", "initialising wipes the token, and not everything on it would come back: %s", strings.Join(lost, "; "))
-	}
-	return nil
-}
-
-// wouldLose names what would not come back if a token were emptied. discard is
-// asked of each such key, nil is no; gone are those that it gives up.
-func wouldLose(inv *Inventory, s *store.State, discard func(KeyCoverage) (bool, error)) (lost []string, gone []KeyCoverage, err error) {
-	for _, k := range Cover(inv, s) {
-		if isProofKey(k.Key) || k.Coverage == Covered { // of the first nobody has any use
-			continue
-		}
-		if discard != nil {
-			yes, err := discard(k)
-			if err != nil {
-				return nil, nil, err
-			}
-			if yes {
-				gone = append(gone, k)
-				continue
-			}
-		}
-		if k.Coverage == Accepted {
-			lost = append(lost, fmt.Sprintf("%s: accepted as not exportable, it would be lost for good; delete it yourself (pkcs11-tool --delete-object) if it may go", k.Key.Name()))
-		} else {
-			lost = append(lost, fmt.Sprintf("%s: %s", k.Key.Name(), k.Coverage))
-		}
-	}
-	newest := s.Newest(inv.Serial)
-	for _, f := range inv.Files {
-		if !holdsFile(newest, f) && !isProofFile(f) {
-			lost = append(lost, "file "+f.FID.String()+": in no snapshot")
-		}
-	}
-	for _, f := range inv.Unread {
-		if !holdsSealed(newest, f) {
-			lost = append(lost, "data object "+f.String()+": protected by the PIN, in no snapshot")
-		}
-	}
-	return lost, gone, nil
-}
-
-// holdsSealed goes by the file's number alone: what the PIN protects cannot be
-// compared without it.
-func holdsSealed(s *store.Snapshot, f schsm.FID) bool {
-	if s == nil {
-		return false
-	}
-	for _, stored := range s.Files {
-		if stored.Sealed && strings.EqualFold(stored.FID, f.String()) {
-			return true
-		}
-	}
-	return false
-}
-
-func holdsFile(s *store.Snapshot, f File) bool {
-	if s == nil {
-		return false
-	}
-	for _, stored := range s.Files {
-		if strings.EqualFold(stored.FID, f.FID.String()) && bytes.Equal(stored.Content, f.Content) {
-			return true
-		}
-	}
-	return false
-}
-
 // SetUp is an initialisation and the shares that follow it.
 type SetUp struct {
 	// Initialisation is what the token is told. Its Shares are those of Sets.
@@ -260,6 +176,8 @@ type SetUp struct {
 	Trust Trust
 	// Origin is recorded with "share seen".
 	Origin string
+	// Holding is what a wipe takes of a token that holds anything.
+	Holding Holding
 	// MinSOTries is the floor: with fewer tries of the SO-PIN left nothing is
 	// sent.
 	MinSOTries int
@@ -269,21 +187,34 @@ type SetUp struct {
 	Before func(step string) error
 }
 
+// Holding is how a token that holds anything is made to answer before it is
+// wiped, and what this run has besides. The card is logged in with the PIN that
+// the token has, or that is not known.
+type Holding struct {
+	// PINUnknown: nobody knows the PIN; the SO-PIN sets the new one, where the
+	// token lets it.
+	PINUnknown bool
+	// SharesChecked is the KCV of shares that were checked on another computer, as
+	// typed. Shares that are loaded are seen here.
+	SharesChecked string
+	SpendUse      func(Key) bool
+	Consent       Consent
+	// Progress is told what is being done; nil is silence.
+	Progress func(what string, done, total int)
+}
+
 // DefaultSOFloor is the number of SO-PIN tries below which none is risked.
 const DefaultSOFloor = 3
 
 // Initialise wipes a token, sets it up, makes its key domains and loads shares.
-// Before anything is touched it makes sure that nothing is lost by the wipe,
-// that the shares give what they should, that the token may have them, and that
+// Before anything is touched it makes sure that all the token holds was seen to
+// come back (Holding), that the shares give what they should, that the token may have them, and that
 // a wrong SO-PIN would not be one of the last. The card is left logged in. It
 // gives the KCV of each set, zero while shares are missing, and a note for
 // people.
 func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s SetUp) (kcvs []dkek.KCV, note string, err error) {
 	inv, err := Take(ctx, card)
 	if err != nil {
-		return nil, "", err
-	}
-	if err := GuardWipe(inv, cat); err != nil {
 		return nil, "", err
 	}
 	if tries := inv.SOPIN.Tries; !inv.SOPIN.Missing && tries >= 0 && tries < s.MinSOTries {
@@ -299,18 +230,24 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 	if s.Initialisation.Domains == 0 && !s.Initialisation.NoDKEK {
 		s.Initialisation.Shares = s.Sets[0].Shares
 	}
+	var w Warrant
+	if inv.needsWarrant() {
+		if w, err = s.leave(ctx, card, cat, inv); err != nil {
+			return nil, "", err
+		}
+	}
 	if err := s.before("initialise"); err != nil {
 		return nil, "", err
 	}
 	if pending {
-		if note, err = s.proveFirst(ctx, card); err != nil {
+		if note, err = s.proveFirst(ctx, card, w); err != nil {
 			return nil, "", err
 		}
 	}
 	// Key domain slots are empty at first, so that the token showed itself as
 	// it is to be.
 	if !pending || s.Initialisation.Domains == 0 {
-		if err := initialise(ctx, card, s.Initialisation); err != nil {
+		if err := initialise(ctx, card, w, s.Initialisation); err != nil {
 			if pending {
 				err = changed(err)
 			}
@@ -358,12 +295,12 @@ func (s SetUp) trusted(ctx context.Context, card *schsm.Card, cat *store.Catalog
 // proveFirst initialises a token that knows no chip authentication so that it
 // can make a key, which it cannot while shares are missing, and has it show its
 // device key. A token that fails has got PIN and SO-PIN, but no share.
-func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card) (note string, err error) {
+func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card, w Warrant) (note string, err error) {
 	first := s.Initialisation
 	if first.Domains == 0 {
 		first.NoDKEK, first.Shares, first.Label = true, 0, ""
 	}
-	if err := initialise(ctx, card, first); err != nil {
+	if err := initialise(ctx, card, w, first); err != nil {
 		return "", err
 	}
 	root, err := byRequest(ctx, card, s.Trust.anchors(), nil)
@@ -379,11 +316,8 @@ func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card) (note string, e
 
 // initialise sends INITIALIZE to the token that is meant, and says of an error
 // what it left.
-func initialise(ctx context.Context, card *schsm.Card, i schsm.Initialisation) error {
-	if err := card.Confirm(ctx); err != nil {
-		return err
-	}
-	err := card.Initialise(ctx, i)
+func initialise(ctx context.Context, card *schsm.Card, w Warrant, i schsm.Initialisation) error {
+	err := wipe(ctx, card, w, i)
 	switch {
 	case errors.Is(err, schsm.ErrNotCarriedOut):
 		return &Error{Class: Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}

@@ -171,6 +171,16 @@ func generate(t testing.TB, card *schsm.Card, reference byte, typ, label string,
 	}
 }
 
+func kcvOfShare(t testing.TB, share *dkek.Share) store.KCV {
+	t.Helper()
+	key, err := dkek.Combine(share)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Wipe()
+	return key.KCV().String()
+}
+
 // createCatalog makes one that the test may close or spoil.
 func createCatalog(t testing.TB) *store.Catalog {
 	t.Helper()

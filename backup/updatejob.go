@@ -18,12 +18,11 @@ type UpdateJob struct {
 	// Begin: an update may be begun; without it a run only goes on with one.
 	// Abort puts everything back.
 	Begin, Abort bool
-	// SuccessorOf is the old serial of the attached token, SharesChecked the KCV
-	// of shares that were checked on another computer, as typed. Discard names keys
-	// that may go for good.
-	SuccessorOf, SharesChecked string
-	Discard                    []string
-	Options                    UpdateOptions
+	// SuccessorOf is the old serial of the attached token. Discard names keys that
+	// may go for good.
+	SuccessorOf string
+	Discard     []string
+	Options     UpdateOptions
 
 	inv *Inventory
 	r   *UpdateReport
@@ -163,18 +162,10 @@ func (j *UpdateJob) begin(ctx context.Context, stranger string) error {
 	if err := j.Person.Offered(ctx); err != nil {
 		return err
 	}
-	if j.Person.Given() {
-		j.Person.Note("private keys are in this computer's memory while they are tried on a software token")
-		shares, err := j.Person.Open(ctx, j.Catalog)
-		if err != nil {
-			return err
-		}
-		defer dkek.WipeShares(shares)
-		if _, left := AssignShares(j.inv.token().Domains, shares); len(left) > 0 {
-			return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
-		}
-		j.Options.Shares = shares
+	if err := j.openShares(ctx); err != nil {
+		return err
 	}
+	defer func() { dkek.WipeShares(j.Options.Shares) }()
 	if err := j.Person.Login(ctx); err != nil {
 		return err
 	}
@@ -196,16 +187,28 @@ func (j *UpdateJob) begin(ctx context.Context, stranger string) error {
 	if err := j.Person.Agree(ctx, Question{what, true}); err != nil {
 		return err
 	}
-	if j.Options.SharesChecked != "" {
-		if err := RecordSharesChecked(j.Catalog, j.inv, j.Options.SharesChecked); err != nil {
-			return err
-		}
-	}
 	u, err := BeginUpdate(j.Catalog, ready, c)
 	if err != nil {
 		return err
 	}
-	return j.emptyLoggedIn(ctx, u)
+	return j.emptyLoggedIn(ctx, u, ready.Warrant)
+}
+
+// openShares opens those that were given.
+func (j *UpdateJob) openShares(ctx context.Context) error {
+	if !j.Person.Given() {
+		return nil
+	}
+	j.Person.Note("private keys are in this computer's memory while they are tried on a software token")
+	shares, err := j.Person.Open(ctx, j.Catalog)
+	if err != nil {
+		return err
+	}
+	j.Options.Shares = shares
+	if _, left := AssignShares(j.inv.token().Domains, shares); len(left) > 0 {
+		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
+	}
+	return nil
 }
 
 // discards has the keys of Discard given up, which must be there, and others that
@@ -219,6 +222,7 @@ func (j *UpdateJob) discards(ctx context.Context) error {
 		}
 		named[k.Reference] = true
 	}
+	j.Options.TypeBack = j.Person.TypeBack
 	j.Options.Discard = func(k KeyCoverage) (bool, error) {
 		if named[k.Key.Reference] || k.Coverage != Accepted && !NoBackupTakes(k) {
 			return named[k.Key.Reference], nil
@@ -247,15 +251,10 @@ func (j *UpdateJob) shown() error {
 			return err == nil && named.Reference == k.Reference
 		})
 		if k.KCV != "" && k.NotExportable == "" && !discarded && !state.Shares[k.KCV].Random && !j.Person.Given() && k.KCV != j.Options.SharesChecked {
-			return sharesNotShown(k.KCV)
+			return sharesNotSeen(k.KCV)
 		}
 	}
 	return nil
-}
-
-func sharesNotShown(kcv string) error {
-	return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+kcv+", if that is the KCV that it shows",
-		"nobody has shown shares of the recovery key %s in this run: nothing is deleted before that", kcv)
 }
 
 // nothingUnderWay is about a run that may not begin an update, where none is under
@@ -278,20 +277,35 @@ func (j *UpdateJob) nothingUnderWay(stranger string) error {
 	return usagef("name a folder on another disk, a stick or a mounted share", "an update begins with a copy of the catalog elsewhere: --copy-to PLACE")
 }
 
-// empty goes on with deletions that were cut off.
+// empty goes on with deletions that were cut off: what is left is asked and proven
+// again, with the shares or their KCV, and what was given up is given up again.
 func (j *UpdateJob) empty(ctx context.Context, u *Update) error {
 	j.Person.Say("%s", u.Standing(j.inv))
+	if err := j.discards(ctx); err != nil {
+		return err
+	}
+	if err := j.shown(); err != nil {
+		return err
+	}
 	if err := j.Person.Agree(ctx, Question{"The rest of " + j.Person.Name() + " is about to be deleted.", true}); err != nil {
 		return err
 	}
+	if err := j.openShares(ctx); err != nil {
+		return err
+	}
+	defer func() { dkek.WipeShares(j.Options.Shares) }()
 	if err := j.Person.Login(ctx); err != nil {
 		return err
 	}
-	return j.emptyLoggedIn(ctx, u)
+	ready, err := ResumeUpdate(ctx, j.Card, j.Catalog, u, j.Options)
+	if err != nil {
+		return err
+	}
+	return j.emptyLoggedIn(ctx, u, ready.Warrant)
 }
 
-func (j *UpdateJob) emptyLoggedIn(ctx context.Context, u *Update) error {
-	if err := EmptyToken(ctx, j.Card, j.Catalog, u, j.Backup.Progress); err != nil {
+func (j *UpdateJob) emptyLoggedIn(ctx context.Context, u *Update, w Warrant) error {
+	if err := EmptyToken(ctx, j.Card, j.Catalog, u, w, j.Backup.Progress); err != nil {
 		return err
 	}
 	j.Changed = true

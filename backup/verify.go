@@ -84,6 +84,10 @@ type Verification struct {
 	// who vouches for their keys. Unsigned is why what was to be an anchor is none.
 	Signed   []string
 	Unsigned string
+	// Cleaned names the copies that were deleted, which an interrupted proof had
+	// left behind on the token; Spent the uses that it cost.
+	Cleaned []string
+	Spent   []Spent
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
 }
@@ -332,9 +336,6 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		o.Also(v, state)
 	}
 	v.record(func() error {
-		if len(v.Findings) > 0 {
-			return errors.New("the catalog is damaged")
-		}
 		if err := cat.RecordProofs(proofs); err != nil {
 			return err
 		}
@@ -472,14 +473,11 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	if v.Findings, err = cat.Verify(); err != nil {
 		return nil, err
 	}
-	trip := &roundTrip{card: card, serial: card.Serial(), spendUse: o.SpendUse}
-	switch {
-	case len(v.Findings) > 0:
-		v.NotRecorded = "the catalog is damaged"
-	case !cat.Writable():
-		v.NotRecorded = "the catalog cannot be written"
-	default:
+	trip := &roundTrip{card: card, serial: card.Serial()}
+	if cat.Writable() {
 		trip.journal = cat.Journal()
+	} else {
+		v.NotRecorded = "the catalog cannot be written"
 	}
 	state, err := cat.Read()
 	if err != nil {
@@ -490,15 +488,18 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	if err != nil {
 		return nil, err
 	}
-	cleaned, err := trip.cleanUp(ctx, inv)
-	if err != nil {
+	if v.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
 		return nil, err
 	}
-	if len(cleaned) > 0 {
+	if len(v.Cleaned) > 0 {
 		if inv, err = Take(ctx, card); err != nil {
 			return nil, changed(err)
 		}
 	}
+	if h.seen, err = Ask(ctx, card, inv, state, o); err != nil {
+		return nil, err
+	}
+	trip.seen, v.Spent = h.seen, h.seen.spent
 	for _, s := range snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		for i := range s.Keys {
@@ -531,6 +532,9 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 		h.markAccepted(s, &sp)
 		o.progress("proven", len(s.Keys), len(s.Keys))
 		v.Snapshots = append(v.Snapshots, sp)
+	}
+	if a := h.record(inv); len(a.Keys) > 0 && v.NotRecorded == "" {
+		v.record(func() error { return cat.Append(a) })
 	}
 	return v, nil
 }

@@ -59,7 +59,7 @@ var mayImport = map[string][]string{
 	"internal/build":     nil,
 	"internal/remote":    {"backup", "store", "internal/console", "internal/harmless"},
 	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
-	"internal/keygen":    with(values, "internal/apdu", "internal/schsm", "internal/console"),
+	"internal/keygen":    with(values, "backup", "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
 	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},
 	"internal/source":    {"internal/console", "internal/terminal", "internal/secret"},

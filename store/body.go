@@ -39,6 +39,8 @@ var kinds = map[string]func(json.RawMessage) (Body, error){
 	KindRotation:       bodyOf[Succession],
 	KindUpdate:         bodyOf[UpdateStep],
 	KindMended:         bodyOf[Mended],
+	KindAsked:          bodyOf[Asked],
+	KindSharesChecked:  bodyOf[SharesChecked],
 }
 
 // bodyOf parses a body of a kind.

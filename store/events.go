@@ -30,6 +30,8 @@ const (
 	KindRotation       = "rotation"         // Succession
 	KindUpdate         = "firmware-update"  // UpdateStep
 	KindMended         = "head-mended"      // Mended, by Append
+	KindAsked          = "asked"            // Asked
+	KindSharesChecked  = "shares-checked"   // SharesChecked
 )
 
 // Created is the body of the first entry.
@@ -92,6 +94,7 @@ type Proof struct {
 	Kind      string    `json:"kind"` // ProofRoundTrip, …
 	OK        bool      `json:"ok"`
 	Reason    string    `json:"reason,omitempty"`  // why not
+	Untried   bool      `json:"untried,omitempty"` // not OK, and nothing was found against the blob either
 	Matched   string    `json:"matched,omitempty"` // what an opened key was compared with
 	Token     string    `json:"token,omitempty"`   // serial of the token it happened on
 	At        int       `json:"at,omitempty"`      // where it was restored to on that token, if not to Reference
@@ -175,6 +178,10 @@ type ShareSeen struct {
 	Recipient string `json:"recipient,omitempty"`
 }
 
+// originTyped is what older programs wrote of shares that nobody had shown them:
+// a KCV was typed. It counted for the job of then.
+const originTyped = "checked on another computer, as typed"
+
 func (ShareSeen) kind() string { return KindShareSeen }
 func (r ShareSeen) check() error {
 	if !isHex(r.KCV, 16) {
@@ -187,6 +194,9 @@ func (r ShareSeen) check() error {
 // false once a KCV was loaded to hardware, whatever happened later, since it is
 // what keeps these shares off software tokens; and a Recipient stays known.
 func (r ShareSeen) tell(s *State, e *Entry) {
+	if r.Origin == originTyped {
+		return
+	}
 	r.Time, r.KCV = e.Time, strings.ToUpper(r.KCV)
 	if before, ok := s.Shares[r.KCV]; ok {
 		r.Software = r.Software && before.Software

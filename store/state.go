@@ -40,6 +40,7 @@ type State struct {
 	Successions []Succession
 	Updates     []UpdateStep
 	Fates       map[string]OldToken // by serial
+	Asked       map[Place]AskedKey  // the last time each key was asked
 	Checked     time.Time           // of the last check without findings
 
 	added      []addedAt
@@ -62,7 +63,7 @@ type LostSnapshot struct {
 }
 
 func newState() *State {
-	return &State{Shares: map[KCV]ShareSeen{}, Fates: map[string]OldToken{}, anchors: map[KCV]anchorRecord{}}
+	return &State{Shares: map[KCV]ShareSeen{}, Fates: map[string]OldToken{}, Asked: map[Place]AskedKey{}, anchors: map[KCV]anchorRecord{}}
 }
 
 // Read gives what the catalog says. The file is read at the first call, and again
@@ -135,7 +136,7 @@ func (c *Catalog) extend(e *Entry, snap *Snapshot) {
 	}
 	s := *c.state
 	s.Shares, s.Fates = maps.Clone(s.Shares), maps.Clone(s.Fates)
-	s.PartSets = slices.Clone(s.PartSets)
+	s.PartSets, s.Asked = slices.Clone(s.PartSets), maps.Clone(s.Asked)
 	s.Head, s.Entries = *e, append(s.Entries, *e)
 	s.format = max(s.format, formatOf(e.says))
 	e.says.tell(&s, e)

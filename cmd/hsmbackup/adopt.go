@@ -44,7 +44,7 @@ restored by its ID.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.adopt(cmd.Context(), args, noBackup) },
 	}
 	cmd.Flags().BoolVar(&noBackup, "no-backup", false, "compare with the attached token, but take no snapshot of it")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes, useSpend)
 	return cmd
 }
 
@@ -129,7 +129,10 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	if t != nil {
 		done.Serial = t.serial
-		done.Keys = backup.Cover(options.Inventory, state)
+		done.Keys = backup.Cover(options.Inventory, state, nil)
+		if done.Taken != nil {
+			done.Keys = done.Taken.Keys
+		}
 	}
 	if cat != nil {
 		done.Head = head(state.Head)

@@ -39,6 +39,8 @@ type app struct {
 	roots []cvc.Root
 
 	flags sharedFlags
+	// askedWithin is how long ago an unasked key may have answered.
+	askedWithin time.Duration
 	// gathered is what --share brought, once it was looked at.
 	gathered *custody.Material
 	// damage of the catalog that a job has gone on with.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ elsewhere, they tell an older or altered catalog from this one (check --head).`,
 	cmd.Flags().StringArrayVar(&attach, "attach", nil, "keep `FILE` with the snapshot, under its name; repeat for several")
 	cmd.Flags().StringArrayVar(&detach, "detach", nil, "drop the attachment of that `NAME`; repeat for several")
 	cmd.Flags().BoolVar(&noProof, "no-proof", false, "leave the round trip out; the keys stay unproven")
-	uses(cmd, useCatalog, useToken, useConfirm, useYes)
+	uses(cmd, useCatalog, useToken, useConfirm, useYes, useSpend)
 	return cmd
 }
 
@@ -138,9 +139,8 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	for _, name := range gone {
 		a.note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.name(), before.ID, before.ID)
 	}
-	for _, c := range r.Cleaned {
-		a.note("removed what an interrupted proof had left behind: %s", c)
-	}
+	a.printCleaned(r.Cleaned)
+	a.printSpent(r.Spent)
 	exits := exitSet{}
 	if !backup.Complete(r.Keys) || len(r.Snapshot.Missing) > 0 {
 		exits.add(exitIncomplete)
@@ -174,13 +174,32 @@ func underOldKey(r *backup.Report) error {
 		fmt.Sprintf("with the new shares alone, restore the one from before: --from %s", r.Behind.Snapshot.ID))
 }
 
-// spendUse asks before a proof spends a use of a key that has a use counter.
+// spendUse tells whether a proof may spend a use of a key that has a use counter:
+// --spend names it, or somebody at a terminal says so of this key. --yes is none.
 func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
 	return func(k backup.Key) bool {
-		left := ""
-		if k.Info.Counter != nil {
-			left = fmt.Sprintf(" (%d left)", *k.Info.Counter)
+		for _, name := range a.flags.spend {
+			if name == k.Label || name == fmt.Sprint(k.Reference) || name == hex.EncodeToString(k.ID) {
+				return true
+			}
 		}
-		return a.ask(ctx, fmt.Sprintf("Proving %s spends one of its uses%s. Prove it?", k.Name(), left)) == nil
+		if a.Yes || !a.tty.Available() || k.Info.Counter == nil {
+			return false
+		}
+		return a.ask(ctx, fmt.Sprintf("Proving %s spends one of the %d uses that it has left. Prove it?", k.Name(), *k.Info.Counter)) == nil
+	}
+}
+
+// printCleaned says what was deleted of an interrupted proof.
+func (a *app) printCleaned(cleaned []string) {
+	for _, c := range cleaned {
+		a.note("removed what an interrupted proof had left behind: %s", c)
+	}
+}
+
+// printSpent says what the proofs cost keys with a use counter.
+func (a *app) printSpent(spent []backup.Spent) {
+	for _, s := range spent {
+		a.note("%s had %d uses left and has %d now: it was asked whether it is the key that was backed up", s.Key.Name(), s.Before, s.After)
 	}
 }

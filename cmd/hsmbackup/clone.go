@@ -49,7 +49,7 @@ where it is read. What the PIN protects is restored if the shares are given.`,
 	f.StringVar(&o.to, "to", "", "the `TOKEN` that gets them too")
 	f.StringVar(&o.toPIN.text, "to-pin", "", "`SOURCE` of the PIN of the second token (default: as --pin)")
 	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY`: its reference, ID or label; repeat for several")
-	uses(cmd, useCatalog, useShare, useConfirm, useYes)
+	uses(cmd, useCatalog, useShare, useConfirm, useYes, useSpend)
 	return cmd
 }
 

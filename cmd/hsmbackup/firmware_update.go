@@ -18,14 +18,13 @@ import (
 const portal = "https://www.pki-as-a-service.net"
 
 type updateFlags struct {
-	copyTo        string
-	sameDisk      bool
-	discard       []string
-	sharesChecked string
-	successorOf   string
-	abort         bool
-	settle        string
-	soFloor       int
+	copyTo      string
+	sameDisk    bool
+	discard     []string
+	successorOf string
+	abort       bool
+	settle      string
+	soFloor     int
 }
 
 func newFirmwareUpdateCommand(a *app) *cobra.Command {
@@ -68,7 +67,7 @@ No update after all? --abort puts everything back onto the emptied token.`,
 			if o.abort && (o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "") {
 				return usagef("", "--abort puts everything back: it goes with none of --copy-to, --discard, --successor-of")
 			}
-			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || o.sharesChecked != "") {
+			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || a.flags.checked != "") {
 				return usagef("", "--settle ends an update as it is: it goes with none of --copy-to, --discard, --successor-of, --shares-checked, --abort")
 			}
 			return a.firmwareUpdate(cmd.Context(), o)
@@ -78,12 +77,11 @@ No update after all? --abort puts everything back onto the emptied token.`,
 	f.StringVar(&o.copyTo, "copy-to", "", "`PLACE` for a copy of the catalog on another disk: a folder, a file that does not exist yet, or HOST:FOLDER for scp")
 	f.BoolVar(&o.sameDisk, "same-disk-anyway", false, "take a copy on the catalog's own file system for good enough; it is logged")
 	f.StringArrayVar(&o.discard, "discard", nil, "a `KEY` of the token, by reference, ID or label, that cannot be backed up and may go for good; repeat for several")
-	f.StringVar(&o.sharesChecked, "shares-checked", "", "the `KCV` that 'hsmbackup dkek check' showed of the shares, on another computer")
 	f.StringVar(&o.successorOf, "successor-of", "", "the old `SERIAL` of the attached token, when several are away for their update")
 	f.BoolVar(&o.abort, "abort", false, "put everything back onto the emptied token")
 	f.StringVar(&o.settle, "settle", "", "end the update of the token that had this `SERIAL` as it is, when its successor cannot take everything or is lost; what has not come back stays in the catalog")
 	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse to initialise if fewer than `N` tries of the SO-PIN are left")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho, useChecked, useSpend)
 	return cmd
 }
 
@@ -110,11 +108,11 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 	defer t.close()
 	j := &backup.UpdateJob{
 		Work: a.work(ctx, t, o.soFloor), Person: &updater{holder{a, t, a.flags.pin.source}, o},
-		Begin: o.copyTo != "", Abort: o.abort, SuccessorOf: o.successorOf, SharesChecked: o.sharesChecked, Discard: o.discard,
+		Begin: o.copyTo != "", Abort: o.abort, SuccessorOf: o.successorOf, Discard: o.discard,
 	}
 	j.Catalog = cat
 	defer func() { closeCatalog(j.Catalog) }()
-	j.Options = backup.UpdateOptions{ShareAge: backup.DefaultShareAge, SpendUse: j.Backup.SpendUse, Progress: a.steps, Program: program(), NewToken: memoryToken, Now: a.now}
+	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.steps, Program: program(), NewToken: memoryToken}
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {
@@ -214,12 +212,11 @@ func (u *updater) Ready(r *backup.Readiness, c store.Copy, copied store.Entry) {
 	if r.Drilled > 0 {
 		u.Say("opened with the shares, and restored in memory in %.1f s", r.Drilled.Seconds())
 	}
-	for kcv := range r.Seen {
-		if len(u.flags.shareArgs) > 0 {
-			u.Say("shares of the recovery key %s are here", kcv)
-		} else {
-			u.Say("shares of the recovery key %s were not seen here; as typed, they were checked on another computer", kcv)
-		}
+	for _, kcv := range r.Shown {
+		u.Say("shares of the recovery key %s are here", kcv)
+	}
+	for _, kcv := range r.Typed {
+		u.Say("shares of the recovery key %s were not seen here; as typed, they were checked on another computer", kcv)
 	}
 	disk := ""
 	if c.SameDisk {

@@ -24,7 +24,12 @@ type sharedFlags struct {
 	yes, json  bool
 	pin        sourceFlag
 	soPIN      sourceFlag
-	password   sourceFlag
+	tokenPIN   sourceFlag
+	// checked is the KCV of shares that were checked on another computer.
+	checked string
+	// spend names keys of which a proof may spend a use.
+	spend    []string
+	password sourceFlag
 
 	shareArgs []custody.Given // shares, parsed
 }
@@ -46,6 +51,9 @@ const (
 	useIdentity  = "identity" // goes with --share
 	useUntrusted = "untrusted-token"
 	useYes       = "yes"
+	useTokenPIN  = "token-pin"
+	useChecked   = "shares-checked"
+	useSpend     = "spend"
 	useWho       = "who"
 )
 
@@ -76,6 +84,9 @@ func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.token, useToken, "", "`WHICH` token: its serial, its label, or soft:FILE (default: the only one attached)")
 	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+sources)
 	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
+	f.StringVar(&a.flags.tokenPIN.text, useTokenPIN, "", "`SOURCE` of the PIN that the token has now, where it holds anything; --pin is the new one")
+	f.StringVar(&a.flags.checked, useChecked, "", "the `KCV` that `hsmbackup dkek check` showed where the shares are, in place of --share; it counts for this run")
+	f.StringArrayVar(&a.flags.spend, useSpend, nil, "a proof may spend one use of this `KEY`, which has a use counter: reference, ID or label; repeat for each")
 	f.StringVar(&a.flags.password.text, "password", "", "`SOURCE` of the password of share files")
 	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK), or a custodian's part of one; repeat for each, and for the sheets of a threshold .pbe after it; prompt: parts are typed")
 	f.StringArrayVar(&a.flags.identities, useIdentity, nil, "`FILE` with the key that opens parts sealed with age: an identity of age, or an OpenSSH private key; repeat for each")
@@ -102,13 +113,13 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 	if unused != "" && hasSharedFlags(cmd) {
 		return usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
 	}
-	for flag, s := range map[string]*sourceFlag{"--pin": &a.flags.pin, "--so-pin": &a.flags.soPIN, "--password": &a.flags.password} {
+	for flag, s := range map[string]*sourceFlag{"--pin": &a.flags.pin, "--so-pin": &a.flags.soPIN, "--token-pin": &a.flags.tokenPIN, "--password": &a.flags.password} {
 		var err error
 		if s.source, err = parseSource(flag, s.text); err != nil {
 			return err
 		}
 	}
-	a.secrets.DropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.password.source)
+	a.secrets.DropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.tokenPIN.source, a.flags.password.source)
 	var err error
 	a.flags.shareArgs, err = a.parseShares("--share", a.flags.shares)
 	return err

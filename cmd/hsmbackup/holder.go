@@ -29,7 +29,7 @@ func (a *app) work(ctx context.Context, t *token, soFloor int) backup.Work {
 		untrusted = t.serial
 	}
 	return backup.Work{
-		Card: t.card, Person: &holder{a, t, a.flags.pin.source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor,
+		Card: t.card, Person: &holder{a, t, a.flags.pin.source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor, SharesChecked: a.flags.checked,
 		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()},
 		Trust:  backup.Trust{SoftFile: t.softFile, Untrusted: untrusted, Roots: a.roots, Now: a.now()},
 	}
@@ -85,6 +85,29 @@ func (p *holder) Agree(ctx context.Context, q backup.Question) error {
 }
 
 func (p *holder) Login(ctx context.Context) error { return p.loginWith(ctx, p.t, p.pin) }
+
+// LoginNow takes --token-pin, or asks; where nobody knows the PIN, only a person
+// says so.
+func (p *holder) LoginNow(ctx context.Context) (known bool, err error) {
+	if p.flags.tokenPIN.text == "" {
+		if !p.tty.Available() {
+			return true, nil // what is missing is said where it is needed
+		}
+		known, err := p.tty.Ask(ctx, fmt.Sprintf("Each key of %s has to answer before it is wiped. Does somebody know the PIN that it has now?", p.Name()))
+		if err != nil || !known {
+			return false, err
+		}
+	}
+	return true, p.loginWith(ctx, p.t, p.flags.tokenPIN.source)
+}
+
+func (p *holder) TypeBack(ctx context.Context, what, word string) error {
+	p.progress.Close()
+	if !p.tty.Available() {
+		return refusef("unasked", "run this on a terminal: --yes and --confirm do not serve", "%s What goes unasked has to be typed, one by one", what)
+	}
+	return p.tty.TypeBack(ctx, fmt.Sprintf("%s Type %q if it may go:", terminal.Printable(what), word), word)
+}
 
 // NewPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.

@@ -59,7 +59,7 @@ can be exported, and restored to this very token until it is initialised again.`
 	f.BoolVar(&o.noUnblock, "no-unblock", false, "the SO-PIN cannot unblock the PIN")
 	f.IntVar(&o.pinTries, "pin-tries", 3, "`N` wrong PINs block it; at most 3 for a PIN of 6 characters, 5 for 7, 10 for more")
 	f.IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "refuse if fewer than `N` tries of the SO-PIN are left")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho, useTokenPIN, useChecked, useSpend)
 	return cmd
 }
 

@@ -118,7 +118,7 @@ anything is wiped only if all of it would come back from the catalog.`,
 	cmd.Flags().IntVar(&o.soFloor, "so-pin-floor", backup.DefaultSOFloor, "with --init: refuse if fewer than `N` tries of the SO-PIN are left")
 	cmd.Flags().StringVar(&o.report, "report", "", "new `FILE` for a report of what was restored and how it was proven, as JSON")
 	cmd.Flags().StringVar(&o.fate, "old-token", "", "`WHAT` became of the token whose keys are restored: broken, lost, stolen or wiped; says what follows")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useUntrusted, useYes, useWho, useTokenPIN, useChecked, useSpend)
 	return cmd
 }
 

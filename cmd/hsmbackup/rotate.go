@@ -41,7 +41,7 @@ PIN is that of the new token.`,
 	f.StringVar(&o.from, "from", "", "the `TOKEN` with the keys that cannot leave it")
 	f.StringVar(&o.to, "to", "", "the `TOKEN` that gets their successors")
 	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY` of the old token: its reference, ID or label; repeat for several")
-	uses(cmd, useCatalog, useConfirm, useYes)
+	uses(cmd, useCatalog, useConfirm, useYes, useSpend)
 	return cmd
 }
 

@@ -19,6 +19,7 @@ import (
 )
 
 func newStatusCommand(a *app) *cobra.Command {
+	var within string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "what is attached, what is backed up, and what to do next",
@@ -26,15 +27,23 @@ func newStatusCommand(a *app) *cobra.Command {
 each key whether it would come back today. It needs no PIN, spends no try and
 changes nothing.
 
-Coverage of a key: covered (exported, proven, its shares seen), unproven,
-no-share (nobody has shown shares of its recovery key), stale (the key has
-changed since), missing (in no snapshot), not-exportable, accepted.`,
+Coverage of a key: covered (exported, proven, its shares seen, and it answered
+as the key that was backed up, which takes a login), unasked (the same but for
+that last: what can be read of it is what it was when it answered, on that day),
+unproven, no-share (nobody has shown shares of its recovery key), stale (the key
+has changed since), missing (in no snapshot), not-exportable, accepted.`,
 		Example: `  hsmbackup status
   hsmbackup status --token soft:old.tok
   hsmbackup status --json`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if a.askedWithin, err = parseDays("--asked-within", within); err != nil {
+				return err
+			}
+			return a.status(cmd.Context())
+		},
 	}
+	askedWithinFlag(cmd, &within)
 	uses(cmd, useCatalog, useToken)
 	return cmd
 }
@@ -80,7 +89,7 @@ func (a *app) status(ctx context.Context) error {
 			return err
 		}
 		s.notes = backup.TokenNotes(s.inv.Certificate, a.now())
-		s.coverage, s.behind = backup.Cover(s.inv, state), backup.BehindRekey(s.inv, state)
+		s.coverage, s.behind = backup.Cover(s.inv, state, nil), backup.BehindRekey(s.inv, state)
 		list = append(list, s)
 	}
 	sets := custody.InUse(state, a.now())
@@ -104,7 +113,7 @@ func (a *app) status(ctx context.Context) error {
 		if err := a.document(doc); err != nil {
 			return err
 		}
-		return outcomes(uncovered(list), a.stale(sets))
+		return outcomes(a.uncovered(list), a.stale(sets))
 	}
 	var shown []report.SeenToken
 	for _, s := range list {
@@ -125,7 +134,7 @@ func (a *app) status(ctx context.Context) error {
 	if len(list) == 0 {
 		a.printf("no token is attached")
 	}
-	next, err := report.Next(shown, len(list) > 1 || a.flags.token != "", cat)
+	next, err := report.Next(shown, len(list) > 1 || a.flags.token != "", cat, a.done)
 	if err != nil {
 		return err
 	}
@@ -135,7 +144,7 @@ func (a *app) status(ctx context.Context) error {
 	if next != "" {
 		a.printf("next: %s", next)
 	}
-	return outcomes(uncovered(list), a.stale(sets))
+	return outcomes(a.uncovered(list), a.stale(sets))
 }
 
 // reach opens the token of --token, or all that are attached. Other cards are
@@ -156,13 +165,13 @@ func (a *app) reach(ctx context.Context) ([]*token, error) {
 }
 
 // uncovered is the outcome of a look at tokens.
-func uncovered(list []seen) error {
+func (a *app) uncovered(list []seen) error {
 	exits := exitSet{}
 	n, total := 0, 0
 	for _, s := range list {
 		total += len(s.coverage)
 		for _, k := range s.coverage {
-			if !k.Coverage.Done() {
+			if !a.done(k) {
 				n++
 				exits.add(exitIncomplete)
 			}

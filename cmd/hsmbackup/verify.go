@@ -71,7 +71,7 @@ they come back: a round trip does.`,
 	cmd.Flags().BoolVar(&offline, "offline", false, "open the key blobs on this computer with the shares, without a token")
 	cmd.Flags().BoolVar(&throughPKCS11, "pkcs11", false, "use the keys on the token through a PKCS#11 module, as other programs do")
 	cmd.Flags().StringVar(&module, "module", "", "with --pkcs11: the module's `PATH` (default: OpenSC's, where its packages put it)")
-	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes)
+	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes, useSpend)
 	return cmd
 }
 
@@ -181,6 +181,7 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 
 func newCheckCommand(a *app) *cobra.Command {
 	var o checkFlags
+	var within string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "check the catalog, for timers: no secret, no question",
@@ -188,7 +189,8 @@ func newCheckCommand(a *app) *cobra.Command {
 hashes, the chain from the first entry to the last, and of each key that blob,
 public key, certificate and description fit together. Copies of the catalog that
 can be reached are checked too. When a token is attached, it says whether it holds
-a key that is in no snapshot.
+a key that is in no snapshot, is not any more what it was, or did not answer to a
+run with a login for longer than --asked-within.
 
 This finds accidents. A catalog that someone replaced as a whole, or an older
 copy of it, shows only against something kept elsewhere: --head takes the six
@@ -204,8 +206,14 @@ check comes to; no names but the serials of tokens.`,
   hsmbackup check --metrics /var/lib/prometheus/node-exporter/hsmbackup.prom
   hsmbackup check --json`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if a.askedWithin, err = parseDays("--asked-within", within); err != nil {
+				return err
+			}
+			return a.check(cmd.Context(), o)
+		},
 	}
+	askedWithinFlag(cmd, &within)
 	cmd.Flags().StringVar(&o.head, "head", "", "`WORDS` that an earlier backup printed as head")
 	cmd.Flags().StringVar(&o.set, "set", "", "`WORDS` of a set of parts, as they stand on a custodian's sheet")
 	cmd.Flags().StringVar(&o.metrics, "metrics", "", "`FILE` for Prometheus' textfile collector, replaced as a whole")
@@ -286,8 +294,8 @@ func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.Ke
 		if err != nil {
 			return nil, err
 		}
-		for _, k := range backup.Cover(inv, state) {
-			if k.Coverage == backup.Missing || k.Coverage == backup.Stale {
+		for _, k := range backup.Cover(inv, state, nil) {
+			if k.Coverage == backup.Missing || k.Coverage == backup.Stale || k.Coverage == backup.Unasked && !a.done(k) {
 				list = append(list, k)
 			}
 		}
@@ -301,7 +309,9 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if notRecorded == "" {
 		notRecorded = v.NotRecorded
 	}
-	a.changed = a.changed || notRecorded == ""
+	a.changed = a.changed || notRecorded == "" || len(v.Cleaned) > 0
+	a.printCleaned(v.Cleaned)
+	a.printSpent(v.Spent)
 	exits := exitSet{}
 	if v.Damaged() {
 		exits.add(exitDamaged)

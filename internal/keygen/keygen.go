@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"hsmbackup/backup"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/curve"
@@ -81,8 +82,23 @@ func FreeReference(ctx context.Context, card *schsm.Card) (byte, error) {
 // Make makes the key and writes what belongs to it. A key whose
 // description cannot be written is deleted again: nobody would see it.
 func Make(ctx context.Context, card *schsm.Card, kind Kind, d *pkcs15.KeyDescription) (*pubkey.Key, error) {
-	reference := byte(d.Reference)
 	var public *pubkey.Key
+	made, err := backup.Making(ctx, card, byte(d.Reference), func() (err error) {
+		public, err = generate(ctx, card, kind, d)
+		return err
+	})
+	if err == nil {
+		err = card.WriteFile(ctx, schsm.DescriptionFile(byte(d.Reference)), d.Encode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, made.Remove(ctx, card))
+	}
+	return public, nil
+}
+
+// generate makes the key, and what its description still lacks.
+func generate(ctx context.Context, card *schsm.Card, kind Kind, d *pkcs15.KeyDescription) (public *pubkey.Key, err error) {
+	reference := byte(d.Reference)
 	if kind.Of == pkcs15.AES {
 		list := []byte{byte(schsm.AESEncrypt), byte(schsm.AESDecrypt), byte(schsm.AESCMAC), byte(schsm.WrapKey)}
 		if err := card.GenerateAES(ctx, reference, kind.Bits, list); err != nil {
@@ -103,17 +119,11 @@ func Make(ctx context.Context, card *schsm.Card, kind Kind, d *pkcs15.KeyDescrip
 			return nil, err
 		}
 		if public, err = generated(ctx, card, reference, raw); err != nil {
-			return nil, errors.Join(err, card.DeleteFileIfThere(ctx, schsm.KeyFile(reference)))
+			return nil, err
 		}
 		if len(d.ID) == 0 {
 			d.ID = openscID(public)
 		}
-	}
-	if err := card.WriteFile(ctx, schsm.DescriptionFile(reference), d.Encode()); err != nil {
-		for _, f := range []schsm.FID{schsm.DescriptionFile(reference), schsm.CertificateFile(reference), schsm.KeyFile(reference)} {
-			err = errors.Join(err, card.DeleteFileIfThere(ctx, f))
-		}
-		return nil, err
 	}
 	return public, nil
 }

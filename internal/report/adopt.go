@@ -91,7 +91,7 @@ func (r Adopted) fileOf(k backup.KeyCoverage) string {
 // that its file is not proven.
 func (r Adopted) safe(f backup.AdoptedFile) bool {
 	return f.On != nil && slices.ContainsFunc(r.Keys, func(k backup.KeyCoverage) bool {
-		return k.Key.Reference == f.On.Reference && k.Coverage.Done()
+		return k.Key.Reference == f.On.Reference && done(k)
 	})
 }
 
@@ -117,7 +117,7 @@ func (r Adopted) Outcome() error {
 	}
 	var open []backup.KeyCoverage
 	for _, k := range r.Keys {
-		if !k.Coverage.Done() && r.fileOf(k) == "" {
+		if !done(k) && r.fileOf(k) == "" {
 			open = append(open, k)
 			exits.Add(console.ExitIncomplete)
 		}
@@ -288,4 +288,10 @@ func (r Adopted) Document() adoptDocument {
 		doc.Backup = &b
 	}
 	return doc
+}
+
+// done tells whether nothing is left to do for a key that nobody was logged in to
+// ask: it answered once as what is in the catalog.
+func done(k backup.KeyCoverage) bool {
+	return k.Coverage.Done() || k.Coverage == backup.Unasked && !k.Asked.IsZero()
 }

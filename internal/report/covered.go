@@ -56,6 +56,7 @@ func Remedies(keys []backup.KeyCoverage) []string {
 	todo := map[backup.Coverage]string{
 		backup.NoShare:       "`hsmbackup verify --offline --share FILE` shows that the shares exist",
 		backup.Unproven:      "`hsmbackup verify --offline --share FILE` proves without the token",
+		backup.Unasked:       "--spend KEY lets a proof spend one of its uses; `hsmbackup accept KEY --reason TEXT` takes note that nobody may use it",
 		backup.NotExportable: "`hsmbackup accept KEY --reason TEXT`, if it is meant to stay on this token alone",
 	}
 	var hints []string

@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/hex"
+	"time"
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/console"
@@ -16,6 +17,8 @@ type Key struct {
 	SSH       string `json:"ssh"`
 	Coverage  string `json:"coverage"`
 	Reason    string `json:"reason"`
+	// Asked is when an unasked key answered last, as RFC 3339.
+	Asked string `json:"asked,omitempty"`
 	// Notes are what must be known of the key besides.
 	Notes []string `json:"notes,omitempty"`
 	// AlsoOn are other tokens, attached or known, that hold the same key.
@@ -24,8 +27,12 @@ type Key struct {
 
 // NewKey makes its document.
 func NewKey(k backup.KeyCoverage) Key {
+	asked := ""
+	if !k.Asked.IsZero() {
+		asked = k.Asked.UTC().Format(time.RFC3339)
+	}
 	return Key{
-		Reference: int(k.Key.Reference), Label: k.Key.Label, ID: hex.EncodeToString(k.Key.ID), Type: k.Key.Type,
+		Asked: asked, Reference: int(k.Key.Reference), Label: k.Key.Label, ID: hex.EncodeToString(k.Key.ID), Type: k.Key.Type,
 		SSH: k.Key.SSH(), Coverage: string(k.Coverage), Reason: k.Reason, Notes: k.Notes,
 	}
 }

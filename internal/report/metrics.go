@@ -16,7 +16,7 @@ import (
 
 // coverages are all values of the label "coverage": a sample that is missing
 // would look like one that is fine.
-var coverages = []backup.Coverage{backup.Covered, backup.Unproven, backup.NoShare, backup.Stale, backup.Missing, backup.NotExportable, backup.Accepted}
+var coverages = []backup.Coverage{backup.Covered, backup.Unasked, backup.Unproven, backup.NoShare, backup.Stale, backup.Missing, backup.NotExportable, backup.Accepted}
 
 // Metrics renders what a check found in Prometheus' text format: counts and
 // ages, no names but the serials of tokens. What never happened is +Inf seconds
@@ -44,6 +44,7 @@ func Metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now t
 	age("proof", "Since each key of the newest snapshot was last shown to come back.", func(a backup.Ages) time.Time { return a.Proof })
 	age("drill", "Since each key of the newest snapshot was last restored in a drill.", func(a backup.Ages) time.Time { return a.Drill })
 	age("share_seen", "Since shares of the recovery key were last at hand.", func(a backup.Ages) time.Time { return a.ShareSeen })
+	age("asked", "Since each key of the newest snapshot last answered on the token as the one that was backed up.", func(a backup.Ages) time.Time { return a.Asked })
 	family("copies", "Verified copies that hold the newest snapshot.", func(a backup.Ages) float64 { return float64(a.Copies) })
 	fmt.Fprint(&out, "# HELP hsmbackup_keys Keys by what a restore could do for them.\n# TYPE hsmbackup_keys gauge\n")
 	for _, a := range ages {

@@ -10,8 +10,9 @@ import (
 	"hsmbackup/store"
 )
 
-// Next is the one command that comes next; named: it has to name the token.
-func Next(list []SeenToken, named bool, cat *store.Catalog) (string, error) {
+// Next is the one command that comes next; named: it has to name the token. done
+// tells of which keys nothing is left to do.
+func Next(list []SeenToken, named bool, cat *store.Catalog, done func(backup.KeyCoverage) bool) (string, error) {
 	for _, s := range list {
 		if next, err := s.nextForUpdate(cat, named); next != "" || err != nil {
 			return next, err
@@ -42,12 +43,12 @@ func Next(list []SeenToken, named bool, cat *store.Catalog) (string, error) {
 		}
 		worst := map[backup.Coverage]*backup.KeyCoverage{}
 		for i, k := range s.Coverage {
-			if worst[k.Coverage] == nil {
+			if worst[k.Coverage] == nil && !done(k) {
 				worst[k.Coverage] = &s.Coverage[i]
 			}
 		}
 		switch {
-		case worst[backup.Missing] != nil, worst[backup.Stale] != nil, worst[backup.Unproven] != nil:
+		case worst[backup.Missing] != nil, worst[backup.Stale] != nil, worst[backup.Unproven] != nil, worst[backup.Unasked] != nil:
 			return "hsmbackup backup" + of, nil
 		case worst[backup.NoShare] != nil && MadeUp(*worst[backup.NoShare]):
 			return "hsmbackup dkek create --out share1.pbe, for another token: " + MadeUpRemedy, nil

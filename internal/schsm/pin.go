@@ -243,3 +243,53 @@ func (c *Card) forgetPIN() {
 	c.pin.Wipe()
 	c.pin, c.loggedIn = nil, false
 }
+
+// ErrNoUnblock: the token was initialised so that the SO-PIN sets no PIN. Nothing
+// was changed, and no try is gone.
+var ErrNoUnblock = errors.New("the SO-PIN cannot set a new PIN on this token")
+
+// Unblock sets a new PIN by the SO-PIN, with all its tries, and logs in (RESET
+// RETRY COUNTER, fact sheet §2.3). A refused SO-PIN is a *PINError and has cost
+// one try.
+func (c *Card) Unblock(ctx context.Context, soPIN, pin *secret.Bytes) error {
+	const name = "RESET RETRY COUNTER"
+	if pin.Len() < MinPIN || pin.Len() > MaxPIN {
+		return ErrPINLength
+	}
+	if soPIN.Len() != SOPINLen {
+		return ErrSOPINFormat
+	}
+	data := make([]byte, 0, SOPINLen+MaxPIN)
+	defer func() { clear(data[:cap(data)]) }()
+	data = append(append(data, soPIN.Bytes()...), pin.Bytes()...)
+	c.forgetPIN()
+	return c.Transaction(ctx, func() error {
+		before, err := c.SOPIN(ctx)
+		if err != nil {
+			return err
+		}
+		if before.Blocked {
+			return ErrSOPINBlocked
+		}
+		// transmit, not send: nothing may repeat this command by itself.
+		r, err := c.transmit(ctx, name, apdu.Command{INS: 0x2C, P2: pinUser, Data: data})
+		if err != nil {
+			return err
+		}
+		if r.SW == apdu.OK {
+			return c.verify(ctx, pin)
+		}
+		after, err := c.SOPIN(ctx)
+		if err != nil {
+			return err
+		}
+		if _, ok := r.SW.TriesLeft(); ok || after.Tries >= 0 && after.Tries < before.Tries {
+			return &PINError{Name: "SO-PIN", Tries: after.Tries}
+		}
+		refused := &apdu.StatusError{Command: name, SW: r.SW, Doubt: !r.SW.Refusal()}
+		if refused.Doubt {
+			return refused
+		}
+		return fmt.Errorf("%w (%v)", ErrNoUnblock, refused)
+	})
+}
