@@ -47,9 +47,10 @@ const (
 	cutSignal   = "signalled" // the program gets a signal
 )
 
-// commands that change a token, by name.
+// commands that matter most, by name.
 var commands = map[string]byte{
 	"INITIALIZE": 0x50, "LOAD SHARE": 0x52, "UNWRAP": 0x74, "WRITE": 0xD7, "DELETE": 0xE4,
+	"USE AES": 0x78,
 }
 
 var cuts = []string{

@@ -87,7 +87,7 @@ func (j *judgement) again(whole *judgement, args []string) {
 			}
 		}
 	}
-	if j.r.exit != whole.r.exit && !j.nothingLeft(first) {
+	if j.r.exit != whole.r.exit && !j.nothingLeft(first) && j.cmd.c.whole == nil {
 		j.bad(fmt.Sprintf("rerun exit: %s %d not %d %s", j.s.Do, j.r.exit, whole.r.exit, j.r.code()),
 			"cut off with exit %d; again %d (%s); without the cut %d (%s)",
 			first.exit, j.r.exit, j.r.line(), whole.r.exit, whole.r.line())
