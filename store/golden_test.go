@@ -20,7 +20,7 @@ var writeGolden = flag.Bool("write-golden", false, "make the golden catalogs tha
 const goldenDir = "../testdata/catalog"
 
 // golden are the catalogs of each format version, and what makes them.
-var golden = map[string]func(t testing.TB) (path string){"v1": filled, "v2": filledWithAttachments}
+var golden = map[string]func(t testing.TB) (path string){"v1": filled, "v2": filledWithAttachments, "v3": filledByCustodians}
 
 // A catalog of each format version is read for ever, byte for byte the same.
 func TestGolden(t *testing.T) {
@@ -98,4 +98,52 @@ func dump(t *testing.T, path string) string {
 		fmt.Fprintf(&b, "%s\n  %s\n  %s\n", p.bucket, key, value)
 	}
 	return b.String()
+}
+
+// What needs a newer format raises it, and that is told before; nothing else does.
+func TestRaisesFormat(t *testing.T) {
+	c := newCatalog(t)
+	fill(t, c)
+	set := PartSet{Set: "00c0ffee", Share: 1, Shares: 1, Needed: 2}
+	for i, name := range []string{"alice", "bob"} {
+		set.Custodians = append(set.Custodians, Custodian{Index: i + 1, Name: name, Commitment: bytes.Repeat([]byte{byte(i)}, 32)})
+	}
+	vouched := set
+	vouched.Set, vouched.MAC = "00c0ffef", bytes.Repeat([]byte{9}, 32)
+	for _, step := range []struct {
+		body    Body
+		raises  bool
+		version int
+	}{
+		{set, false, 1},
+		{RollCall{Set: set.Set, Index: 1, Origin: "roll-call"}, false, 1},
+		{RollCall{Set: set.Set, Index: 1, Origin: "roll-call", Challenge: "hsmcall21q", Answer: "hsmansw1q"}, true, 3},
+		{vouched, false, 3},
+		{set, false, 3},
+	} {
+		if got := read(t, c).Raises(step.body); got != step.raises {
+			t.Errorf("%+v: raises %v", step.body, got)
+		}
+		if err := c.Append(step.body); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, c).format; got != step.version {
+			t.Errorf("%+v: format %d", step.body, got)
+		}
+		again, err := c.Reread()
+		if err != nil || again.format != step.version {
+			t.Errorf("%+v: format %d in the file, %v", step.body, again.format, err)
+		}
+	}
+	for name, bad := range map[string]Body{
+		"a challenge alone": RollCall{Set: set.Set, Index: 1, Origin: "roll-call", Challenge: "hsmcall21q"},
+		"an answer alone":   RollCall{Set: set.Set, Index: 1, Origin: "roll-call", Answer: "hsmansw1q"},
+		"control":           RollCall{Set: set.Set, Index: 1, Origin: "roll-call", Challenge: "hsmcall21q\n", Answer: "hsmansw1q"},
+		"too long":          RollCall{Set: set.Set, Index: 1, Origin: "roll-call", Challenge: strings.Repeat("q", 1000), Answer: "hsmansw1q"},
+		"a short MAC":       PartSet{Set: set.Set, Share: 1, Shares: 1, Needed: 2, Custodians: set.Custodians, MAC: []byte{1}},
+	} {
+		if err := c.Append(bad); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -151,6 +152,23 @@ func filledWithAttachments(t testing.TB) (path string) {
 		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return c.Path()
+}
+
+// filledByCustodians is filled, with a set that is vouched for and an answer that
+// names an entry.
+func filledByCustodians(t testing.TB) (path string) {
+	t.Helper()
+	c := newCatalog(t)
+	fill(t, c)
+	set := PartSet{Set: "00c0ffee", Share: 1, Shares: 1, Needed: 2, KCV: "0123456789ABCDEF", MAC: bytes.Repeat([]byte{0xAC}, 32)}
+	for i, name := range []string{"alice", "bob", "carol"} {
+		set.Custodians = append(set.Custodians, Custodian{Index: i + 1, Name: name, Commitment: bytes.Repeat([]byte{byte(i)}, 32)})
+	}
+	call := RollCall{Set: set.Set, Index: 2, Origin: "roll-call", Challenge: "hsmcall21qqqq", Answer: "hsmansw1qqqq"}
+	if err := errors.Join(c.Append(set), c.Append(call), c.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return c.Path()

@@ -409,3 +409,22 @@ func readGiven(path string) Given {
 	g.read()
 	return g
 }
+
+// An answer that names the very entry that it stands in, or a later one, was made
+// up: nobody could sign it before it was there.
+func TestSignedLater(t *testing.T) {
+	cat := newCatalog(t)
+	_, r, parts := handedOut(t, cat)
+	state := read(t, cat)
+	c, err := dkek.NewChallenge(cat.Now(), state.Head.Seq, state.Head.Hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := store.RollCall{Set: r.Set, Index: 1, Challenge: c.Text(), Answer: parts[0].Answer(c).Text()}
+	for seq, good := range map[uint64]bool{state.Head.Seq - 1: false, state.Head.Seq: false, state.Head.Seq + 1: true} {
+		call.Seq = seq
+		if s, err := signed(state, &call); (err == nil) != good || (s != nil) != good {
+			t.Errorf("as entry %d, of entry %d: %+v, %v", seq, c.Entry, s, err)
+		}
+	}
+}
