@@ -126,6 +126,7 @@ func WhatLay(state *store.State) (list []Lain, damage []store.Finding) {
 			return a.index - b.index
 		})
 		l := Lain{Set: set, Entry: all[set.Needed-1].entry, Day: all[0].day}
+		slices.SortFunc(all[:set.Needed], func(a, b *signature) int { return a.index - b.index })
 		for _, s := range all[:set.Needed] {
 			l.Who = append(l.Who, custodian(&set, s.index))
 			if s.day.Before(l.Day) {
