@@ -33,6 +33,12 @@ type leave struct {
 	looked    bool // at the token, in the transaction of the first command
 }
 
+// unasked is leave to wipe a token that nothing can make answer: each key and file
+// was typed by a person.
+func (e *Evidence) unasked(inv *Inventory, cat *store.Catalog, keys map[byte]bool, files map[schsm.FID]bool) Warrant {
+	return Warrant{&leave{seen: e, cat: cat, inv: inv, goneKeys: keys, goneFiles: files}}
+}
+
 // Consent is how a person gives something up that would not come back, or that
 // could not be asked whether it is what would.
 type Consent struct {

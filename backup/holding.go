@@ -158,7 +158,7 @@ func (s SetUp) leaveUnasked(ctx context.Context, cat *store.Catalog, state *stor
 		return Warrant{}, err
 	}
 	newest := state.Now(inv.Serial)
-	l := &leave{seen: e, cat: cat, inv: inv, goneKeys: map[byte]bool{}, goneFiles: map[schsm.FID]bool{}}
+	goneKeys, goneFiles := map[byte]bool{}, map[schsm.FID]bool{}
 	h := newHistory(state)
 	type named struct{ what, word string }
 	var list []named
@@ -169,16 +169,16 @@ func (s SetUp) leaveUnasked(ctx context.Context, cat *store.Catalog, state *stor
 		}
 		c := h.cover(inv, k)
 		list = append(list, named{fmt.Sprintf("%s goes unasked (%s): %s.", k.Name(), c.Coverage, orNone(c.Reason)), orReference(k)})
-		l.goneKeys[k.Reference] = true
+		goneKeys[k.Reference] = true
 	}
 	for _, f := range inv.Unread {
 		list = append(list, named{fmt.Sprintf("data object %s, protected by the PIN, goes unread.", f), f.String()})
-		l.goneFiles[f] = true
+		goneFiles[f] = true
 	}
 	for _, f := range inv.Files {
 		if why := keptFile(newest, f); why != "" && !isProofFile(f) {
 			list = append(list, named{why + "; it goes for good.", f.FID.String()})
-			l.goneFiles[f.FID] = true
+			goneFiles[f.FID] = true
 		}
 	}
 	for _, n := range list {
@@ -186,5 +186,5 @@ func (s SetUp) leaveUnasked(ctx context.Context, cat *store.Catalog, state *stor
 			return Warrant{}, err
 		}
 	}
-	return Warrant{l}, nil
+	return e.unasked(inv, cat, goneKeys, goneFiles), nil
 }

@@ -222,8 +222,11 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 	if len(k.Blob) == 0 {
 		return decide(NotInBackup, "%s", orNone(k.Reason))
 	}
-	if why := cannotTake(inv, k); why != "" {
-		return decide(DoesNotFit, "%s", why)
+	fresh := func(reason string) Item { // what is there already has been taken
+		if why := cannotTake(inv, k); why != "" {
+			return decide(DoesNotFit, "%s", why)
+		}
+		return decide(New, "%s", reason)
 	}
 	here := inv.at(item.Reference)
 	if other, ok := moved(inv, k, item.Reference, others); ok {
@@ -235,9 +238,9 @@ func planKey(inv *Inventory, k store.Key, at map[byte]byte, others ...store.Key)
 	}
 	switch {
 	case here.key == nil && here.free():
-		return decide(New, "")
+		return fresh("")
 	case here.key == nil && ((begun(here.description, k.Description) || misplaced(here.description, k)) && (begun(here.certificate, k.Certificate) || isRequest(here.certificate))):
-		return decide(New, "what a deleted key left at this reference is replaced")
+		return fresh("what a deleted key left at this reference is replaced")
 	case here.key == nil:
 		return decide(Conflict, "a description or certificate without key is at reference %d", item.Reference)
 	}

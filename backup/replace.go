@@ -36,6 +36,9 @@ func (p *Plan) replace(inv *Inventory, o RestoreOptions) error {
 			continue
 		}
 		what, why, err := replaceable(inv, o.Catalog, item.Reference)
+		if cannot := cannotTake(inv, item.Key); cannot != "" {
+			why = cannot
+		}
 		switch {
 		case err != nil:
 			return err

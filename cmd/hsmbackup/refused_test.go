@@ -66,12 +66,14 @@ func TestFault05WrongSOPIN(t *testing.T) {
 	}
 	const (
 		also = " --token soft:t.tok --pin file:PIN --confirm SOFT0200001 --so-pin "
-		init = "init --shares 0" + also
 		back = "restore --init --share p/a.txt --share p/b.txt" + also
 		note = "not/yet/there/c.db.refused-so-pin-SOFT0200001"
 	)
 	runs(t, 0, "", "soft new t.tok --serial SOFT0200001")
 	runs(t, 0, "", "dkek create --split 2/2 --custodian a --custodian b --out p")
+	_, checked, _ := runIn(t, strings.Fields("dkek check p/a.txt p/b.txt --json")...)
+	_, kcv, _ := strings.Cut(checked, `{"kcv":"`)
+	init := "init --shares 0 --token-pin file:PIN --shares-checked " + kcv[:16] + also
 	runs(t, 0, "", "init --share p/a.txt --share p/b.txt"+also+"file:SO")
 	runs(t, 0, "", "soft keygen t.tok --type ec:prime256v1 --label one --id 01 --pin file:PIN")
 	runs(t, 0, "1 of 1 key", "backup --token soft:t.tok --pin file:PIN")
