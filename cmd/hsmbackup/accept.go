@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 )
 
 func newAcceptCommand(a *app) *cobra.Command {
@@ -27,7 +28,7 @@ label, or the SHA-256 of its public key. A key that can be exported is refused.`
 
 func (a *app) accept(ctx context.Context, which, reason string) error {
 	if reason == "" {
-		return usagef("", "--reason TEXT is missing: it says to others why this key has no backup")
+		return console.Usagef("", "--reason TEXT is missing: it says to others why this key has no backup")
 	}
 	t, err := a.openToken(ctx)
 	if err != nil {
@@ -59,14 +60,14 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 	}
 	a.changed = true
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			Serial    string `json:"serial"`
 			Reference int    `json:"reference"`
 			Label     string `json:"label"`
 			Reason    string `json:"reason"`
 		}{inv.Serial, int(k.Reference), k.Label, reason})
 	}
-	a.printf("%s of %s is accepted as not exportable", k.Name(), inv.Serial)
+	a.Printf("%s of %s is accepted as not exportable", k.Name(), inv.Serial)
 	return nil
 }
 
@@ -77,7 +78,7 @@ func acceptable(inv *backup.Inventory, which string) error {
 		return err
 	}
 	if k.NotExportable == "" {
-		return refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported, as far as is known without a catalog, so there is nothing to accept", k.Name())
+		return console.Refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported, as far as is known without a catalog, so there is nothing to accept", k.Name())
 	}
 	return nil
 }

@@ -14,7 +14,10 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/report"
 	"hsmbackup/store"
 )
@@ -55,14 +58,14 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	for _, arg := range args {
 		if backup.ExportedFiles(arg) != nil {
-			a.note("%s was written by `hsmbackup export`: `hsmbackup restore --from-export %s` brings back all of it, not its keys alone", arg, shellQuoted(arg))
+			a.Note("%s was written by `hsmbackup export`: `hsmbackup restore --from-export %s` brings back all of it, not its keys alone", arg, harmless.Word(arg))
 		}
 	}
 	if len(files) == 0 {
 		if len(unread) > 0 {
 			return unread[0].err
 		}
-		return failf("nothing-to-adopt", "wrapped keys are made by `sc-hsm-tool --wrap-key FILE`", "%s: no wrapped key there", strings.Join(args, ", "))
+		return console.Failf("nothing-to-adopt", "wrapped keys are made by `sc-hsm-tool --wrap-key FILE`", "%s: no wrapped key there", strings.Join(args, ", "))
 	}
 	cat, err := a.existingCatalog()
 	if err != nil {
@@ -74,7 +77,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		return err
 	}
 	defer t.close()
-	options := backup.AdoptOptions{Progress: a.steps, Program: program()}
+	options := backup.AdoptOptions{Progress: a.Steps, Program: build.Program()}
 	first := false
 	if t != nil {
 		if options.Inventory, err = backup.Take(ctx, t.card); err != nil {
@@ -87,7 +90,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	// Whatever has to be typed, or turns out wrong, comes before any change.
 	if len(a.flags.shareArgs) > 0 {
-		a.note("private keys are open in this computer's memory while they are compared")
+		a.Note("private keys are open in this computer's memory while they are compared")
 		key, shares, err := a.openKey(ctx, cat)
 		if err != nil {
 			return err
@@ -117,7 +120,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	done := report.Adopted{AdoptReport: r, PassedOver: passedOver}
 	if first {
-		done.Taken, err = backup.Run(ctx, t.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+		done.Taken, err = backup.Run(ctx, t.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
 		a.progress.Close()
 		if err != nil {
 			return err
@@ -135,10 +138,10 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		}
 	}
 	if cat != nil {
-		done.Head = head(state.Head)
+		done.Head = report.Head(state.Head)
 	}
 	if a.flags.json {
-		if err := a.document(done.Document()); err != nil {
+		if err := a.Document(done.Document()); err != nil {
 			return err
 		}
 	} else {
@@ -156,7 +159,7 @@ func readable(f backup.AdoptFile) bool {
 // tokenIfAny is the token named, or the only one attached; nil without one.
 func (a *app) tokenIfAny(ctx context.Context) (*token, error) {
 	t, err := a.openToken(ctx)
-	var f *failure
+	var f *console.Failure
 	switch {
 	case err == nil:
 		return t, nil

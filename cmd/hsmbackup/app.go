@@ -11,6 +11,7 @@ import (
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/schsm"
+	"hsmbackup/internal/secret"
 	from "hsmbackup/internal/source"
 	"hsmbackup/internal/terminal"
 )
@@ -80,7 +81,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		err = console.AmidDamage(err, a.damaged, damagedHint)
 	}
 	if len(a.damage) > 0 {
-		err = outcomes(err, &outcome{Exit: exitDamaged, Message: "the catalog is damaged: " + brief(a.damage), Hints: []string{"`hsmbackup check` lists all that does not check out; `hsmbackup dkek resplit` registers a new set"}})
+		err = console.Outcomes(err, &console.Outcome{Exit: console.ExitDamaged, Message: "the catalog is damaged: " + console.Brief(a.damage), Hints: []string{"`hsmbackup check` lists all that does not check out; `hsmbackup dkek resplit` registers a new set"}})
 	}
 	return a.End(ctx, err, a.changed || schsm.InDoubt(err), args)
 }
@@ -93,7 +94,7 @@ func (a *app) confirm(ctx context.Context, t *token, what string) error {
 		return a.typeSerial(ctx, t, what)
 	}
 	if a.flags.confirm != word && !backup.SameSerial(a.flags.confirm, t.serial) {
-		return refusef("confirm-mismatch", "", "--confirm %s is another token than %s, nothing was changed", a.flags.confirm, word)
+		return console.Refusef("confirm-mismatch", "", "--confirm %s is another token than %s, nothing was changed", a.flags.confirm, word)
 	}
 	a.confirmed = true
 	return nil
@@ -103,4 +104,8 @@ func (a *app) confirm(ctx context.Context, t *token, what string) error {
 func (a *app) typeSerial(ctx context.Context, t *token, what string) error {
 	word, kind := t.word()
 	return a.TypeSerial(ctx, what, kind, word)
+}
+
+func (a *app) readSecret(ctx context.Context, s from.Source, what string, twice bool) (*secret.Bytes, error) {
+	return a.secrets.Read(ctx, s, what, twice, nil)
 }

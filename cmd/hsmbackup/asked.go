@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 )
 
 // askedWithinFlag is how long ago an unasked key may have answered.
@@ -29,5 +30,5 @@ func parseDays(flag, text string) (time.Duration, error) {
 	} else if d, err := time.ParseDuration(text); err == nil && d >= 0 {
 		return d, nil
 	}
-	return 0, usagef("40d is forty days, 12h twelve hours", "%s: %q is no length of time", flag, text)
+	return 0, console.Usagef("40d is forty days, 12h twelve hours", "%s: %q is no length of time", flag, text)
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 	"hsmbackup/store"
 )
@@ -63,19 +65,19 @@ func readAttachments(files, detach []string) ([]store.Attachment, error) {
 	for _, file := range files {
 		name := filepath.Base(file)
 		if slices.ContainsFunc(detach, func(d string) bool { return strings.EqualFold(d, name) }) {
-			return nil, usagef("", "%s is both attached and detached", name)
+			return nil, console.Usagef("", "%s is both attached and detached", name)
 		}
 		if slices.ContainsFunc(list, func(at store.Attachment) bool { return strings.EqualFold(at.Name, name) }) {
-			return nil, usagef("", "two files of the name %s: an attachment goes by its name", name)
+			return nil, console.Usagef("", "two files of the name %s: an attachment goes by its name", name)
 		}
 		info, err := os.Stat(file)
 		switch {
 		case err != nil:
 			return nil, err
 		case !info.Mode().IsRegular():
-			return nil, failf("attachment-file", "", "%s is not a file", file)
+			return nil, console.Failf("attachment-file", "", "%s is not a file", file)
 		case info.Size() > store.MaxAttachment:
-			return nil, failf("attachment-size", "an archive of its own is the place for it", "%s has %d bytes; at most %d are kept with a snapshot", file, info.Size(), store.MaxAttachment)
+			return nil, console.Failf("attachment-size", "an archive of its own is the place for it", "%s has %d bytes; at most %d are kept with a snapshot", file, info.Size(), store.MaxAttachment)
 		}
 		content, err := os.ReadFile(file)
 		if err != nil {
@@ -113,7 +115,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		}
 	}
 	a.changed = missing
-	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.steps, program()
+	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.Steps, build.Program()
 	o.Emptied = func(s *store.Snapshot, gone []string) error {
 		err := backup.KeysGone(t.serial, s, gone)
 		if a.confirmed || a.flags.confirm == "" && !a.tty.Available() { // it was about the PIN
@@ -137,28 +139,28 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	}
 	a.changed = true
 	for _, name := range gone {
-		a.note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.name(), before.ID, before.ID)
+		a.Note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.name(), before.ID, before.ID)
 	}
 	a.printCleaned(r.Cleaned)
 	a.printSpent(r.Spent)
-	exits := exitSet{}
+	exits := console.Exits{}
 	if !backup.Complete(r.Keys) || len(r.Snapshot.Missing) > 0 {
-		exits.add(exitIncomplete)
+		exits.Add(console.ExitIncomplete)
 	}
 	if a.flags.json {
-		if err := a.document(backupDocument(r)); err != nil {
+		if err := a.Document(report.NewBackup(r)); err != nil {
 			return err
 		}
 	} else {
-		a.printKeys(r.Keys)
+		report.PrintKeys(a.Console, r.Keys)
 		report.PrintAttachments(a.Console, r.Snapshot.Attachments)
 		for _, m := range r.Snapshot.Missing {
-			a.printf("  not kept: %s: %s", m.What, m.Reason)
+			a.Printf("  not kept: %s: %s", m.What, m.Reason)
 		}
-		a.printf("snapshot %s of %s: %s", r.Snapshot.ID, t.name(), restorableOf(r.Keys))
-		a.printf("head: %s", head(r.Head))
+		a.Printf("snapshot %s of %s: %s", r.Snapshot.ID, t.name(), report.Restorable(r.Keys))
+		a.Printf("head: %s", report.Head(r.Head))
 	}
-	return outcomes(exits.outcome(incomplete(r.Keys, r.Snapshot.Missing), a.remedies(r.Keys)...), underOldKey(r))
+	return console.Outcomes(exits.Outcome(report.Incomplete(r.Keys, r.Snapshot.Missing), report.Remedies(r.Keys)...), underOldKey(r))
 }
 
 // underOldKey is the outcome of a backup of a token that still has a recovery key
@@ -168,8 +170,8 @@ func underOldKey(r *backup.Report) error {
 	if r.Behind == nil {
 		return nil
 	}
-	exits := exitSet{exitIncomplete: true}
-	return exits.outcome(fmt.Sprintf("this snapshot is under the recovery key %s, which %s took the place of on %s: the token still has the old one", r.Behind.OldKCV, r.Behind.KCV, r.Behind.Time.Format(time.DateOnly)),
+	exits := console.Exits{console.ExitIncomplete: true}
+	return exits.Outcome(fmt.Sprintf("this snapshot is under the recovery key %s, which %s took the place of on %s: the token still has the old one", r.Behind.OldKCV, r.Behind.KCV, r.Behind.Time.Format(time.DateOnly)),
 		"`hsmbackup dkek rekey --share OLD --new-share NEW` re-keys this snapshot too; `hsmbackup restore --init --share NEW` gives the token the new recovery key",
 		fmt.Sprintf("with the new shares alone, restore the one from before: --from %s", r.Behind.Snapshot.ID))
 }
@@ -186,20 +188,20 @@ func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
 		if a.Yes || !a.tty.Available() || k.Info.Counter == nil {
 			return false
 		}
-		return a.ask(ctx, fmt.Sprintf("Proving %s spends one of the %d uses that it has left. Prove it?", k.Name(), *k.Info.Counter)) == nil
+		return a.Ask(ctx, fmt.Sprintf("Proving %s spends one of the %d uses that it has left. Prove it?", k.Name(), *k.Info.Counter)) == nil
 	}
 }
 
 // printCleaned says what was deleted of an interrupted proof.
 func (a *app) printCleaned(cleaned []string) {
 	for _, c := range cleaned {
-		a.note("removed what an interrupted proof had left behind: %s", c)
+		a.Note("removed what an interrupted proof had left behind: %s", c)
 	}
 }
 
 // printSpent says what the proofs cost keys with a use counter.
 func (a *app) printSpent(spent []backup.Spent) {
 	for _, s := range spent {
-		a.note("%s had %d uses left and has %d now: it was asked whether it is the key that was backed up", s.Key.Name(), s.Before, s.After)
+		a.Note("%s had %d uses left and has %d now: it was asked whether it is the key that was backed up", s.Key.Name(), s.Before, s.After)
 	}
 }

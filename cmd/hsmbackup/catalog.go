@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/store"
 )
 
@@ -44,7 +46,7 @@ func (a *app) dataDir() (string, error) {
 	home, err := os.UserHomeDir()
 	switch {
 	case err != nil || runtime.GOOS == "windows":
-		return "", failf("no-catalog", give, "there is no data directory to keep the catalog in")
+		return "", console.Failf("no-catalog", give, "there is no data directory to keep the catalog in")
 	case runtime.GOOS == "darwin":
 		return filepath.Join(home, "Library", "Application Support"), nil
 	}
@@ -57,7 +59,7 @@ func named(path string, err error) error {
 		return nil
 	}
 	if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
-		return failf("is-a-folder", "name the file in it, such as --catalog "+shellQuoted(filepath.Join(path, "catalog.db")), "%s is a folder, not a catalog", path)
+		return console.Failf("is-a-folder", "name the file in it, such as --catalog "+harmless.Word(filepath.Join(path, "catalog.db")), "%s is a folder, not a catalog", path)
 	}
 	var at *fs.PathError
 	if errors.As(err, &at) || strings.HasPrefix(err.Error(), "catalog "+path) || strings.HasPrefix(err.Error(), "journal "+path) {
@@ -123,7 +125,7 @@ func (a *app) noCatalog() error {
 	if err != nil {
 		return err
 	}
-	return failf("no-catalog", "`hsmbackup backup` makes one; --catalog names another place", "there is no catalog at %s", path)
+	return console.Failf("no-catalog", "`hsmbackup backup` makes one; --catalog names another place", "there is no catalog at %s", path)
 }
 
 // recordingCatalog opens the catalog of a verb that records what it found: for
@@ -171,7 +173,7 @@ func (a *app) makeCatalog() (*store.Catalog, error) {
 	}
 	cat, err := store.Create(path, a.storing()...)
 	if err == nil {
-		a.note("new catalog: %s", path)
+		a.Note("new catalog: %s", path)
 	}
 	return cat, named(path, err)
 }

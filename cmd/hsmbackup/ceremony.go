@@ -13,6 +13,6 @@ func (a *app) ceremony(cat *store.Catalog, c store.Ceremony) {
 	}
 	c.Who = a.flags.who
 	if err := cat.Append(c); err != nil {
-		a.note("not recorded in the log: %s", describe(err, false).Message)
+		a.Note("not recorded in the log: %s", describe(err, false).Message)
 	}
 }

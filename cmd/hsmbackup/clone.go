@@ -7,6 +7,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/report"
+	from "hsmbackup/internal/source"
 	"hsmbackup/store"
 )
 
@@ -37,10 +40,10 @@ where it is read. What the PIN protects is restored if the shares are given.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if o.toPIN.source, err = parseSource("--to-pin", o.toPIN.text); err != nil {
+			if o.toPIN.Source, err = from.Parse("--to-pin", o.toPIN.text); err != nil {
 				return err
 			}
-			a.secrets.DropEnvironment(o.toPIN.source)
+			a.secrets.DropEnvironment(o.toPIN.Source)
 			return a.clone(cmd.Context(), o)
 		},
 	}
@@ -55,10 +58,10 @@ where it is read. What the PIN protects is restored if the shares are given.`,
 
 func (a *app) clone(ctx context.Context, o cloneFlags) error {
 	if o.from == "" || o.to == "" {
-		return usagef("", "--from and --to are both needed: the token with the keys, and the one that gets them too")
+		return console.Usagef("", "--from and --to are both needed: the token with the keys, and the one that gets them too")
 	}
 	if o.from == o.to {
-		return refusef("same-token", "name two tokens", "--from and --to are the same token")
+		return console.Refusef("same-token", "name two tokens", "--from and --to are the same token")
 	}
 	cat, err := a.existingCatalog()
 	if err != nil {
@@ -75,7 +78,7 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 	j.From.Catalog = cat
 	defer func() { closeCatalog(j.From.Catalog) }()
 	if o.toPIN.text != "" {
-		j.To.Person = &holder{a, to, o.toPIN.source}
+		j.To.Person = &holder{a, to, o.toPIN.Source}
 	}
 	r, err := j.Run(ctx)
 	a.did(&j.From)
@@ -95,9 +98,9 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedTh
 	doc := struct {
 		backup.CloneDocument
 		PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
-	}{r.Document(head(state.Head)), used.document()}
+	}{r.Document(report.Head(state.Head)), used.document()}
 	if a.flags.json {
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 		a.printUsed(used)
@@ -112,11 +115,11 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedTh
 		} else {
 			verdict = "NOT CLONED: " + k.Reason
 		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), verdict})
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, console.Quoted(k.Label), verdict})
 	}
-	a.table(rows)
-	a.printf("%s on %s and on %s", countOf(good, len(doc.Keys), "key"), doc.From, doc.To)
+	a.Table(rows)
+	a.Printf("%s on %s and on %s", console.CountOf(good, len(doc.Keys), "key"), doc.From, doc.To)
 	a.printUsed(used)
-	a.printf("snapshot %s of %s; head: %s", doc.Snapshot, doc.To, doc.Head)
+	a.Printf("snapshot %s of %s; head: %s", doc.Snapshot, doc.To, doc.Head)
 	return a.verdict(r.Verdict)
 }

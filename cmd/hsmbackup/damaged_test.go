@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"hsmbackup/internal/console"
 )
 
 // TestFault10AlteredEntry (issue 9, fault 10): one altered byte in one entry of the
@@ -40,7 +42,7 @@ func TestFault10AlteredEntry(t *testing.T) {
 		copyFile(t, "fresh.tok", "spare.tok")
 		exit, stdout, stderr := runIn(t, strings.Fields(line)...)
 		verb := strings.Fields(line)[0]
-		if exit != exitDamaged || !strings.Contains(stdout+stderr, "log entry") {
+		if exit != console.ExitDamaged || !strings.Contains(stdout+stderr, "log entry") {
 			t.Errorf("%s: exit %d\n%s%s", line, exit, stdout, stderr)
 		}
 		for _, l := range strings.Split(stderr, "\n") {

@@ -10,6 +10,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/secret"
+	from "hsmbackup/internal/source"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -38,10 +39,10 @@ type inputEnded struct{ error }
 
 func (e inputEnded) Unwrap() []error { return []error{e.error, io.EOF} }
 
-func (d desk) Note(format string, args ...any) { d.a.note(format, args...) }
-func (d desk) Next(format string, args ...any) { d.a.next(format, args...) }
+func (d desk) Note(format string, args ...any) { d.a.Note(format, args...) }
+func (d desk) Next(format string, args ...any) { d.a.Next(format, args...) }
 func (d desk) Damaged(f store.Finding) {
-	d.a.note("DAMAGED: %s", f)
+	d.a.Note("DAMAGED: %s", f)
 	d.a.damage = append(d.a.damage, f.String())
 }
 
@@ -69,9 +70,9 @@ func (a *app) parseShare(flag, text string) (custody.Given, error) {
 	}
 	i := strings.LastIndex(text, mark)
 	if i < 0 {
-		return custody.Given{File: text, Password: a.passwordFrom(a.flags.password.source)}, nil
+		return custody.Given{File: text, Password: a.passwordFrom(a.flags.password.Source)}, nil
 	}
-	s, err := parseSource(strings.TrimSpace(flag+" "+text[:i]+mark), text[i+len(mark):])
+	s, err := from.Parse(strings.TrimSpace(flag+" "+text[:i]+mark), text[i+len(mark):])
 	if s.Kind == "prompt" {
 		s.Flag = "--password"
 	}
@@ -92,14 +93,14 @@ func (a *app) parseShares(flag string, texts []string) ([]custody.Given, error) 
 	return custody.WithSheets(list)
 }
 
-func (a *app) passwordFrom(s source) custody.Password {
+func (a *app) passwordFrom(s from.Source) custody.Password {
 	return func(ctx context.Context, what string) (*secret.Bytes, error) {
 		return a.readSecret(ctx, s, what, false)
 	}
 }
 
 func (a *app) opener() *custody.Opener {
-	return &custody.Opener{Desk: desk{a}, Identities: a.flags.identities, Password: a.passwordFrom(a.flags.password.source)}
+	return &custody.Opener{Desk: desk{a}, Identities: a.flags.identities, Password: a.passwordFrom(a.flags.password.Source)}
 }
 
 // gather sorts what --share brought, once, and brings parts together.

@@ -47,15 +47,15 @@ func (a *app) diff(older, newer string) error {
 		for _, d := range list {
 			doc.Differences = append(doc.Differences, jsonDifference{d.What, d.Kind, d.Detail})
 		}
-		return a.document(doc)
+		return a.Document(doc)
 	}
 	var rows [][]string
 	for _, d := range list {
 		rows = append(rows, []string{d.Kind, d.What, d.Detail})
 	}
-	a.table(rows)
+	a.Table(rows)
 	if len(list) == 0 {
-		a.printf("no differences")
+		a.Printf("no differences")
 	}
 	return nil
 }

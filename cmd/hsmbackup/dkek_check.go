@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -38,7 +39,7 @@ in this computer's memory.`,
   hsmbackup dkek check key1.bin`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && len(a.flags.shares) == 0 {
-				return usagef(seeHelp(cmd), "%s needs a share or a wrapped key", verb(cmd))
+				return console.Usagef(seeHelp(cmd), "%s needs a share or a wrapped key", verb(cmd))
 			}
 			return nil
 		},
@@ -67,15 +68,15 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 		a.recordCheck(cat, c, key, notRecorded)
 	}
 	if a.flags.json {
-		err = a.document(c)
+		err = a.Document(c)
 	} else {
 		a.printDKEKCheck(c)
 	}
 	if err != nil {
 		return err
 	}
-	exits := exitSet{exitDamaged: c.Damaged, exitIncomplete: c.Incomplete}
-	return exits.outcome(c.Summary())
+	exits := console.Exits{console.ExitDamaged: c.Damaged, console.ExitIncomplete: c.Incomplete}
+	return exits.Outcome(c.Summary())
 }
 
 // catalogOfCheck opens the catalog for what it knows, and to record in it. A check
@@ -87,7 +88,7 @@ func (a *app) catalogOfCheck() (*store.Catalog, error) {
 	}
 	look, lookErr := a.lookCatalog()
 	if lookErr != nil {
-		a.note("the catalog does not tell whose the parts are: %s", describe(lookErr, false).Message)
+		a.Note("the catalog does not tell whose the parts are: %s", describe(lookErr, false).Message)
 	}
 	return look, err
 }
@@ -100,10 +101,10 @@ func (a *app) recordCheck(cat *store.Catalog, c *custody.Checked, key *dkek.Key,
 		a.changed = a.changed || seen == nil
 	}
 	if seen != nil {
-		a.note("not recorded that these shares were seen: %s", describe(seen, false).Message)
+		a.Note("not recorded that these shares were seen: %s", describe(seen, false).Message)
 	}
 	if opened != nil {
-		a.note("not recorded which keys were opened: %s", describe(opened, false).Message)
+		a.Note("not recorded which keys were opened: %s", describe(opened, false).Message)
 	}
 }
 
@@ -128,17 +129,17 @@ func (a *app) printDKEKCheck(c *custody.Checked) {
 		}
 		rows = append(rows, []string{s.File, what, verdict})
 	}
-	a.table(rows)
+	a.Table(rows)
 	for _, s := range c.Material.Sets {
-		a.printf("%s: %s", terminal.Printable(s.Describe()), terminal.Printable(s.State()))
+		a.Printf("%s: %s", terminal.Printable(s.Describe()), terminal.Printable(s.State()))
 		if !s.KCV.IsZero() && !c.Complete {
-			a.printf("it is of the recovery key %s", s.KCV)
+			a.Printf("it is of the recovery key %s", s.KCV)
 		}
 	}
 	if c.KCV != "" {
-		a.printf("recovery key KCV %s, from %s", c.KCV, count(c.Material.Count(), "share"))
+		a.Printf("recovery key KCV %s, from %s", c.KCV, console.Count(c.Material.Count(), "share"))
 	} else if err := c.Material.LacksShares(); err != nil {
-		a.printf("%s", err)
+		a.Printf("%s", err)
 	}
 	rows = nil
 	for _, w := range c.Wrapped {
@@ -154,7 +155,7 @@ func (a *app) printDKEKCheck(c *custody.Checked) {
 				verdict = "opened, agrees with itself"
 			}
 		}
-		rows = append(rows, []string{w.File, w.Type, quoted(w.Label), "ID " + w.ID, "KCV " + w.KCV, verdict})
+		rows = append(rows, []string{w.File, w.Type, console.Quoted(w.Label), "ID " + w.ID, "KCV " + w.KCV, verdict})
 	}
-	a.table(rows)
+	a.Table(rows)
 }

@@ -5,7 +5,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	from "hsmbackup/internal/source"
 	"hsmbackup/store"
 )
 
@@ -32,16 +34,16 @@ all of them. The parts stay valid.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(a.flags.shareArgs) == 0 {
-				return usagef("", "--share FILE is missing: it names what is brought together")
+				return console.Usagef("", "--share FILE is missing: it names what is brought together")
 			}
 			if f.load == (f.out != "") {
-				return usagef("", "one of --out FILE and --load says where the share goes")
+				return console.Usagef("", "one of --out FILE and --load says where the share goes")
 			}
 			if f.load {
 				return a.dkekLoad(cmd.Context(), f.domain)
 			}
 			if a.flags.token != "" || a.flags.untrusted != "" || f.domain != 0 {
-				return usagef("", "--token, --untrusted-token and --domain are for --load")
+				return console.Usagef("", "--token, --untrusted-token and --domain are for --load")
 			}
 			return a.dkekCombine(cmd.Context(), f)
 		},
@@ -61,7 +63,7 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 	// --password is for the new file.
 	for i := range a.flags.shareArgs {
 		if s := &a.flags.shareArgs[i]; !s.OwnPassword {
-			s.Password = a.passwordFrom(source{Flag: "--share " + s.File + ",password=", Kind: "prompt"})
+			s.Password = a.passwordFrom(from.Source{Flag: "--share " + s.File + ",password=", Kind: "prompt"})
 		}
 	}
 	cat, notRecorded, err := a.catalogToRecord()
@@ -92,24 +94,24 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		of = kcv
 	}
 	if notRecorded != "" {
-		a.note("not recorded in the catalog: %s", notRecorded)
+		a.Note("not recorded in the catalog: %s", notRecorded)
 	}
 	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: m.SetNames(), Outcome: "done"})
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`
 		}{f.out, kcv.String()})
 	}
-	a.printf("%s: share written, read back and opened", f.out)
+	a.Printf("%s: share written, read back and opened", f.out)
 	switch {
 	case m.Count() > 1:
-		a.printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, count(m.Count(), "share"))
+		a.Printf("KCV %s, of %s together: a single share that gives the same recovery key", kcv, console.Count(m.Count(), "share"))
 	case len(m.Sets) == 1 && m.Sets[0].Shares > 1:
-		a.printf("it is share %d of %d of the recovery key", m.Sets[0].Share, m.Sets[0].Shares)
+		a.Printf("it is share %d of %d of the recovery key", m.Sets[0].Share, m.Sets[0].Shares)
 	default:
-		a.printf("KCV %s, if this is the only share", kcv)
+		a.Printf("KCV %s, if this is the only share", kcv)
 	}
-	a.next("keep the file and its password apart; whoever has both needs no custodian")
+	a.Next("keep the file and its password apart; whoever has both needs no custodian")
 	return nil
 }

@@ -5,7 +5,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	from "hsmbackup/internal/source"
 )
 
 func newDKEKConvertCommand(a *app) *cobra.Command {
@@ -35,7 +37,7 @@ with its password or sheets still opens it: destroy them if they are not to.`,
 
 func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) error {
 	if o.out == "" {
-		return usagef("", "--out FILE is missing: it names the file to write the share to")
+		return console.Usagef("", "--out FILE is missing: it names the file to write the share to")
 	}
 	if err := custody.NotThere(o.out); err != nil {
 		return err
@@ -45,15 +47,15 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 		return err
 	}
 	one, err := custody.OneShareFile(given, func(g custody.Given) error {
-		return failf("not-a-share", "parts of custodians: `hsmbackup dkek combine --share FILE… --out NEW.pbe`", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
+		return console.Failf("not-a-share", "parts of custodians: `hsmbackup dkek combine --share FILE… --out NEW.pbe`", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
 	}, func(n int) error {
-		return usagef("convert them one by one", "%d shares are given: each gets a file of its own", n)
+		return console.Usagef("convert them one by one", "%d shares are given: each gets a file of its own", n)
 	})
 	if err != nil {
 		return err
 	}
 	if !one.OwnPassword { // --password is for the new file
-		one.Password = a.passwordFrom(source{Flag: one.File + ",password=", Kind: "prompt"})
+		one.Password = a.passwordFrom(from.Source{Flag: one.File + ",password=", Kind: "prompt"})
 	}
 	share, err := a.opener().OpenFile(ctx, one)
 	if err != nil {
@@ -71,19 +73,19 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 	}
 	a.changed = true
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			File string `json:"file"`
 			From string `json:"from"`
 			Kind string `json:"kind"`
 			KCV  string `json:"kcv"`
 		}{o.out, one.File, one.Kind(), kcv.String()})
 	}
-	a.printf("%s: the share of %s written, read back and opened", o.out, one.File)
-	a.printf("KCV %s, if this is the only share", kcv)
+	a.Printf("%s: the share of %s written, read back and opened", o.out, one.File)
+	a.Printf("KCV %s, if this is the only share", kcv)
 	old := "its password"
 	if one.BySheets() {
 		old = "its sheets"
 	}
-	a.next("%s with %s still opens the same share: keep both or destroy both", one.File, old)
+	a.Next("%s with %s still opens the same share: keep both or destroy both", one.File, old)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
@@ -48,12 +49,12 @@ exactly one is attached or --token names one.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.split != "" {
 				if o.weak {
-					return usagef("", "--weak-password is for a share file: parts have no password")
+					return console.Usagef("", "--weak-password is for a share file: parts have no password")
 				}
 				return a.createSplit(cmd.Context(), o.splitFlags)
 			}
 			if flag := o.used(); flag != "" {
-				return usagef("", "--%s is for parts: --split K/N is missing", flag)
+				return console.Usagef("", "--%s is for parts: --split K/N is missing", flag)
 			}
 			return a.dkekCreate(cmd.Context(), o)
 		},
@@ -68,7 +69,7 @@ exactly one is attached or --token names one.`,
 
 func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 	if o.out == "" {
-		return usagef("", "--out FILE is missing: it names the file to write the share to")
+		return console.Usagef("", "--out FILE is missing: it names the file to write the share to")
 	}
 	// Asking for a password before noticing that would be a nuisance.
 	if err := custody.NotThere(o.out); err != nil {
@@ -85,7 +86,7 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 	}
 	defer share.Wipe()
 	if from != "" {
-		a.note("made of random numbers of this computer and of %s", from)
+		a.Note("made of random numbers of this computer and of %s", from)
 	}
 	kcv, err := custody.WriteShare(ctx, desk{a}, o.out, share, password)
 	if err != nil {
@@ -97,19 +98,19 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 		err = a.noCatalog()
 	}
 	if err != nil {
-		a.note("not recorded in the log: %s", describe(err, false).Message)
+		a.Note("not recorded in the log: %s", describe(err, false).Message)
 	}
 	defer closeCatalog(cat)
 	a.ceremony(cat, store.Ceremony{Job: "create", KCV: kcv.String(), Outcome: "a share made, which gives this recovery key if it is the only one"})
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`
 		}{o.out, kcv.String()})
 	}
-	a.printf("%s: share written, read back and opened", o.out)
-	a.printf("KCV %s, if this is the only share", kcv)
-	a.next("keep the file and its password apart, and copies of both; then `hsmbackup init --share %s`", o.out)
+	a.Printf("%s: share written, read back and opened", o.out)
+	a.Printf("KCV %s, if this is the only share", kcv)
+	a.Next("keep the file and its password apart, and copies of both; then `hsmbackup init --share %s`", o.out)
 	return nil
 }
 
@@ -119,7 +120,7 @@ func (a *app) newPassword(ctx context.Context, weak bool) (*secret.Bytes, error)
 	if a.flags.password.text == "" {
 		return custody.GeneratedPassword(ctx, desk{a})
 	}
-	password, err := a.readSecret(ctx, a.flags.password.source, "password of the new share", true)
+	password, err := a.readSecret(ctx, a.flags.password.Source, "password of the new share", true)
 	if err != nil {
 		return nil, err
 	}

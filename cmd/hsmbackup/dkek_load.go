@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 )
 
 func newDKEKLoadCommand(a *app) *cobra.Command {
@@ -35,10 +36,10 @@ is asked for then, and only then.`,
 
 func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	if len(a.flags.shareArgs) == 0 {
-		return usagef("", "--share FILE is missing")
+		return console.Usagef("", "--share FILE is missing")
 	}
 	if domain < 0 || domain > 255 {
-		return usagef("", "--domain takes 0 to 255")
+		return console.Usagef("", "--domain takes 0 to 255")
 	}
 	t, err := a.openToken(ctx)
 	if err != nil {
@@ -57,14 +58,14 @@ func (a *app) dkekLoad(ctx context.Context, domain int) error {
 	}
 	switch {
 	case a.flags.json:
-		return a.document(r)
+		return a.Document(r)
 	case r.KCV == "":
-		a.printf("%s loaded into %s, %d missing", count(r.Loaded, "share"), t.name(), r.Outstanding)
+		a.Printf("%s loaded into %s, %d missing", console.Count(r.Loaded, "share"), t.name(), r.Outstanding)
 		return nil
 	}
-	a.printf("%s has the recovery key %s", t.name(), r.KCV)
+	a.Printf("%s has the recovery key %s", t.name(), r.KCV)
 	if !r.Compared {
-		a.note("the shares came one by one: compare the KCV with the one you expect")
+		a.Note("the shares came one by one: compare the KCV with the one you expect")
 	}
 	return nil
 }

@@ -11,6 +11,9 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -64,9 +67,9 @@ sets.`,
 func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	switch {
 	case len(a.flags.shareArgs) == 0:
-		return usagef("", "the shares of the old recovery key are missing: --share FILE for each")
+		return console.Usagef("", "the shares of the old recovery key are missing: --share FILE for each")
 	case len(o.newShares) == 0:
-		return usagef("`hsmbackup dkek create` makes them", "the shares of the new recovery key are missing: --new-share FILE for each")
+		return console.Usagef("`hsmbackup dkek create` makes them", "the shares of the new recovery key are missing: --new-share FILE for each")
 	}
 	next, err := a.parseShares("--new-share", o.newShares)
 	if err != nil {
@@ -85,12 +88,12 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return err
 	}
 	if len(list) == 0 {
-		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+		return console.Failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
 	}
 	if o.why, err = a.askWhy(ctx, o.why); err != nil {
 		return err
 	}
-	a.note("private keys are open in this computer's memory while they are sealed anew")
+	a.Note("private keys are open in this computer's memory while they are sealed anew")
 	from, shares, err := a.openKey(ctx, cat)
 	if err != nil {
 		return err
@@ -108,7 +111,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	}
 	defer to.Wipe()
 	dkek.WipeShares(shares)
-	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: program(), Progress: a.steps})
+	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: build.Program(), Progress: a.Steps})
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -132,21 +135,21 @@ func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 		line, err := a.tty.ReadLine(ctx, "why a new recovery key? (routine, custodian-left, compromise, or in your words):")
 		switch {
 		case errors.Is(err, terminal.ErrNone):
-			return "", usagef("give --why routine, custodian-left, compromise, or in your words", "there is no terminal to ask why")
+			return "", console.Usagef("give --why routine, custodian-left, compromise, or in your words", "there is no terminal to ask why")
 		case err != nil:
 			return "", err
 		}
 		if why = strings.TrimSpace(line); why == "" {
-			return "", usagef("", "a reason is needed: routine, custodian-left, compromise, or in your words")
+			return "", console.Usagef("", "a reason is needed: routine, custodian-left, compromise, or in your words")
 		}
 	}
 	switch why {
 	case whyLeft:
-		a.note("old snapshots and all copies of the catalog stay open to the old recovery key: whoever kept enough old parts and has a copy opens them as before. Destroy the copies that you can reach, and the old parts once no token has the old recovery key")
+		a.Note("old snapshots and all copies of the catalog stay open to the old recovery key: whoever kept enough old parts and has a copy opens them as before. Destroy the copies that you can reach, and the old parts once no token has the old recovery key")
 	case whyCompromise:
-		a.note("after a compromise the answer is new keys, not a new wrapping: whoever has the old recovery key and a copy of the catalog has the keys themselves, whatever they are wrapped under now")
-		a.next("`hsmbackup rotate` makes successors of the keys, on a token with the new recovery key; then take the old ones out of use: authorized_keys, certificates, revocation lists")
-		if err := a.ask(ctx, "Re-key all the same, for what must go on until then?"); err != nil {
+		a.Note("after a compromise the answer is new keys, not a new wrapping: whoever has the old recovery key and a copy of the catalog has the keys themselves, whatever they are wrapped under now")
+		a.Next("`hsmbackup rotate` makes successors of the keys, on a token with the new recovery key; then take the old ones out of use: authorized_keys, certificates, revocation lists")
+		if err := a.Ask(ctx, "Re-key all the same, for what must go on until then?"); err != nil {
 			return "", err
 		}
 	}
@@ -193,14 +196,14 @@ type jsonRekeyedSnapshot struct {
 }
 
 func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error {
-	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: head(r.Head), Kept: r.Kept}
+	doc := jsonRekey{OldKCV: r.OldKCV, KCV: r.KCV, Why: why, Snapshots: []jsonRekeyedSnapshot{}, Retired: append([]string{}, r.Retired...), Head: report.Head(r.Head), Kept: r.Kept}
 	for _, h := range r.Holders {
 		doc.Holders = append(doc.Holders, h.String())
 	}
 	if r.Any() {
-		a.note("these blobs were sealed by a computer: that a real token takes them is not confirmed on hardware. Restore onto a spare one before the old shares are destroyed")
+		a.Note("these blobs were sealed by a computer: that a real token takes them is not confirmed on hardware. Restore onto a spare one before the old shares are destroyed")
 	}
-	exits := exitSet{}
+	exits := console.Exits{}
 	for _, s := range r.Snapshots {
 		j := jsonRekeyedSnapshot{From: s.From.ID, Token: s.From.Token.Serial, Before: s.Before, Keys: keyProofs(s.Keys), Left: []string{}}
 		if s.New != nil {
@@ -211,55 +214,55 @@ func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error
 		}
 		doc.Snapshots = append(doc.Snapshots, j)
 		if !s.Done() && !r.DoneBefore() {
-			exits.add(exitIncomplete)
+			exits.Add(console.ExitIncomplete)
 		}
 		for _, k := range s.Keys {
 			if k.Damage {
-				exits.add(exitDamaged)
+				exits.Add(console.ExitDamaged)
 			}
 		}
 	}
 	if a.flags.json {
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
-		return exits.outcome(brief(left))
+		return exits.Outcome(console.Brief(left))
 	}
 	for _, s := range r.Snapshots {
 		a.printRekeyed(s)
 	}
 	switch {
 	case r.DoneBefore():
-		a.printf("nothing is under the recovery key %s any more: an earlier run put it under %s", r.OldKCV, r.KCV)
+		a.Printf("nothing is under the recovery key %s any more: an earlier run put it under %s", r.OldKCV, r.KCV)
 	case !r.Any():
-		return exits.outcome("nothing is under the recovery key "+r.OldKCV+", which the shares of --share give; nothing was recorded", "`hsmbackup list` shows what the snapshots are under")
+		return exits.Outcome("nothing is under the recovery key "+r.OldKCV+", which the shares of --share give; nothing was recorded", "`hsmbackup list` shows what the snapshots are under")
 	default:
-		a.printf("recovery key %s in place of %s", r.KCV, r.OldKCV)
+		a.Printf("recovery key %s in place of %s", r.KCV, r.OldKCV)
 	}
 	for _, set := range r.Retired {
-		a.printf("set %s of the old recovery key is retired: no token has that key, and nothing of the newest snapshots is under it; its parts stay valid", set)
+		a.Printf("set %s of the old recovery key is retired: no token has that key, and nothing of the newest snapshots is under it; its parts stay valid", set)
 	}
 	for _, set := range r.Kept {
-		a.printf("set %s of the old recovery key stays in use: its parts are kept, and its custodians called", set)
+		a.Printf("set %s of the old recovery key stays in use: its parts are kept, and its custodians called", set)
 	}
-	a.printf("head: %s", head(r.Head))
+	a.Printf("head: %s", report.Head(r.Head))
 	if len(r.Holders) > 0 {
 		for _, h := range r.Holders {
-			a.note("the old recovery key is still needed, for the next key that is made: %s", h)
+			a.Note("the old recovery key is still needed, for the next key that is made: %s", h)
 		}
-		a.next("`hsmbackup restore --init` with the new shares sets a token up anew; when all are, and backed up, run this again: then the old parts are not needed any more")
+		a.Next("`hsmbackup restore --init` with the new shares sets a token up anew; when all are, and backed up, run this again: then the old parts are not needed any more")
 	}
-	return exits.outcome(brief(left))
+	return exits.Outcome(console.Brief(left))
 }
 
 func (a *app) printRekeyed(s backup.RekeyedSnapshot) {
 	switch {
 	case s.New == nil:
-		a.printf("snapshot %s of %s: nothing of it was re-keyed", s.From.ID, takenOf(s.From.Token.Serial))
+		a.Printf("snapshot %s of %s: nothing of it was re-keyed", s.From.ID, report.TakenOf(s.From.Token.Serial))
 	case s.Before:
-		a.printf("snapshot %s of %s was made before, from %s", s.New.ID, takenOf(s.From.Token.Serial), s.New.Rekeyed.From.String()[:12])
+		a.Printf("snapshot %s of %s was made before, from %s", s.New.ID, report.TakenOf(s.From.Token.Serial), s.New.Rekeyed.From.String()[:12])
 	default:
-		a.printf("snapshot %s of %s, made from %s", s.New.ID, takenOf(s.From.Token.Serial), s.From.ID)
+		a.Printf("snapshot %s of %s, made from %s", s.New.ID, report.TakenOf(s.From.Token.Serial), s.From.ID)
 	}
 	var rows [][]string
 	for _, k := range s.Keys {
@@ -272,10 +275,10 @@ func (a *app) printRekeyed(s backup.RekeyedSnapshot) {
 		case k.OK:
 			verdict = "re-keyed, opened, matches its " + k.Matched
 		}
-		rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+		rows = append(rows, []string{"  key " + report.Reference(k.Reference), k.Type, console.Quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 	}
-	a.table(rows)
+	a.Table(rows)
 	for _, l := range s.Left {
-		a.printf("  %s: NOT RE-KEYED: %s", l.What, l.Reason)
+		a.Printf("  %s: NOT RE-KEYED: %s", l.What, l.Reason)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 )
 
 func newDKEKResplitCommand(a *app) *cobra.Command {
@@ -39,7 +40,7 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 		return err
 	}
 	if len(a.flags.shareArgs) == 0 {
-		return usagef("", "--share FILE is missing: it names the parts that bring the share together")
+		return console.Usagef("", "--share FILE is missing: it names the parts that bring the share together")
 	}
 	cat, err := a.custodyCatalog(ctx, h)
 	if err != nil {
@@ -52,9 +53,9 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 	}
 	switch {
 	case len(m.Sets) == 0:
-		return usagef("`hsmbackup dkek split FILE` splits a share file", "no parts are given to be split anew")
+		return console.Usagef("`hsmbackup dkek split FILE` splits a share file", "no parts are given to be split anew")
 	case m.Count() > 1:
-		return usagef("", "%d shares are given: each is split by itself", m.Count())
+		return console.Usagef("", "%d shares are given: each is split by itself", m.Count())
 	}
 	old := m.Sets[0]
 	h.Share, h.Shares, h.KCV, h.Retires = old.Share, old.Shares, old.KCV, old.Set
@@ -68,15 +69,15 @@ func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
 		return err
 	}
 	if !old.Known() {
-		a.note("set %s is not in this catalog, so it is not marked as retired", old.Set)
+		a.Note("set %s is not in this catalog, so it is not marked as retired", old.Set)
 	}
 	here, missing := old.Who()
-	a.note("the parts of set %s stay valid: any %d of them still bring this very share together", old.Set, old.Needed)
+	a.Note("the parts of set %s stay valid: any %d of them still bring this very share together", old.Set, old.Needed)
 	those := strings.Join(append(here, missing...), ", ")
 	if len(r.Open()) > 0 {
-		a.next("keep them until the custodians of set %s have answered for theirs (`hsmbackup dkek rollcall`); then have all %d destroyed: those of %s", r.Set, old.Total, those)
+		a.Next("keep them until the custodians of set %s have answered for theirs (`hsmbackup dkek rollcall`); then have all %d destroyed: those of %s", r.Set, old.Total, those)
 	} else {
-		a.next("have them destroyed, all %d: those of %s", old.Total, those)
+		a.Next("have them destroyed, all %d: those of %s", old.Total, those)
 	}
 	return nil
 }

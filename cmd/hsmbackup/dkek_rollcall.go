@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
@@ -88,17 +89,17 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	}
 	switch {
 	case modes > 1:
-		return usagef("", "--answer, --record and --list exclude each other")
+		return console.Usagef("", "--answer, --record and --list exclude each other")
 	case o.answer.given && len(o.custodians) > 0:
-		return usagef("", "--answer needs no --custodian: the part says whose it is")
+		return console.Usagef("", "--answer needs no --custodian: the part says whose it is")
 	case o.answer.given && !shares:
-		return usagef("", "--answer needs the part: --share FILE")
+		return console.Usagef("", "--answer needs the part: --share FILE")
 	case (o.record || o.list) && shares:
-		return usagef("", "--share is for a part that answers: at once, or with --answer a challenge")
+		return console.Usagef("", "--share is for a part that answers: at once, or with --answer a challenge")
 	case len(args) > 0 && !o.record && !o.answer.given:
-		return usagef("answers are taken with --record, a challenge with --answer", "dkek rollcall takes no arguments by itself")
+		return console.Usagef("answers are taken with --record, a challenge with --answer", "dkek rollcall takes no arguments by itself")
 	case len(args) > 0 && o.answer.given && (o.answer.text != "" || len(args) > 1):
-		return usagef("", "--answer takes one challenge")
+		return console.Usagef("", "--answer takes one challenge")
 	}
 	if o.answer.given {
 		return a.answerCall(ctx, strings.Join(append(args, o.answer.text), ""))
@@ -154,7 +155,7 @@ func (a *app) answerCall(ctx context.Context, text string) error {
 		line, err := a.tty.ReadLine(ctx, "challenge (hsmcall2…):")
 		switch {
 		case errors.Is(err, terminal.ErrNone):
-			return usagef("", "--answer CHALLENGE: the challenge is missing, and there is no terminal to ask for it")
+			return console.Usagef("", "--answer CHALLENGE: the challenge is missing, and there is no terminal to ask for it")
 		case err != nil:
 			return err
 		}
@@ -165,12 +166,12 @@ func (a *app) answerCall(ctx context.Context, text string) error {
 		return err
 	}
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			Answers []custody.GivenAnswer `json:"answers"`
 		}{answers})
 	}
 	for _, g := range answers {
-		a.printf("%s", g.Answer)
+		a.Printf("%s", g.Answer)
 	}
 	return nil
 }
@@ -195,12 +196,12 @@ func (a *app) giveChallenge(call custody.OpenCall, sets []custody.KeptSet) error
 	a.changed = true
 	if a.flags.json {
 		place := call.Place()
-		return a.document(jsonRollCall{Challenge: call.Challenge, Place: &place, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
+		return a.Document(jsonRollCall{Challenge: call.Challenge, Place: &place, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
 	}
-	a.printf("%s", call.Challenge)
-	a.next("read out to each, by another way: %s", call.Place())
-	a.next("each custodian: `hsmbackup dkek rollcall --answer %s --share FILE`", call.Challenge)
-	a.next("then, until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly))
+	a.Printf("%s", call.Challenge)
+	a.Next("read out to each, by another way: %s", call.Place())
+	a.Next("each custodian: `hsmbackup dkek rollcall --answer %s --share FILE`", call.Challenge)
+	a.Next("then, until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly))
 	return nil
 }
 
@@ -216,7 +217,7 @@ func (a *app) printAnswered(got custody.Answered) {
 	if got.Before {
 		again = "; this answer was recorded before, and counts once"
 	}
-	a.printf("%s has part %d of set %s%s", got.Keeper.Name, got.Keeper.Index, got.Set.Set, again)
+	a.Printf("%s has part %d of set %s%s", got.Keeper.Name, got.Keeper.Index, got.Set.Set, again)
 }
 
 func (a *app) roll(cat *store.Catalog, o rollCall) *custody.Roll {
@@ -245,7 +246,7 @@ func (a *app) answerHere(ctx context.Context, cat *store.Catalog, o rollCall) er
 // recordAnswers is the second step without a terminal.
 func (a *app) recordAnswers(ctx context.Context, cat *store.Catalog, o rollCall, texts []string) error {
 	if len(texts) == 0 {
-		return usagef("", "--record takes the answers that came: hsmansw1…")
+		return console.Usagef("", "--record takes the answers that came: hsmansw1…")
 	}
 	r := a.roll(cat, o)
 	var refused error
@@ -281,7 +282,7 @@ func (a *app) answered(got custody.Answered, what string, err, first error) erro
 		err = &f
 	}
 	if first != nil {
-		a.note("%s", err)
+		a.Note("%s", err)
 		return first
 	}
 	return err
@@ -300,17 +301,17 @@ func (a *app) closeCall(r *custody.Roll, refused error) error {
 	}
 	sets := custody.InUse(state, a.now())
 	if a.flags.json {
-		if err := a.document(jsonRollCall{Answers: r.Came, Sets: a.partSets(sets)}); err != nil {
+		if err := a.Document(jsonRollCall{Answers: r.Came, Sets: a.partSets(sets)}); err != nil {
 			return err
 		}
 	}
 	if refused != nil {
 		f := describe(refused, false)
-		return &outcome{Exit: exitIncomplete, Message: f.Message, Hints: f.Hints}
+		return &console.Outcome{Exit: console.ExitIncomplete, Message: f.Message, Hints: f.Hints}
 	}
 	for _, s := range sets {
 		if s.AtRisk() {
-			a.next("%s", a.riskText(s))
+			a.Next("%s", a.riskText(s))
 		}
 	}
 	return nil
@@ -322,23 +323,23 @@ func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.Ope
 	for _, s := range sets {
 		a.printKeepers(s)
 	}
-	a.printf("challenge: %s", call.Challenge)
-	a.printf("read out to each, by another way: %s", call.Place())
-	a.printf("each custodian, on any computer: hsmbackup dkek rollcall --answer %s --share FILE", call.Challenge)
+	a.Printf("challenge: %s", call.Challenge)
+	a.Printf("read out to each, by another way: %s", call.Place())
+	a.Printf("each custodian, on any computer: hsmbackup dkek rollcall --answer %s --share FILE", call.Challenge)
 	r := a.roll(cat, o)
 	asked, open, missing, err := r.Ask(ctx, sets, a.printAnswered)
 	if err != nil {
 		return err
 	}
 	a.recordCall(r, missing)
-	a.printf("%d of %d have answered", asked-open, asked)
-	exits := exitSet{}
+	a.Printf("%d of %d have answered", asked-open, asked)
+	exits := console.Exits{}
 	message, hints := "", []string{}
 	if len(missing) > 0 {
 		message = "not answered: " + strings.Join(missing, ", ")
 		hints = append(hints, fmt.Sprintf("answers that come until %s: `hsmbackup dkek rollcall --record ANSWER…`", call.Good().Format(time.DateOnly)))
 		if len(o.custodians) > 0 {
-			exits.add(exitIncomplete)
+			exits.Add(console.ExitIncomplete)
 		}
 	}
 	now, err := a.called(cat, o.custodians)
@@ -347,15 +348,15 @@ func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.Ope
 	}
 	for _, s := range now {
 		if s.AtRisk() {
-			exits.add(exitIncomplete)
+			exits.Add(console.ExitIncomplete)
 			hints = append(hints, a.riskText(s))
 		}
 	}
-	if exits.worst() == exitOK && message != "" {
-		a.note("%s", message)
-		a.next("%s", hints[0])
+	if exits.Worst() == console.ExitOK && message != "" {
+		a.Note("%s", message)
+		a.Next("%s", hints[0])
 	}
-	return exits.outcome(message, hints...)
+	return exits.Outcome(message, hints...)
 }
 
 // listKeepers shows all sets, the retired ones too, and changes nothing.
@@ -384,19 +385,19 @@ func (a *app) listKeepers(o rollCall) error {
 		for _, c := range open {
 			doc.Open = append(doc.Open, jsonCall{c.Challenge, c.Good().Format(time.DateOnly), append([]string{}, c.Answered...)})
 		}
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 		return a.stale(sets)
 	}
 	if len(sets) == 0 {
-		a.printf("no parts are registered")
+		a.Printf("no parts are registered")
 	}
 	for _, s := range sets {
 		a.printKeepers(s)
 	}
 	for _, c := range open {
-		a.printf("challenge good until %s, %s: %s", c.Good().Format(time.DateOnly), count(len(c.Answered), "answer"), c.Challenge)
+		a.Printf("challenge good until %s, %s: %s", c.Good().Format(time.DateOnly), console.Count(len(c.Answered), "answer"), c.Challenge)
 	}
 	return a.stale(sets)
 }

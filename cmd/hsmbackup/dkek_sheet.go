@@ -8,6 +8,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/sheet"
@@ -61,15 +62,15 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 	paper := map[string]sheet.Paper{"a4": sheet.A4, "letter": sheet.Letter}[strings.ToLower(o.paper)]
 	switch {
 	case paper == "":
-		return usagef("", "--paper takes a4 or letter")
+		return console.Usagef("", "--paper takes a4 or letter")
 	case o.admin && len(args) > 0:
-		return usagef("", "--admin makes a sheet without a part: leave out %s", args[0])
+		return console.Usagef("", "--admin makes a sheet without a part: leave out %s", args[0])
 	case !o.admin && len(a.flags.shareArgs) > 0:
-		return usagef("", "the part is named without --share; that is for --admin")
+		return console.Usagef("", "the part is named without --share; that is for --admin")
 	case o.out != "" && !custody.IsSheetName(o.out):
-		return usagef("", "--out takes a file that ends in .pdf or .txt")
+		return console.Usagef("", "--out takes a file that ends in .pdf or .txt")
 	case o.out == "" && (a.flags.json || !a.tty.Available()):
-		return usagef("give --out FILE.pdf or FILE.txt", "there is no terminal to show the sheet on, and it is never written to standard output: that is kept")
+		return console.Usagef("give --out FILE.pdf or FILE.txt", "there is no terminal to show the sheet on, and it is never written to standard output: that is kept")
 	}
 	if o.out != "" {
 		if err := custody.NotThere(o.out); err != nil {
@@ -89,7 +90,7 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 func (a *app) catalogForSheet() *store.Catalog {
 	cat, err := a.lookCatalog()
 	if err != nil {
-		a.note("the sheet is made without the catalog: %s", describe(err, false).Message)
+		a.Note("the sheet is made without the catalog: %s", describe(err, false).Message)
 		return nil
 	}
 	return cat
@@ -140,7 +141,7 @@ func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, p
 		if s, note, err := backup.Find(state, serial); err == nil {
 			o.serials[i] = s.Token.Serial
 			if note != "" {
-				a.note("%s", note)
+				a.Note("%s", note)
 			}
 		}
 	}
@@ -171,18 +172,18 @@ func (a *app) giveSheet(ctx context.Context, s custody.Printable, doc jsonSheet,
 	}
 	a.changed = true
 	if a.flags.json {
-		return a.document(doc)
+		return a.Document(doc)
 	}
-	a.printf("%s: sheet written and read back", doc.File)
+	a.Printf("%s: sheet written and read back", doc.File)
 	if doc.Kind == "part" {
 		whose := ""
 		if doc.Custodian != "" {
 			whose = " (" + harmless.Text(doc.Custodian) + ")"
 		}
-		a.printf("part %d of set %s%s", doc.Index, doc.Set, whose)
-		a.next("print it on a printer at a cable, for a spool is a disk; then destroy the file, which is a copy of the part")
+		a.Printf("part %d of set %s%s", doc.Index, doc.Set, whose)
+		a.Next("print it on a printer at a cable, for a spool is a disk; then destroy the file, which is a copy of the part")
 		return nil
 	}
-	a.next("print it and fill in what is open")
+	a.Next("print it and fill in what is open")
 	return nil
 }

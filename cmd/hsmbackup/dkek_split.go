@@ -9,6 +9,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
@@ -31,7 +32,7 @@ func (a *app) newShare(ctx context.Context) (*dkek.Share, string, error) {
 	case err != nil && (a.flags.token != "" || ctx.Err() != nil):
 		return nil, "", err
 	case err != nil:
-		a.note("without random numbers of %s: %s", t.name(), describe(err, false).Message)
+		a.Note("without random numbers of %s: %s", t.name(), describe(err, false).Message)
 		return dkek.NewShare(), "", nil
 	}
 	return dkek.NewMixedShare(extra), t.name(), nil
@@ -120,7 +121,7 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 	}
 	defer share.Wipe()
 	if from != "" {
-		a.note("made of random numbers of this computer and of %s", from)
+		a.Note("made of random numbers of this computer and of %s", from)
 	}
 	if h.Shares == 1 {
 		if h.KCV, err = custody.ShareKCV(share); err != nil {
@@ -140,7 +141,7 @@ func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.
 		return nil, err
 	}
 	if err := h.RecordSeen(cat, share, r); err != nil {
-		a.note("not recorded that this share was seen: %s", describe(err, false).Message)
+		a.Note("not recorded that this share was seen: %s", describe(err, false).Message)
 	}
 	return r, a.printHandOut(r, h)
 }
@@ -148,7 +149,7 @@ func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.
 // printHandOut says what was handed out.
 func (a *app) printHandOut(r *custody.HandedOut, h *custody.HandOut) error {
 	if a.flags.json {
-		return a.document(r)
+		return a.Document(r)
 	}
 	var rows [][]string
 	for _, p := range r.Custodians {
@@ -167,26 +168,26 @@ func (a *app) printHandOut(r *custody.HandedOut, h *custody.HandOut) error {
 		}
 		rows = append(rows, []string{fmt.Sprintf("part %d", p.Index), p.Name, how})
 	}
-	a.table(rows)
+	a.Table(rows)
 	what := "the recovery key"
 	if r.Shares > 1 {
 		what = fmt.Sprintf("share %d of %d of the recovery key", r.Share, r.Shares)
 	}
-	a.printf("set %s: any %d of %d bring %s together", r.Set, r.Needed, r.Total, what)
+	a.Printf("set %s: any %d of %d bring %s together", r.Set, r.Needed, r.Total, what)
 	if r.KCV != "" {
-		a.printf("KCV %s", r.KCV)
+		a.Printf("KCV %s", r.KCV)
 	}
-	a.printf("words of the set: %s", r.Words)
+	a.Printf("words of the set: %s", r.Words)
 	if h.Sheets != "" {
-		a.next("print the sheets on a printer at a cable, for a spool is a disk; then destroy their files, which are copies of the parts")
+		a.Next("print the sheets on a printer at a cable, for a spool is a disk; then destroy their files, which are copies of the parts")
 	}
 	if open := r.Open(); len(open) > 0 {
-		a.note("not confirmed by their custodians yet: %s", strings.Join(open, ", "))
-		a.next("give each their file, keep no copy, and call the roll: `hsmbackup dkek rollcall`")
+		a.Note("not confirmed by their custodians yet: %s", strings.Join(open, ", "))
+		a.Next("give each their file, keep no copy, and call the roll: `hsmbackup dkek rollcall`")
 	}
 	for _, k := range h.Receivers {
 		if k.Recipient != "" && !dkek.PostQuantum(k.Recipient) {
-			a.next("a sealed file that is meant to last should be sealed to a post-quantum recipient (age-keygen -pq makes age1pq1…)")
+			a.Next("a sealed file that is meant to last should be sealed to a post-quantum recipient (age-keygen -pq makes age1pq1…)")
 			break
 		}
 	}
@@ -230,7 +231,7 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 	}
 	if f.kcv != "" {
 		if h.KCV, err = dkek.ParseKCV(f.kcv); err != nil {
-			return usagef("", "--kcv: %s", err)
+			return console.Usagef("", "--kcv: %s", err)
 		}
 	}
 	arg, err := a.oneShareFile(names)
@@ -256,16 +257,16 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 		return err
 	}
 	if h.KCV.IsZero() {
-		a.note("the parts carry no KCV: give the other shares with --share, or --kcv, for the parts to tell what must come out")
+		a.Note("the parts carry no KCV: give the other shares with --share, or --kcv, for the parts to tell what must come out")
 	}
 	r, err := a.splitAndPrint(ctx, cat, h, share)
 	if err != nil {
 		return err
 	}
 	if len(r.Open()) > 0 {
-		a.next("%s still opens the same share: keep it until the custodians have answered for their parts", arg.File)
+		a.Next("%s still opens the same share: keep it until the custodians have answered for their parts", arg.File)
 	} else {
-		a.next("%s still opens the same share: keep it or destroy it", arg.File)
+		a.Next("%s still opens the same share: keep it or destroy it", arg.File)
 	}
 	return nil
 }
@@ -278,10 +279,10 @@ func (a *app) oneShareFile(names []string) (custody.Given, error) {
 	}
 	return custody.OneShareFile(given, func(g custody.Given) error {
 		if g.IsPart() {
-			return failf("is-a-part", "`hsmbackup dkek resplit --share …` gives a share that is in parts to other custodians; `dkek combine` makes a share file of it", "%s is no share file but a part", g.File)
+			return console.Failf("is-a-part", "`hsmbackup dkek resplit --share …` gives a share that is in parts to other custodians; `dkek combine` makes a share file of it", "%s is no share file but a part", g.File)
 		}
-		return failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
+		return console.Failf("not-a-share", "", "%s is neither a share file nor sheets of sc-hsm-tool", g.File)
 	}, func(n int) error {
-		return usagef("one at a time; the other shares are given with --share, so that the parts know the KCV", "%d shares are given: each is split by itself", n)
+		return console.Usagef("one at a time; the other shares are given with --share, so that the parts know the KCV", "%d shares are given: each is split by itself", n)
 	})
 }

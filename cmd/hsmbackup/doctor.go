@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -47,12 +48,12 @@ was in them.`,
 func (a *app) doctor(ctx context.Context, out string) error {
 	if out != "" {
 		if _, err := os.Lstat(out); err == nil {
-			return failf("exists", "", "%s exists already, and nothing is ever overwritten", out)
+			return console.Failf("exists", "", "%s exists already, and nothing is ever overwritten", out)
 		}
 	}
 	file, soft := strings.CutPrefix(a.flags.token, softPrefix)
 	if a.flags.token != "" && !soft {
-		return usagef("leave --token out, or name a software token: --token soft:FILE", "doctor looks at every reader")
+		return console.Usagef("leave --token out, or name a software token: --token soft:FILE", "doctor looks at every reader")
 	}
 	f := doctor.Gather(ctx, a.now(), build.Time())
 	f.Catalog = a.catalogFacts()
@@ -70,13 +71,13 @@ func (a *app) doctor(ctx context.Context, out string) error {
 	}
 	doc := report.NewDoctor(f)
 	if out != "" {
-		if err := newfile.Write(out, f.Report(program(), doc.Findings, trace)); err != nil {
+		if err := newfile.Write(out, f.Report(build.Program(), doc.Findings, trace)); err != nil {
 			return err
 		}
-		a.note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", out)
+		a.Note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", out)
 	}
 	if a.flags.json {
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 	} else {
@@ -152,10 +153,10 @@ func (a *app) checkMachine(ctx context.Context, cat *store.Catalog, reader strin
 	}
 	blocks, notes := doctor.Fit(doctor.Examine(f))
 	if blocks != nil {
-		return refusef("machine", blocks.Do, "this computer is not fit for it: %s; nothing was changed", blocks.What)
+		return console.Refusef("machine", blocks.Do, "this computer is not fit for it: %s; nothing was changed", blocks.What)
 	}
 	for _, n := range notes {
-		a.note("%s", n)
+		a.Note("%s", n)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/build"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/pcsctest"
@@ -93,7 +94,7 @@ func TestDoctorInReaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"in " + d.ReaderName(0), "00 A4 04 00 ", "80 58 00 00  extended Le 65536", "malformed, 300 bytes", `"serial": "SOFT0200001"`, "libccid", version()} {
+	for _, want := range []string{"in " + d.ReaderName(0), "00 A4 04 00 ", "80 58 00 00  extended Le 65536", "malformed, 300 bytes", `"serial": "SOFT0200001"`, "libccid", build.Version()} {
 		if !strings.Contains(string(report), want) {
 			t.Errorf("the report lacks %q:\n%s", want, report)
 		}

@@ -9,6 +9,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/softtoken"
 )
 
@@ -28,7 +29,7 @@ this computer's memory meanwhile; no token is needed.`,
   hsmbackup drill DENK0404144 --share alice.txt --share carol.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(a.flags.shareArgs) == 0 {
-				return usagef("", "a drill needs the shares of the recovery key: --share FILE")
+				return console.Usagef("", "a drill needs the shares of the recovery key: --share FILE")
 			}
 			return a.drill(cmd.Context(), args)
 		},
@@ -47,14 +48,14 @@ func (a *app) drill(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	a.note("private keys are in this computer's memory while they are tried on a software token")
+	a.Note("private keys are in this computer's memory while they are tried on a software token")
 	started := a.now()
 	shares, err := a.openShares(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer dkek.WipeShares(shares)
-	v, err := backup.Drill(ctx, cat, list, shares, backup.DrillOptions{NewToken: memoryToken, Progress: a.steps, Started: started})
+	v, err := backup.Drill(ctx, cat, list, shares, backup.DrillOptions{NewToken: memoryToken, Progress: a.Steps, Started: started})
 	a.progress.Close()
 	if err != nil {
 		return err

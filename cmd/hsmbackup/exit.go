@@ -17,22 +17,22 @@ import (
 
 // classExit maps the classes of package backup.
 var classExit = map[backup.Class]int{
-	backup.Failed:  exitFailed,
-	backup.Refused: exitRefused,
-	backup.Changed: exitChanged,
-	backup.Damaged: exitDamaged,
-	backup.Misused: exitUsage,
+	backup.Failed:  console.ExitFailed,
+	backup.Refused: console.ExitRefused,
+	backup.Changed: console.ExitChanged,
+	backup.Damaged: console.ExitDamaged,
+	backup.Misused: console.ExitUsage,
 }
 
 // describe is what is said of an error, and its exit code. changed tells that a
 // token or the catalog is not as it was.
-func describe(err error, changed bool) failure {
+func describe(err error, changed bool) console.Failure {
 	return console.Describe(err, changed || schsm.InDoubt(err), explain)
 }
 
 // explain knows the errors of tokens, recovery keys and catalogs.
-func explain(err error) *failure {
-	f := &failure{Exit: exitFailed, Message: err.Error(), Err: err}
+func explain(err error) *console.Failure {
+	f := &console.Failure{Exit: console.ExitFailed, Message: err.Error(), Err: err}
 	var (
 		job    *backup.Error
 		pin    *schsm.PINError
@@ -55,7 +55,7 @@ func explain(err error) *failure {
 		f.Code = "wrong-pin"
 		f.Hint("the PIN was sent once and is not sent again; make sure of it before trying again")
 	case errors.Is(err, schsm.ErrLastTry):
-		f.Exit, f.Code = exitRefused, "last-pin-try"
+		f.Exit, f.Code = console.ExitRefused, "last-pin-try"
 		f.Hint("give --confirm SERIAL to spend it all the same; a blocked PIN can be unblocked with the SO-PIN if the token was initialised that way")
 	case errors.Is(err, schsm.ErrPINLength):
 		f.Code = "pin-length"
@@ -66,9 +66,9 @@ func explain(err error) *failure {
 		f.Message = strings.TrimSuffix(f.Message, ": "+apdu.ErrBlocked.Error())
 		f.Hint(unblockHint)
 	case errors.Is(err, schsm.ErrOtherToken):
-		f.Exit, f.Code = exitRefused, "other-token"
+		f.Exit, f.Code = console.ExitRefused, "other-token"
 	case errors.Is(err, schsm.ErrNotGenuine):
-		f.Exit, f.Code = exitRefused, "not-genuine"
+		f.Exit, f.Code = console.ExitRefused, "not-genuine"
 	case errors.Is(err, schsm.ErrNotSmartCardHSM):
 		f.Code = "not-a-smartcard-hsm"
 	case errors.Is(err, schsm.ErrUnwrapRefused):
@@ -97,9 +97,9 @@ func explain(err error) *failure {
 	case errors.Is(err, dkek.ErrMD5Forbidden):
 		f.Code = "md5-forbidden"
 	case errors.Is(err, dkek.ErrOtherKey):
-		f.Exit, f.Code = exitIncomplete, "other-key"
+		f.Exit, f.Code = console.ExitIncomplete, "other-key"
 	case errors.Is(err, dkek.ErrTampered), errors.Is(err, dkek.ErrMismatch), errors.Is(err, dkek.ErrFormat):
-		f.Exit, f.Code = exitDamaged, "damaged"
+		f.Exit, f.Code = console.ExitDamaged, "damaged"
 
 	case errors.Is(err, store.ErrLocked):
 		f.Code = "catalog-locked"
@@ -108,7 +108,7 @@ func explain(err error) *failure {
 		f.Code = "catalog-newer"
 		f.Hint("use the hsmbackup that wrote it, or a newer one")
 	case errors.Is(err, store.ErrDamaged):
-		f.Exit, f.Code = exitDamaged, "catalog-damaged"
+		f.Exit, f.Code = console.ExitDamaged, "catalog-damaged"
 		f.Hint(damagedHint)
 	case errors.Is(err, store.ErrReadOnly):
 		f.Code = "catalog-read-only"
@@ -119,7 +119,7 @@ func explain(err error) *failure {
 		f.Code = "no-such-snapshot"
 		f.Hint("`hsmbackup list` shows what there is")
 	case errors.Is(err, store.ErrAmbiguous):
-		f.Exit, f.Code = exitRefused, "ambiguous-snapshot"
+		f.Exit, f.Code = console.ExitRefused, "ambiguous-snapshot"
 		f.Hint("`hsmbackup list` shows what there is; type more of it")
 
 	case p11.Code(err) != "":

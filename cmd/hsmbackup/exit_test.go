@@ -11,6 +11,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -24,9 +25,9 @@ func TestExitCodes(t *testing.T) {
 		changed int // when something was
 		code    string
 	}{
-		{usagef("", "x"), 2, 2, "usage"},
-		{refusef("guard", "", "x"), 6, 6, "guard"},
-		{failf("no", "", "x"), 1, 4, "no"},
+		{console.Usagef("", "x"), 2, 2, "usage"},
+		{console.Refusef("guard", "", "x"), 6, 6, "guard"},
+		{console.Failf("no", "", "x"), 1, 4, "no"},
 		{&backup.Error{Class: backup.Failed, Code: "a"}, 1, 4, "a"},
 		{&backup.Error{Class: backup.Refused, Code: "a"}, 6, 6, "a"},
 		{&backup.Error{Class: backup.Changed, Code: "a"}, 4, 4, "a"},
@@ -67,8 +68,8 @@ func TestExitCodes(t *testing.T) {
 		{&fs.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}, 1, 4, "disk-full"},
 		{&fs.PathError{Op: "open", Path: "f", Err: fs.ErrNotExist}, 1, 4, "file"},
 		{errors.New("x"), 1, 4, "failed"},
-		{&outcome{Exit: exitIncomplete}, 3, 3, ""},
-		{&outcome{Exit: exitDamaged}, 5, 5, ""},
+		{&console.Outcome{Exit: console.ExitIncomplete}, 3, 3, ""},
+		{&console.Outcome{Exit: console.ExitDamaged}, 5, 5, ""},
 	} {
 		if f := describe(c.err, false); f.Exit != c.exit || f.Code != c.code {
 			t.Errorf("%v: exit %d, code %q, want %d, %q", c.err, f.Exit, f.Code, c.exit, c.code)

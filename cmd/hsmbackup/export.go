@@ -4,6 +4,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/store"
 )
 
@@ -45,7 +47,7 @@ func (a *app) export(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	r, err := backup.Export(dir, s, backup.ExportOptions{Program: program(), Proofs: state.Proofs})
+	r, err := backup.Export(dir, s, backup.ExportOptions{Program: build.Program(), Proofs: state.Proofs})
 	if err != nil {
 		return err
 	}
@@ -56,10 +58,10 @@ func (a *app) export(dir, name string) error {
 		}
 	}
 	if why != "" {
-		a.note("the export was not recorded: %s", why)
+		a.Note("the export was not recorded: %s", why)
 	}
 	if a.flags.json {
-		err := a.document(struct {
+		err := a.Document(struct {
 			Snapshot string      `json:"snapshot"`
 			Dir      string      `json:"dir"`
 			Files    []string    `json:"files"`
@@ -69,14 +71,14 @@ func (a *app) export(dir, name string) error {
 			return err
 		}
 	} else {
-		a.printf("snapshot %s of %s: %s in %s", s.ID, s.Token.Serial, count(len(r.Files), "file"), dir)
+		a.Printf("snapshot %s of %s: %s in %s", s.ID, s.Token.Serial, console.Count(len(r.Files), "file"), dir)
 		for _, l := range r.Left {
-			a.printf("  not brought back by it: %s: %s", l.What, l.Reason)
+			a.Printf("  not brought back by it: %s: %s", l.What, l.Reason)
 		}
 	}
-	exits := exitSet{}
+	exits := console.Exits{}
 	if !r.Complete() {
-		exits.add(exitIncomplete)
+		exits.Add(console.ExitIncomplete)
 	}
-	return exits.outcome("RESTORE.md does not bring back everything of the snapshot")
+	return exits.Outcome("RESTORE.md does not bring back everything of the snapshot")
 }

@@ -10,6 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/harmless"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -59,16 +63,16 @@ No update after all? --abort puts everything back onto the emptied token.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.soFloor < 0 || o.soFloor > 15 {
-				return usagef("", "--so-pin-floor takes 0 to 15")
+				return console.Usagef("", "--so-pin-floor takes 0 to 15")
 			}
 			if o.sameDisk && o.copyTo == "" {
-				return usagef("", "--same-disk-anyway is about the place of --copy-to")
+				return console.Usagef("", "--same-disk-anyway is about the place of --copy-to")
 			}
 			if o.abort && (o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "") {
-				return usagef("", "--abort puts everything back: it goes with none of --copy-to, --discard, --successor-of")
+				return console.Usagef("", "--abort puts everything back: it goes with none of --copy-to, --discard, --successor-of")
 			}
 			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || a.flags.checked != "") {
-				return usagef("", "--settle ends an update as it is: it goes with none of --copy-to, --discard, --successor-of, --shares-checked, --abort")
+				return console.Usagef("", "--settle ends an update as it is: it goes with none of --copy-to, --discard, --successor-of, --shares-checked, --abort")
 			}
 			return a.firmwareUpdate(cmd.Context(), o)
 		},
@@ -107,12 +111,12 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 	}
 	defer t.close()
 	j := &backup.UpdateJob{
-		Work: a.work(ctx, t, o.soFloor), Person: &updater{holder{a, t, a.flags.pin.source}, o},
+		Work: a.work(ctx, t, o.soFloor), Person: &updater{holder{a, t, a.flags.pin.Source}, o},
 		Begin: o.copyTo != "", Abort: o.abort, SuccessorOf: o.successorOf, Discard: o.discard,
 	}
 	j.Catalog = cat
 	defer func() { closeCatalog(j.Catalog) }()
-	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.steps, Program: program(), NewToken: memoryToken}
+	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.Steps, Program: build.Program(), NewToken: memoryToken}
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {
@@ -123,7 +127,7 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 
 // noToken adds to the error that no token is there where updates stand.
 func (a *app) noToken(cat *store.Catalog, err error) error {
-	var f *failure
+	var f *console.Failure
 	if !errors.As(err, &f) || f.Code != "no-token" {
 		return err
 	}
@@ -156,10 +160,10 @@ func (u *updater) Check(ctx context.Context, cat *store.Catalog) error {
 
 func (u *updater) Warn(inv *backup.Inventory, more []backup.Fault) {
 	for _, n := range backup.TokenNotes(inv.Certificate, u.now()) {
-		u.note("%s: %s", u.Name(), n)
+		u.Note("%s: %s", u.Name(), n)
 	}
 	for _, c := range citations(append(backup.FaultsFor(inv, u.t.reader), more...)) {
-		u.note("%s", c)
+		u.Note("%s", c)
 	}
 }
 
@@ -173,7 +177,7 @@ func citations(faults []backup.Fault) []string {
 }
 
 func (u *updater) Offered(ctx context.Context) error {
-	return u.ask(ctx, fmt.Sprintf("Have you logged in to the vendor's portal (%s), and does it offer an update for %s? It may be down; nothing is deleted before you say yes.", portal, u.Name()))
+	return u.Ask(ctx, fmt.Sprintf("Have you logged in to the vendor's portal (%s), and does it offer an update for %s? It may be down; nothing is deleted before you say yes.", portal, u.Name()))
 }
 
 func (u *updater) Copy(ctx context.Context, cat *store.Catalog) (store.Copy, store.Entry, error) {
@@ -205,7 +209,7 @@ func (u *updater) PutBack(ctx context.Context, up *backup.Update) (bool, error) 
 
 func (u *updater) Ready(r *backup.Readiness, c store.Copy, copied store.Entry) {
 	n := len(r.Report.Keys) - len(r.Discarded)
-	u.Say("%s, firmware %s: snapshot %s, %s proven today", u.Name(), r.Report.Snapshot.Token.Firmware, r.Report.Snapshot.ID, countOf(n, len(r.Report.Keys), "key"))
+	u.Say("%s, firmware %s: snapshot %s, %s proven today", u.Name(), r.Report.Snapshot.Token.Firmware, r.Report.Snapshot.ID, console.CountOf(n, len(r.Report.Keys), "key"))
 	for _, k := range r.Discarded {
 		u.Say("  for good goes %s: %s", k.Key.Name(), k.Coverage)
 	}
@@ -224,9 +228,9 @@ func (u *updater) Ready(r *backup.Readiness, c store.Copy, copied store.Entry) {
 	}
 	u.Say("copy of the catalog: %s%s, read back and checked", c.Path, disk)
 	if store.InMemory(c.Path) {
-		u.note("that copy is in this computer's memory and gone when it is switched off: keep another one on a disk")
+		u.Note("that copy is in this computer's memory and gone when it is switched off: keep another one on a disk")
 	}
-	u.Say("its head, to note down: %s", head(copied))
+	u.Say("its head, to note down: %s", report.Head(copied))
 }
 
 // guide says what the vendor's part needs.
@@ -244,12 +248,12 @@ func (a *app) guide(r *backup.UpdateReport) {
 	lines = append(lines, "then: hsmbackup firmware-update --share FILE"+a.named())
 	r.Next = lines
 	if !a.flags.json {
-		a.printf("%s", lines[0])
+		a.Printf("%s", lines[0])
 		for _, l := range lines[1:] {
-			a.printf("  %s", terminal.Printable(l))
+			a.Printf("  %s", terminal.Printable(l))
 		}
 	}
-	a.next("no update after all: `hsmbackup firmware-update --abort%s` puts everything back onto %s", a.named(), r.Token)
+	a.Next("no update after all: `hsmbackup firmware-update --abort%s` puts everything back onto %s", a.named(), r.Token)
 }
 
 // named is the --token of a command that is proposed.
@@ -257,7 +261,7 @@ func (a *app) named() string {
 	if a.flags.token == "" {
 		return ""
 	}
-	return " --token " + shellQuoted(a.flags.token)
+	return " --token " + harmless.Word(a.flags.token)
 }
 
 // onWSL tells whether this is Linux within Windows, where USB is lent.
@@ -292,7 +296,7 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r 
 		r.Last = state.Head
 	}
 	if r.Last.Seq > 0 {
-		r.Head = head(r.Last)
+		r.Head = report.Head(r.Last)
 	}
 	if !a.flags.json && r.Restored != nil {
 		a.printBack(r)
@@ -304,20 +308,20 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r 
 	case r.Waits:
 		r.Next = []string{"hsmbackup dkek load --share FILE" + a.named(), "hsmbackup firmware-update" + a.named()}
 		if !a.flags.json {
-			a.printf("  %s", strings.Join(r.Next, "\n  "))
+			a.Printf("  %s", strings.Join(r.Next, "\n  "))
 		}
 	case r.Phase == backup.UpdateFinished || r.Phase == backup.UpdatePutBack:
 	case r.Taken != nil:
-		a.next("settle what is named above, then run the same command again; if it cannot be settled: `hsmbackup firmware-update --settle %s`", r.Token)
+		a.Next("settle what is named above, then run the same command again; if it cannot be settled: `hsmbackup firmware-update --settle %s`", r.Token)
 	case len(r.Left) > 0:
-		a.next("`hsmbackup firmware-update --abort%s` puts back what is missing, where nothing else is in its place; `--settle %s` ends the update as it is", a.named(), r.Token)
+		a.Next("`hsmbackup firmware-update --abort%s` puts back what is missing, where nothing else is in its place; `--settle %s` ends the update as it is", a.named(), r.Token)
 	}
 	if a.flags.json {
 		doc := struct {
 			*backup.UpdateReport
 			PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
 		}{r, used.document()}
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 	}
@@ -335,25 +339,25 @@ func (a *app) printBack(r *backup.UpdateReport) {
 		} else {
 			verdict = "NOT RESTORED: " + k.Reason
 		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), verdict})
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, console.Quoted(k.Label), verdict})
 	}
-	a.table(rows)
-	a.printf("%s on %s and used", countOf(good, len(r.Keys), "key"), r.Restored.Plan.Serial)
+	a.Table(rows)
+	a.Printf("%s on %s and used", console.CountOf(good, len(r.Keys), "key"), r.Restored.Plan.Serial)
 	if r.Phase == backup.UpdatePutBack {
-		a.printf("the firmware update of %s is given up: everything is on it again", r.Token)
+		a.Printf("the firmware update of %s is given up: everything is on it again", r.Token)
 	}
 	if r.Taken == nil {
 		return
 	}
-	a.printf("snapshot %s of %s, the successor of %s; head: %s", r.Taken.Snapshot.ID, r.Successor, r.Token, r.Head)
-	a.printf("what has changed for others:")
+	a.Printf("snapshot %s of %s, the successor of %s; head: %s", r.Taken.Snapshot.ID, r.Successor, r.Token, r.Head)
+	a.Printf("what has changed for others:")
 	for _, l := range r.Changed {
-		a.printf("  %s", terminal.Printable(l))
+		a.Printf("  %s", terminal.Printable(l))
 	}
 	if len(r.SSH) > 0 {
-		a.printf("what has not: %s, compared with the backup:", count(len(r.SSH), "SSH line"))
+		a.Printf("what has not: %s, compared with the backup:", console.Count(len(r.SSH), "SSH line"))
 		for _, l := range r.SSH {
-			a.printf("  %s", terminal.Printable(l))
+			a.Printf("  %s", terminal.Printable(l))
 		}
 	}
 }
@@ -365,7 +369,7 @@ func (a *app) settleUpdate(ctx context.Context, cat *store.Catalog, serial strin
 	}
 	r, err := backup.EndUpdate(cat, serial, func(u *backup.Update) error {
 		if !a.flags.json {
-			a.printf("%s", u.Standing(nil))
+			a.Printf("%s", u.Standing(nil))
 		}
 		return a.confirm(ctx, &token{serial: u.Serial}, "The firmware update of "+u.Serial+" ends as it is.")
 	})
@@ -374,8 +378,8 @@ func (a *app) settleUpdate(ctx context.Context, cat *store.Catalog, serial strin
 	}
 	a.changed = true
 	if a.flags.json {
-		return a.document(r)
+		return a.Document(r)
 	}
-	a.printf("the firmware update of %s is over; what has not come back is in snapshot %s: `hsmbackup restore --from %s` brings it onto any token that takes it", r.Token, r.Snapshot, r.Snapshot)
+	a.Printf("the firmware update of %s is over; what has not come back is in snapshot %s: `hsmbackup restore --from %s` brings it onto any token that takes it", r.Token, r.Snapshot, r.Snapshot)
 	return nil
 }

@@ -8,7 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	from "hsmbackup/internal/source"
 )
 
 // sharedFlags are the flags that mean the same for every verb.
@@ -37,7 +39,7 @@ type sharedFlags struct {
 // sourceFlag is a flag that says where a secret is read.
 type sourceFlag struct {
 	text string
-	source
+	from.Source
 }
 
 // Names of the shared flags that a verb lists when it uses them. The flags for
@@ -82,7 +84,7 @@ func isUsed(cmd *cobra.Command, flag string) bool {
 func (a *app) addShared(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.catalog, useCatalog, "", "the catalog `FILE` (default $HSMBACKUP_CATALOG, else hsmbackup/catalog.db in the user's data directory)")
 	f.StringVar(&a.flags.token, useToken, "", "`WHICH` token: its serial, its label, or soft:FILE (default: the only one attached)")
-	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+sources)
+	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+from.Kinds)
 	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
 	f.StringVar(&a.flags.tokenPIN.text, useTokenPIN, "", "`SOURCE` of the PIN that the token has now, where it holds anything; --pin is the new one")
 	f.StringVar(&a.flags.checked, useChecked, "", "the `KCV` that `hsmbackup dkek check` showed where the shares are, in place of --share; it counts for this run")
@@ -111,15 +113,15 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 		return err
 	}
 	if unused != "" && hasSharedFlags(cmd) {
-		return usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
+		return console.Usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
 	}
 	for flag, s := range map[string]*sourceFlag{"--pin": &a.flags.pin, "--so-pin": &a.flags.soPIN, "--token-pin": &a.flags.tokenPIN, "--password": &a.flags.password} {
 		var err error
-		if s.source, err = parseSource(flag, s.text); err != nil {
+		if s.Source, err = from.Parse(flag, s.text); err != nil {
 			return err
 		}
 	}
-	a.secrets.DropEnvironment(a.flags.pin.source, a.flags.soPIN.source, a.flags.tokenPIN.source, a.flags.password.source)
+	a.secrets.DropEnvironment(a.flags.pin.Source, a.flags.soPIN.Source, a.flags.tokenPIN.Source, a.flags.password.Source)
 	var err error
 	a.flags.shareArgs, err = a.parseShares("--share", a.flags.shares)
 	return err
@@ -139,7 +141,7 @@ func refuseEmpty(cmd *cobra.Command) error {
 	if empty == "" || empty == "label" {
 		return nil
 	}
-	return usagef("give it a value or leave it out", "--%s is given, but empty", empty)
+	return console.Usagef("give it a value or leave it out", "--%s is given, but empty", empty)
 }
 
 // hasSharedFlags tells our verbs from those that come with cobra.
@@ -150,11 +152,11 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return usagef(seeHelp(cmd), "%s needs %s", verb(cmd), what)
+			return console.Usagef(seeHelp(cmd), "%s needs %s", verb(cmd), what)
 		case most >= 0 && len(args) > most && most == 0:
-			return usagef(seeHelp(cmd), "%s takes no arguments", verb(cmd))
+			return console.Usagef(seeHelp(cmd), "%s takes no arguments", verb(cmd))
 		case most >= 0 && len(args) > most:
-			return usagef(seeHelp(cmd), "%s takes %s and nothing else", verb(cmd), what)
+			return console.Usagef(seeHelp(cmd), "%s takes %s and nothing else", verb(cmd), what)
 		}
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
 )
@@ -364,7 +365,7 @@ func TestHandOutInterrupted(t *testing.T) {
 				ended = true
 				return
 			}
-			if exit != exitInterrupted {
+			if exit != console.ExitInterrupted {
 				t.Errorf("exit %d\n%s", exit, stderr)
 			}
 			if said := strings.Contains(stderr, "whatever alice"); said != (stop > 1) {
@@ -553,7 +554,7 @@ func TestPartsOfOtherKey(t *testing.T) {
 		}
 	}
 	exit, stdout, stderr := runIn(t, append([]string{"dkek", "check", "--json"}, files...)...)
-	if exit != exitFailed || !strings.Contains(stdout, `"code":"kcv-mismatch"`) || !strings.Contains(stderr, "every part passed, but together they give the recovery key") {
+	if exit != console.ExitFailed || !strings.Contains(stdout, `"code":"kcv-mismatch"`) || !strings.Contains(stderr, "every part passed, but together they give the recovery key") {
 		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
 }
@@ -583,13 +584,13 @@ func TestForgedPart(t *testing.T) {
 	cat.Close()
 	damaged := "DAMAGED: part set " + set.Set + ": the commitment that the catalog has of part 2 of 3 of set " + set.Set + " (bob) is another's"
 	exit, stdout, stderr := runIn(t, "dkek", "check", "alice.txt", "bob.txt", "--json")
-	if exit != exitDamaged || !strings.Contains(stdout, `"complete":true`) || !strings.Contains(stderr, damaged) {
+	if exit != console.ExitDamaged || !strings.Contains(stdout, `"complete":true`) || !strings.Contains(stderr, damaged) {
 		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
-	if exit, stdout, stderr = runIn(t, "dkek", "combine", "--share", "alice.txt", "--share", "bob.txt", "--out", "s.pbe", "--password", "file:PW", "--weak-password"); exit != exitDamaged || !strings.Contains(stderr, damaged) || !strings.Contains(stdout, "share written, read back and opened") {
+	if exit, stdout, stderr = runIn(t, "dkek", "combine", "--share", "alice.txt", "--share", "bob.txt", "--out", "s.pbe", "--password", "file:PW", "--weak-password"); exit != console.ExitDamaged || !strings.Contains(stderr, damaged) || !strings.Contains(stdout, "share written, read back and opened") {
 		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
-	if exit, stdout, stderr = runIn(t, "dkek", "check", "bob.txt"); exit != exitDamaged || !strings.Contains(stdout, "good") || !strings.Contains(stderr, "this part or the catalog was changed; enough parts together tell which") {
+	if exit, stdout, stderr = runIn(t, "dkek", "check", "bob.txt"); exit != console.ExitDamaged || !strings.Contains(stdout, "good") || !strings.Contains(stderr, "this part or the catalog was changed; enough parts together tell which") {
 		t.Errorf("exit %d\n%s%s", exit, stdout, stderr)
 	}
 	if exit, stdout, stderr = runIn(t, "dkek", "check", "alice.txt", "carol.txt", "--json"); exit != 0 || !strings.Contains(stdout, `"complete":true`) {

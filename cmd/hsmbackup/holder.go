@@ -8,8 +8,11 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
+	from "hsmbackup/internal/source"
 	"hsmbackup/internal/terminal"
 	"hsmbackup/store"
 )
@@ -19,7 +22,7 @@ import (
 type holder struct {
 	*app
 	t   *token
-	pin source // of the PIN that the token has
+	pin from.Source // of the PIN that the token has
 }
 
 // work is what a job on a token works with, besides the catalog.
@@ -29,8 +32,8 @@ func (a *app) work(ctx context.Context, t *token, soFloor int) backup.Work {
 		untrusted = t.serial
 	}
 	return backup.Work{
-		Card: t.card, Person: &holder{a, t, a.flags.pin.source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor, SharesChecked: a.flags.checked,
-		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()},
+		Card: t.card, Person: &holder{a, t, a.flags.pin.Source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor, SharesChecked: a.flags.checked,
+		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()},
 		Trust:  backup.Trust{SoftFile: t.softFile, Untrusted: untrusted, Roots: a.roots, Now: a.now()},
 	}
 }
@@ -43,14 +46,14 @@ func (a *app) did(w *backup.Work) {
 
 // verdict is how a job ends whose result was printed.
 func (a *app) verdict(v backup.Verdict, hints ...string) error {
-	exits := exitSet{}
+	exits := console.Exits{}
 	if len(v.Left) > 0 {
-		exits.add(exitIncomplete)
+		exits.Add(console.ExitIncomplete)
 	}
 	if v.Damaged {
-		exits.add(exitDamaged)
+		exits.Add(console.ExitDamaged)
 	}
-	return exits.outcome(brief(v.Left), hints...)
+	return exits.Outcome(console.Brief(v.Left), hints...)
 }
 
 func (p *holder) Name() string { return p.t.name() }
@@ -58,11 +61,9 @@ func (p *holder) Name() string { return p.t.name() }
 func (p *holder) Say(format string, args ...any) {
 	if !p.flags.json {
 		p.progress.Close()
-		p.printf("%s", terminal.Printable(fmt.Sprintf(format, args...)))
+		p.Printf("%s", terminal.Printable(fmt.Sprintf(format, args...)))
 	}
 }
-
-func (p *holder) Note(format string, args ...any) { p.note(format, args...) }
 
 func (p *holder) Show(plan *backup.Plan) {
 	if !p.flags.json {
@@ -81,7 +82,7 @@ func (p *holder) Agree(ctx context.Context, q backup.Question) error {
 	case q.Typed:
 		return p.confirm(ctx, p.t, q.What)
 	}
-	return p.ask(ctx, q.What)
+	return p.Ask(ctx, q.What)
 }
 
 func (p *holder) Login(ctx context.Context) error { return p.loginWith(ctx, p.t, p.pin) }
@@ -98,13 +99,13 @@ func (p *holder) LoginNow(ctx context.Context) (known bool, err error) {
 			return false, err
 		}
 	}
-	return true, p.loginWith(ctx, p.t, p.flags.tokenPIN.source)
+	return true, p.loginWith(ctx, p.t, p.flags.tokenPIN.Source)
 }
 
 func (p *holder) TypeBack(ctx context.Context, what, word string) error {
 	p.progress.Close()
 	if !p.tty.Available() {
-		return refusef("unasked", "run this on a terminal: --yes and --confirm do not serve", "%s What goes unasked has to be typed, one by one", what)
+		return console.Refusef("unasked", "run this on a terminal: --yes and --confirm do not serve", "%s What goes unasked has to be typed, one by one", what)
 	}
 	return p.tty.TypeBack(ctx, fmt.Sprintf("%s Type %q if it may go:", terminal.Printable(what), word), word)
 }
@@ -112,10 +113,10 @@ func (p *holder) TypeBack(ctx context.Context, what, word string) error {
 // NewPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.
 func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
-	if p.soPIN, err = p.send(p.t, "SO-PIN", p.flags.soPIN.source); err != nil {
+	if p.soPIN, err = p.send(p.t, "SO-PIN", p.flags.soPIN.Source); err != nil {
 		return nil, nil, err
 	}
-	text, err := p.readChecked(ctx, p.flags.soPIN.source, "SO-PIN of "+p.Name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
+	text, err := p.secrets.Read(ctx, p.flags.soPIN.Source, "SO-PIN of "+p.Name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -123,7 +124,7 @@ func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = p.readChecked(ctx, p.flags.pin.source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
+	pin, err = p.secrets.Read(ctx, p.flags.pin.Source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err
@@ -150,7 +151,7 @@ func (p *holder) Given() bool { return len(p.flags.shareArgs) > 0 }
 
 func (p *holder) Gather(ctx context.Context, cat *store.Catalog) (*backup.Shares, error) {
 	if !p.Given() {
-		return nil, usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
+		return nil, console.Usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
 	}
 	m, err := p.gather(ctx, cat)
 	if err != nil {

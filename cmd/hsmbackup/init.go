@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/store"
 )
@@ -72,21 +73,21 @@ func (o initOptions) check(args []custody.Given) error {
 	}
 	switch {
 	case o.noDKEK && len(args) > 0:
-		return usagef("", "--no-dkek and --share exclude each other: without a recovery key there are no shares")
+		return console.Usagef("", "--no-dkek and --share exclude each other: without a recovery key there are no shares")
 	case o.shares < 0 || o.shares > 255:
-		return usagef("", "--shares takes 0 to 255")
+		return console.Usagef("", "--shares takes 0 to 255")
 	case whole > o.shares && !o.asGiven:
 		return tooMany(whole, o.shares)
 	case o.soFloor < 0 || o.soFloor > 15:
-		return usagef("", "--so-pin-floor takes 0 to 15")
+		return console.Usagef("", "--so-pin-floor takes 0 to 15")
 	case o.pinTries < 1 || o.pinTries > 10:
-		return usagef("", "--pin-tries takes 1 to 10")
+		return console.Usagef("", "--pin-tries takes 1 to 10")
 	}
 	return nil
 }
 
 func tooMany(given, shares int) error {
-	return usagef("", "%s are given, but --shares says %d", count(given, "share"), shares)
+	return console.Usagef("", "%s are given, but --shares says %d", console.Count(given, "share"), shares)
 }
 
 func (a *app) init(ctx context.Context, o initOptions) error {
@@ -109,20 +110,20 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 		return err
 	}
 	if a.flags.json {
-		return a.document(r)
+		return a.Document(r)
 	}
-	a.printf("%s is initialised", t.name())
+	a.Printf("%s is initialised", t.name())
 	switch {
 	case o.noDKEK:
-		a.printf("it has no recovery key: its keys can never be exported")
+		a.Printf("it has no recovery key: its keys can never be exported")
 	case r.Shares == 0:
-		a.printf("its recovery key %s was made up by the token: nobody has shares of it", r.KCV)
+		a.Printf("its recovery key %s was made up by the token: nobody has shares of it", r.KCV)
 	case r.KCV == "":
-		a.printf("%s of its recovery key missing", count(r.Missing, "share"))
-		a.next("`hsmbackup dkek load --share FILE` loads them")
+		a.Printf("%s of its recovery key missing", console.Count(r.Missing, "share"))
+		a.Next("`hsmbackup dkek load --share FILE` loads them")
 	default:
-		a.printf("it has the recovery key %s, from %s", r.KCV, count(r.Shares, "share"))
-		a.next("make keys on it (pkcs11-tool --keypairgen), then `hsmbackup backup`")
+		a.Printf("it has the recovery key %s, from %s", r.KCV, console.Count(r.Shares, "share"))
+		a.Next("make keys on it (pkcs11-tool --keypairgen), then `hsmbackup backup`")
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 )
 
@@ -22,12 +23,12 @@ func (a *app) printKeepers(s custody.KeptSet) {
 	if !s.InUse() {
 		state = "RETIRED on " + s.Retired.UTC().Format(time.DateOnly)
 	}
-	a.printf("%s: %s", s.Name(), state)
+	a.Printf("%s: %s", s.Name(), state)
 	var rows [][]string
 	for _, k := range s.Keepers {
 		rows = append(rows, []string{fmt.Sprintf("  part %d", k.Index), k.Name, a.answeredText(k)})
 	}
-	a.table(rows)
+	a.Table(rows)
 }
 
 func (a *app) answeredText(k custody.Keeper) string {
@@ -65,22 +66,22 @@ func (a *app) riskText(s custody.KeptSet) string {
 // stale is the outcome of a look at sets: incomplete if too few custodians of
 // one that is in use, and was not just handed out, have answered within a year.
 func (a *app) stale(sets []custody.KeptSet) error {
-	exits := exitSet{}
+	exits := console.Exits{}
 	var list []string
 	for _, s := range sets {
 		if s.Stale() {
-			exits.add(exitIncomplete)
+			exits.Add(console.ExitIncomplete)
 			list = append(list, a.riskText(s))
 		}
 	}
-	return exits.outcome(brief(list), "`hsmbackup dkek rollcall` calls them")
+	return exits.Outcome(console.Brief(list), "`hsmbackup dkek rollcall` calls them")
 }
 
 // printRisks warns in the result itself.
 func (a *app) printRisks(sets []custody.KeptSet) {
 	for _, s := range sets {
 		if s.AtRisk() {
-			a.printf("WARNING: custodians of %s", a.riskText(s))
+			a.Printf("WARNING: custodians of %s", a.riskText(s))
 		}
 	}
 }

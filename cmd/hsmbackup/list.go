@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 )
 
@@ -41,15 +42,15 @@ func (a *app) list() error {
 		for _, s := range all {
 			doc.Snapshots = append(doc.Snapshots, report.NewSnapshot(s))
 		}
-		return a.document(doc)
+		return a.Document(doc)
 	}
 	var rows [][]string
 	for _, s := range all {
-		rows = append(rows, []string{s.ID, takenOf(s.Token.Serial), quoted(s.Token.Label), s.Taken.Format(time.RFC3339), storedKeys(s), "KCV " + report.SnapshotKCV(s), report.RekeyedFrom(s)})
+		rows = append(rows, []string{s.ID, report.TakenOf(s.Token.Serial), console.Quoted(s.Token.Label), s.Taken.Format(time.RFC3339), report.StoredKeys(s), "KCV " + report.SnapshotKCV(s), report.RekeyedFrom(s)})
 	}
-	a.table(rows)
+	a.Table(rows)
 	if len(all) == 0 && len(state.Damage) == 0 {
-		a.printf("no snapshots yet")
+		a.Printf("no snapshots yet")
 	}
 	return nil
 }
@@ -98,7 +99,7 @@ func (a *app) show(names []string, o showOptions) error {
 		return err
 	}
 	if len(list) == 0 {
-		return failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+		return console.Failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
 	}
 	state, err := cat.Read()
 	if err != nil {
@@ -112,7 +113,7 @@ func (a *app) show(names []string, o showOptions) error {
 	}
 	switch {
 	case a.flags.json:
-		return a.document(doc)
+		return a.Document(doc)
 	case o.ssh != sshNothing:
 		return a.printSSH(o, doc.Snapshots)
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/build"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -55,7 +56,7 @@ func (a *app) log(out string) error {
 	case out != "":
 		return a.exportLog(out, all, list)
 	case a.flags.json:
-		return a.document(struct {
+		return a.Document(struct {
 			Entries []report.Entry `json:"entries"`
 		}{list})
 	}
@@ -64,7 +65,7 @@ func (a *app) log(out string) error {
 	for i, e := range all {
 		rows = append(rows, []string{fmt.Sprint(e.Seq), e.Time.UTC().Format(time.RFC3339), e.Kind, e.Hash.String()[:12], texts[i]})
 	}
-	a.table(rows)
+	a.Table(rows)
 	return nil
 }
 
@@ -82,26 +83,26 @@ func (a *app) exportLog(path string, all []store.Entry, list []report.Entry) err
 			Program  string         `json:"program"`
 			Head     string         `json:"head"`
 			Entries  []report.Entry `json:"entries"`
-		}{exported, program(), head(last), list}); err != nil {
+		}{exported, build.Program(), report.Head(last), list}); err != nil {
 			return err
 		}
 		text := harmless.JSON(content.Bytes())
 		content.Reset()
 		content.Write(text)
 	} else {
-		content.Write(report.LogText(all, exported, program()))
+		content.Write(report.LogText(all, exported, build.Program()))
 	}
 	if err := newfile.Write(path, content.Bytes()); err != nil {
 		return err
 	}
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			File    string `json:"file"`
 			Entries int    `json:"entries"`
 			Head    string `json:"head"`
-		}{path, len(all), head(last)})
+		}{path, len(all), report.Head(last)})
 	}
-	a.printf("%s: %s written", path, entries(len(all)))
-	a.printf("head: %s", head(last))
+	a.Printf("%s: %s written", path, report.Entries(len(all)))
+	a.Printf("head: %s", report.Head(last))
 	return nil
 }

@@ -7,10 +7,12 @@ import (
 	"strings"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
+	"hsmbackup/internal/report"
 	"hsmbackup/store"
 )
 
@@ -47,7 +49,7 @@ func (u *usedThrough) bad() []string {
 	var list []string
 	for _, k := range u.Keys {
 		if !k.OK && !k.Unchecked {
-			list = append(list, fmt.Sprintf("key %s %s, through PKCS#11: %s", reference(k.Reference), quoted(k.Label), k.Reason))
+			list = append(list, fmt.Sprintf("key %s %s, through PKCS#11: %s", report.Reference(k.Reference), console.Quoted(k.Label), k.Reason))
 		}
 	}
 	return list
@@ -113,7 +115,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 	if pin.Len() == 0 {
 		return nil, fmt.Errorf("%w: the token has taken no PIN here", p11.ErrPIN)
 	}
-	a.steps("using keys through PKCS#11", 0, len(tried))
+	a.Steps("using keys through PKCS#11", 0, len(tried))
 	results, err := p11.UseInChild(ctx, module, t.serial, pin, wanted)
 	a.progress.Close()
 	if err != nil {
@@ -171,20 +173,20 @@ func (a *app) usedAfter(ctx context.Context, t *token, cat *store.Catalog, s *st
 // printUsed says how usedAfter went; with --json that is in the document.
 func (a *app) printUsed(u *usedThrough) {
 	if u.Note != "" {
-		a.note("not used through PKCS#11: %s", u.Note)
+		a.Note("not used through PKCS#11: %s", u.Note)
 	}
 	if u.NotRecorded != "" {
-		a.note("the use through PKCS#11 was not recorded: %s", u.NotRecorded)
+		a.Note("the use through PKCS#11 was not recorded: %s", u.NotRecorded)
 	}
 	if a.flags.json {
 		return
 	}
 	if good, of := u.used(); of > 0 {
-		a.printf("used through PKCS#11: %d of %d", good, of)
+		a.Printf("used through PKCS#11: %d of %d", good, of)
 	}
 	for _, k := range u.Keys {
 		if k.Unchecked {
-			a.printf("  not checked through PKCS#11: key %s %s: %s", reference(k.Reference), quoted(k.Label), k.Reason)
+			a.Printf("  not checked through PKCS#11: key %s %s: %s", report.Reference(k.Reference), console.Quoted(k.Label), k.Reason)
 		}
 	}
 }
@@ -209,7 +211,7 @@ func (u *usedThrough) document() *jsonUsed {
 // verifyPKCS11 is `verify --pkcs11`.
 func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) error {
 	if strings.HasPrefix(a.flags.token, softPrefix) {
-		return usagef("`hsmbackup soft serve FILE` plugs it into pcscd, where every program sees it", "--pkcs11 needs a token in a reader: no other program sees one that is opened from its file")
+		return console.Usagef("`hsmbackup soft serve FILE` plugs it into pcscd, where every program sees it", "--pkcs11 needs a token in a reader: no other program sees one that is opened from its file")
 	}
 	var err error
 	if module == "" {

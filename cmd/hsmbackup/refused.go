@@ -4,6 +4,8 @@ import (
 	"errors"
 	"path/filepath"
 
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/schsm"
 	from "hsmbackup/internal/source"
 )
@@ -34,7 +36,7 @@ func (a *app) memory(t *token, what string) from.Memory {
 
 // send refuses a PIN or SO-PIN that the token has refused before. It is called
 // before the secret is read.
-func (a *app) send(t *token, what string, s source) (*sending, error) {
+func (a *app) send(t *token, what string, s from.Source) (*sending, error) {
 	if s.Typed() {
 		return nil, nil
 	}
@@ -50,10 +52,10 @@ func (a *app) send(t *token, what string, s source) (*sending, error) {
 	code := map[string]string{"PIN": "refused-pin", "SO-PIN": "refused-so-pin"}[what]
 	day := when.Local().Format("2006-01-02 15:04")
 	if mark.Modified.IsZero() {
-		return nil, refusef(code, "leave "+s.Flag+" out and type it; or, once that gives another one: rm "+shellQuoted(out.memory.Path),
+		return nil, console.Refusef(code, "leave "+s.Flag+" out and type it; or, once that gives another one: rm "+harmless.Word(out.memory.Path),
 			"%s refused the %s that %s gave on %s, and whether it is another one now does not show: it is not sent again", t.name(), what, s.Name(), day)
 	}
-	return nil, refusef(code, "write the right "+what+" into it (if it was right all along: touch "+shellQuoted(s.Arg)+"), or leave "+s.Flag+" out and type it",
+	return nil, console.Refusef(code, "write the right "+what+" into it (if it was right all along: touch "+harmless.Word(s.Arg)+"), or leave "+s.Flag+" out and type it",
 		"%s refused the %s in %s on %s, and the file is as it was: it is not sent again", t.name(), what, s.Arg, day)
 }
 

@@ -10,6 +10,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
+	from "hsmbackup/internal/source"
 )
 
 // soTries is how many tries of its SO-PIN a software token has left.
@@ -156,7 +157,7 @@ func TestFault05WrongSOPINOfSetup(t *testing.T) {
 	secretFile(t, "SO", "8237465901283746")
 	a := newApp()
 	j := &setter{holder: holder{app: a, t: &token{serial: "SOFT0200001"}}}
-	a.flags.soPIN = sourceFlag{"file:SO", source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
+	a.flags.soPIN = sourceFlag{"file:SO", from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 	for run, refuses := range []bool{false, true} {
 		so, err := j.newSOPIN(t.Context(), &backup.Inventory{Software: true})
 		so.Wipe()

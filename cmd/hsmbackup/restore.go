@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -97,17 +99,17 @@ anything is wiped only if all of it would come back from the catalog.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.fate != "" {
 				if _, err := backup.ParseFate(o.fate); err != nil {
-					return usagef("broken, lost, stolen or wiped", "--old-token says what became of the old token")
+					return console.Usagef("broken, lost, stolen or wiped", "--old-token says what became of the old token")
 				}
 			}
 			if !o.init && a.flags.untrusted != "" {
-				return usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--untrusted-token is for --init")
+				return console.Usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--untrusted-token is for --init")
 			}
 			if o.soFloor < 0 || o.soFloor > 15 {
-				return usagef("", "--so-pin-floor takes 0 to 15")
+				return console.Usagef("", "--so-pin-floor takes 0 to 15")
 			}
 			if !o.init && cmd.Flags().Changed("so-pin-floor") {
-				return usagef("", "--so-pin-floor is for --init")
+				return console.Usagef("", "--so-pin-floor is for --init")
 			}
 			return a.restore(cmd.Context(), o)
 		},
@@ -125,11 +127,11 @@ anything is wiped only if all of it would come back from the catalog.`,
 // fromExport reads the folder of --from-export, and says what is damaged in it.
 func (a *app) fromExport(o restoreFlags) (*store.Snapshot, []store.Finding, error) {
 	if o.from != "" {
-		return nil, nil, usagef("", "--from and --from-export both name what is restored: give one")
+		return nil, nil, console.Usagef("", "--from and --from-export both name what is restored: give one")
 	}
 	s, found, err := backup.ReadExport(o.export)
 	for _, f := range found {
-		a.note("DAMAGED in %s: %s", o.export, f)
+		a.Note("DAMAGED in %s: %s", o.export, f)
 	}
 	return s, found, err
 }
@@ -152,7 +154,7 @@ func (a *app) imported(ctx context.Context, s *store.Snapshot) (*store.Catalog, 
 		closeCatalog(cat)
 		return nil, nil, err
 	}
-	a.note("the snapshot of the export is in the catalog, as %s", in.ID)
+	a.Note("the snapshot of the export is in the catalog, as %s", in.ID)
 	return cat, in, nil
 }
 
@@ -165,7 +167,7 @@ func (a *app) chooseSnapshot(cat *store.Catalog, from, serial string) (*store.Sn
 	}
 	s, note, err := backup.Choose(state, from, serial)
 	if note != "" {
-		a.note("%s", note)
+		a.Note("%s", note)
 	}
 	return s, err
 }
@@ -198,7 +200,7 @@ func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) 
 	for _, text := range o.at {
 		i := strings.LastIndex(text, "=")
 		if i < 0 {
-			return out, usagef("", "--at takes KEY=REFERENCE")
+			return out, console.Usagef("", "--at takes KEY=REFERENCE")
 		}
 		k, err := findStored(s, text[:i])
 		if err != nil {
@@ -206,7 +208,7 @@ func (o restoreFlags) options(s *store.Snapshot) (backup.RestoreOptions, error) 
 		}
 		n, err := strconv.Atoi(text[i+1:])
 		if err != nil || n < 1 || n > 255 {
-			return out, usagef("", "--at takes KEY=REFERENCE with a reference of 1 to 255")
+			return out, console.Usagef("", "--at takes KEY=REFERENCE with a reference of 1 to 255")
 		}
 		if out.At == nil {
 			out.At, out.AtBlob = map[byte]byte{}, map[store.Hash]byte{}
@@ -231,11 +233,11 @@ func findStored(s *store.Snapshot, name string) (*store.Key, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, failf("no-such-key", "`hsmbackup show "+s.ID+"` lists them", "snapshot %s has no key with the reference, ID or label %q", s.ID, name)
+		return nil, console.Failf("no-such-key", "`hsmbackup show "+s.ID+"` lists them", "snapshot %s has no key with the reference, ID or label %q", s.ID, name)
 	case 1:
 		return found[0], nil
 	}
-	return nil, failf("ambiguous-key", "name it by its reference", "%q fits %d keys of snapshot %s", name, len(found), s.ID)
+	return nil, console.Failf("ambiguous-key", "name it by its reference", "%q fits %d keys of snapshot %s", name, len(found), s.ID)
 }
 
 func (a *app) plan(ctx context.Context, o restoreFlags) error {
@@ -276,7 +278,7 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	// A token that only has to be initialised is not one that does not fit.
 	fits := p.AfterInit().Fits()
 	if a.flags.json {
-		if err := a.document(planDocument(p, fits)); err != nil {
+		if err := a.Document(planDocument(p, fits)); err != nil {
 			return err
 		}
 	} else {
@@ -347,42 +349,42 @@ func planDocument(p *backup.Plan, fits bool) jsonPlan {
 }
 
 func (a *app) printPlan(p *backup.Plan) {
-	a.printf("snapshot %s of %s onto %s", p.Snapshot.ID, takenOf(p.Snapshot.Token.Serial), p.Serial)
+	a.Printf("snapshot %s of %s onto %s", p.Snapshot.ID, report.TakenOf(p.Snapshot.Token.Serial), p.Serial)
 	var rows [][]string
 	for _, i := range p.Items {
 		action := string(i.Action)
 		if i.Reason != "" {
 			action += ": " + i.Reason
 		}
-		place := "  key " + reference(i.Key.Reference)
+		place := "  key " + report.Reference(i.Key.Reference)
 		if int(i.Reference) != i.Key.Reference {
 			place += fmt.Sprintf(" as %d", i.Reference)
 		}
-		rows = append(rows, []string{place, i.Key.Type, quoted(i.Key.Label), "ID " + hex.EncodeToString(i.Key.ID), action})
+		rows = append(rows, []string{place, i.Key.Type, console.Quoted(i.Key.Label), "ID " + hex.EncodeToString(i.Key.ID), action})
 	}
-	a.table(rows)
+	a.Table(rows)
 	for _, i := range p.Items {
 		report.PrintNotes(a.Console, i.Key.Reference, i.Notes)
 	}
 	for _, f := range p.Files {
-		a.printf("  file %s  %s %s", f.FID, f.Action, terminal.Printable(f.Reason))
+		a.Printf("  file %s  %s %s", f.FID, f.Action, terminal.Printable(f.Reason))
 	}
 	for _, m := range p.Snapshot.Missing {
-		a.printf("  not in the backup: %s: %s", terminal.Printable(m.What), m.Reason)
+		a.Printf("  not in the backup: %s: %s", terminal.Printable(m.What), m.Reason)
 	}
 	for _, d := range p.SetUp {
-		a.printf("  set-up: %s", d)
+		a.Printf("  set-up: %s", d)
 	}
 	for _, x := range p.Problems {
-		a.printf("first: %s", terminal.Printable(x.Message))
-		a.printf("       %s", terminal.Printable(x.Hint))
+		a.Printf("first: %s", terminal.Printable(x.Message))
+		a.Printf("       %s", terminal.Printable(x.Hint))
 	}
 }
 
 func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	if o.report != "" {
 		if _, err := os.Lstat(o.report); err == nil {
-			return refusef("exists", "name a new file", "%s exists already, and nothing is ever overwritten", o.report)
+			return console.Refusef("exists", "name a new file", "%s exists already, and nothing is ever overwritten", o.report)
 		}
 	}
 	var (
@@ -420,7 +422,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 	options.Catalog = cat
 	if cat.Writable() {
 		if o.journal != "" {
-			return usagef("", "--journal is for a catalog that cannot be written; this one can")
+			return console.Usagef("", "--journal is for a catalog that cannot be written; this one can")
 		}
 		options.Journal = cat.Journal()
 	} else if o.journal != "" {
@@ -429,7 +431,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		}
 		defer options.Journal.Close()
 	} else if len(o.replace) > 0 {
-		return usagef("give --journal FILE", "--replace notes each step in a journal, and the catalog cannot be written")
+		return console.Usagef("give --journal FILE", "--replace notes each step in a journal, and the catalog cannot be written")
 	}
 	w := a.work(ctx, t, o.soFloor)
 	w.Catalog, w.NotRecorded = cat, notRecorded
@@ -439,7 +441,7 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 			return err
 		}
 	} else if !a.flags.yes && !a.flags.json && a.tty.Available() {
-		j.Asker = &holder{a, t, a.flags.pin.source}
+		j.Asker = &holder{a, t, a.flags.pin.Source}
 	}
 	out, err := j.Run(ctx)
 	a.did(&w)
@@ -464,7 +466,7 @@ type jsonReport struct {
 }
 
 func (a *app) writeReport(file string, out *backup.Outcome) error {
-	doc := jsonReport{program(), a.now().UTC().Format(time.RFC3339), out.Record(), out.Fate, out.SSH(), append([]string{}, out.FollowUp...)}
+	doc := jsonReport{build.Program(), a.now().UTC().Format(time.RFC3339), out.Record(), out.Fate, out.SSH(), append([]string{}, out.FollowUp...)}
 	content, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return err
@@ -487,7 +489,7 @@ func (a *app) printRestore(out *backup.Outcome, used *usedThrough, report string
 			backup.RestoreDocument
 			PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
 		}{out.Document(), used.document()}
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 		a.printUsed(used)
@@ -508,29 +510,29 @@ func (a *app) printRestore(out *backup.Outcome, used *usedThrough, report string
 		if k.OK {
 			good++
 		}
-		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+		rows = append(rows, []string{fmt.Sprintf("  key %d", k.Reference), k.Type, console.Quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 	}
-	a.table(rows)
+	a.Table(rows)
 	for _, l := range out.SSH() {
-		a.printf("%s", terminal.Printable(l))
+		a.Printf("%s", terminal.Printable(l))
 	}
 	were := "were"
 	if len(out.Keys) == 1 {
 		were = "was"
 	}
-	a.printf("%s on %s and %s used", countOf(good, len(out.Keys), "key"), out.Plan.Serial, were)
+	a.Printf("%s on %s and %s used", console.CountOf(good, len(out.Keys), "key"), out.Plan.Serial, were)
 	a.printUsed(used)
 	for _, d := range out.SetUp {
-		a.note("%s is set up otherwise than the token of the backup: %s", out.Plan.Serial, d)
+		a.Note("%s is set up otherwise than the token of the backup: %s", out.Plan.Serial, d)
 	}
 	if out.LabelKept != "" {
-		a.note("the token keeps its label, %s", quoted(out.LabelKept))
+		a.Note("the token keeps its label, %s", console.Quoted(out.LabelKept))
 	}
 	if report != "" {
-		a.printf("report: %s", terminal.Printable(report))
+		a.Printf("report: %s", terminal.Printable(report))
 	}
 	for _, l := range out.FollowUp {
-		a.printf("%s", terminal.Printable(l))
+		a.Printf("%s", terminal.Printable(l))
 	}
 	return a.verdict(out.Verdict)
 }

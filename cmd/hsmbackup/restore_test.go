@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/softtoken"
@@ -69,7 +70,7 @@ func TestFault01Shares(t *testing.T) {
 			{2, " --share prompt", "terminal"},
 		} {
 			exit, _, stderr := runIn(t, strings.Fields(job+c.shares)...)
-			if exit != c.exit && exit != exitChanged || !strings.Contains(stderr, c.says) {
+			if exit != c.exit && exit != console.ExitChanged || !strings.Contains(stderr, c.says) {
 				t.Errorf("%s%s: exit %d, %s", job, c.shares, exit, stderr)
 			}
 		}

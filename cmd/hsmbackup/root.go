@@ -7,6 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 )
 
 // Groups of commands in the help text, in this order.
@@ -33,7 +36,7 @@ Without a command it shows what is attached, and the next command.`
   hsmbackup backup                            exports every key and proves that it comes back
   hsmbackup firmware-update --copy-to PLACE   through the vendor's update and back
   hsmbackup restore --init --share share1.pbe --from SERIAL     onto a new token`
-	root.Version = version()
+	root.Version = build.Version()
 	root.SetVersionTemplate("hsmbackup {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SuggestionsMinimumDistance = 2
@@ -45,11 +48,11 @@ Without a command it shows what is attached, and the next command.`
 		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 			hint = "did you mean `hsmbackup " + s[0] + "`?"
 		}
-		return usagef(hint, "there is no command %q", args[0])
+		return console.Usagef(hint, "there is no command %q", args[0])
 	}
 	a.addShared(root.PersistentFlags())
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.checkShared(cmd) }
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(seeHelp(cmd), "%s", flagError(err)) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return console.Usagef(seeHelp(cmd), "%s", flagError(err)) })
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
 		// Help for a command that does not exist is no help.
 		if rest := cmd.Flags().Args(); cmd.HasSubCommands() && len(rest) > 0 {
@@ -119,14 +122,14 @@ func parent(use, short, long, example string, commands ...*cobra.Command) *cobra
 		if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 			hint = fmt.Sprintf("did you mean `%s %s`?", cmd.CommandPath(), s[0])
 		}
-		return usagef(hint, "%s has no command %q", verb(cmd), args[0])
+		return console.Usagef(hint, "%s has no command %q", verb(cmd), args[0])
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var names []string
 		for _, c := range cmd.Commands() {
 			names = append(names, c.Name())
 		}
-		return usagef(seeHelp(cmd), "%s needs a command: %s", verb(cmd), strings.Join(names, ", "))
+		return console.Usagef(seeHelp(cmd), "%s needs a command: %s", verb(cmd), strings.Join(names, ", "))
 	}
 	uses(cmd)
 	cmd.SuggestionsMinimumDistance = 2
@@ -171,7 +174,7 @@ func help(cmd *cobra.Command) {
 	section("FLAGS", cmd.LocalNonPersistentFlags().FlagUsages())
 	section("SHARED FLAGS", sharedUsages(cmd))
 	if cmd.Runnable() || cmd.HasSubCommands() {
-		fmt.Fprint(w, exitStatus)
+		fmt.Fprint(w, console.ExitStatus)
 	}
 }
 

@@ -70,8 +70,8 @@ func TestHelp(t *testing.T) {
 		if exit != 0 || stderr != "" {
 			t.Errorf("%s --help: exit %d, stderr %q", cmd.CommandPath(), exit, stderr)
 		}
-		examples, description, end := strings.Index(stdout, "\nEXAMPLES\n"), strings.Index(stdout, "\nDESCRIPTION\n"), strings.Index(stdout, exitStatus)
-		if examples < 0 || description < examples || end < description || !strings.HasSuffix(stdout, exitStatus) {
+		examples, description, end := strings.Index(stdout, "\nEXAMPLES\n"), strings.Index(stdout, "\nDESCRIPTION\n"), strings.Index(stdout, console.ExitStatus)
+		if examples < 0 || description < examples || end < description || !strings.HasSuffix(stdout, console.ExitStatus) {
 			t.Errorf("%s --help: sections missing or out of order:\n%s", cmd.CommandPath(), stdout)
 		}
 		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 )
 
@@ -47,10 +49,10 @@ PIN is that of the new token.`,
 
 func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	if o.from == "" || o.to == "" {
-		return usagef("", "--from and --to are both needed: the token with the keys, and the one that gets their successors")
+		return console.Usagef("", "--from and --to are both needed: the token with the keys, and the one that gets their successors")
 	}
 	if o.from == o.to {
-		return refusef("same-token", "name two tokens", "--from and --to are the same token: a successor there can leave it as little")
+		return console.Refusef("same-token", "name two tokens", "--from and --to are the same token: a successor there can leave it as little")
 	}
 	cat, err := a.existingCatalog()
 	if err != nil {
@@ -63,7 +65,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	}
 	defer from.close()
 	defer to.close()
-	options := backup.RotateOptions{Progress: a.steps}
+	options := backup.RotateOptions{Progress: a.Steps}
 	if options.Keys, err = references(old, o.keys); err != nil {
 		return err
 	}
@@ -80,9 +82,9 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	}
 	if len(r.Items) == 0 {
 		if a.flags.json {
-			return a.document(report.Rotation{From: r.From, To: r.To, Keys: []report.Succession{}})
+			return a.Document(report.Rotation{From: r.From, To: r.To, Keys: []report.Succession{}})
 		}
-		a.printf("every key of %s can leave it, or is accepted: nothing to do", r.From)
+		a.Printf("every key of %s can leave it, or is accepted: nothing to do", r.From)
 		return nil
 	}
 	if !a.flags.json {
@@ -92,7 +94,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 		if a.flags.confirm != "" {
 			err = a.confirm(ctx, to, "")
 		} else {
-			err = a.ask(ctx, fmt.Sprintf("Make these keys on %s?", to.name()))
+			err = a.Ask(ctx, fmt.Sprintf("Make these keys on %s?", to.name()))
 		}
 		if err != nil {
 			return err
@@ -117,7 +119,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	for _, x := range results {
 		a.changed = a.changed || x.OK && x.Action != backup.Same
 	}
-	taken, err := backup.Run(ctx, to.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	taken, err := backup.Run(ctx, to.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -125,7 +127,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	doc := report.NewRotation(r, results, taken)
 	if !a.flags.json {
 		doc.Print(a.Console)
-	} else if err := a.document(doc); err != nil {
+	} else if err := a.Document(doc); err != nil {
 		return err
 	}
 	return doc.Outcome()

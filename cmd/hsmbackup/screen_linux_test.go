@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hsmbackup/internal/console"
 )
 
 // Whatever ends the program while a part is on the screen takes it off there, and
@@ -41,7 +43,7 @@ func TestScreenIsWiped(t *testing.T) {
 			if on, off := bytes.LastIndex(out, []byte("\033[?1049h")), bytes.LastIndex(out, []byte("\033[2J\033[H\033[?1049l")); on < 0 || off < on {
 				t.Errorf("the part is still on the screen:\n%s", newScreen(out).text())
 			}
-			if text := newScreen(out).text(); code != exitInterrupted || !strings.Contains(text, "whatever alice wrote down of it is to be destroyed") {
+			if text := newScreen(out).text(); code != console.ExitInterrupted || !strings.Contains(text, "whatever alice wrote down of it is to be destroyed") {
 				t.Errorf("exit %d\n%s", code, text)
 			}
 		})
@@ -64,7 +66,7 @@ func TestStopsAfterScreen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if code := r.end(); code != exitInterrupted {
+	if code := r.end(); code != console.ExitInterrupted {
 		t.Errorf("exit %d:\n%s", code, newScreen(r.output()).text())
 	}
 }

@@ -11,8 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
+	"hsmbackup/internal/report"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
@@ -57,7 +59,7 @@ use already is left alone: it starts at hsmbackup backup.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.labelSet = cmd.Flags().Changed("label")
 			if len(a.flags.shareArgs) > 0 && (o.split != "" || o.out != "") {
-				return usagef("", "--share brings a recovery key that there is, --split and --out are for a new one")
+				return console.Usagef("", "--share brings a recovery key that there is, --split and --out are for a new one")
 			}
 			if o.split == "" && o.out == "" {
 				o.out = "share1.pbe"
@@ -81,13 +83,13 @@ func (o *setupOptions) check() error {
 	flag := o.used()
 	switch {
 	case o.split == "" && flag != "":
-		return usagef("", "--%s is for parts: --split K/N is missing", flag)
+		return console.Usagef("", "--%s is for parts: --split K/N is missing", flag)
 	case o.split != "" && o.weak:
-		return usagef("", "--weak-password is for a share file: parts have no password")
+		return console.Usagef("", "--weak-password is for a share file: parts have no password")
 	case o.domains < 0 || o.domains > 16:
-		return usagef("", "--domains takes 1 to 16")
+		return console.Usagef("", "--domains takes 1 to 16")
 	case o.sheet != "" && !custody.IsSheetName(o.sheet):
-		return usagef("", "--sheet takes a file that ends in .pdf or .txt")
+		return console.Usagef("", "--sheet takes a file that ends in .pdf or .txt")
 	}
 	return nil
 }
@@ -110,7 +112,7 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 		return err
 	}
 	defer t.close()
-	s := &setter{holder: holder{a, t, a.flags.pin.source}, o: o}
+	s := &setter{holder: holder{a, t, a.flags.pin.Source}, o: o}
 	j := &backup.SetUpJob{
 		Work: a.work(ctx, t, backup.DefaultSOFloor), Person: s, Label: o.label, AskLabel: !o.labelSet && s.guided(), Domains: o.domains, NoUnblock: o.noUnblock,
 		Now: a.now(), Before: func(step string) error { return a.step(ctx, step) },
@@ -134,7 +136,7 @@ func (s *setter) guided() bool { return s.tty.Available() && !s.flags.yes && !s.
 func (s *setter) Tell(format string, args ...any) {
 	if s.guided() {
 		s.progress.Close()
-		fmt.Fprintf(s.Stderr, "\n%s\n", wrapped(harmless.Sprintf(format, args...), 80))
+		fmt.Fprintf(s.Stderr, "\n%s\n", console.Wrapped(harmless.Sprintf(format, args...), 80))
 	}
 }
 
@@ -185,9 +187,9 @@ func (s *setter) ForbidUnblock(ctx context.Context) (bool, error) {
 // Agree says of a no what is there by then.
 func (s *setter) Agree(ctx context.Context, q backup.Question) error {
 	err := s.holder.Agree(ctx, q)
-	var own *failure
+	var own *console.Failure
 	if errors.As(err, &own) && own.Code == "declined" {
-		return failf(own.Code, "run the same command again: it takes them up", "not confirmed, the token was not touched; share and sheet are as they were made")
+		return console.Failf(own.Code, "run the same command again: it takes them up", "not confirmed, the token was not touched; share and sheet are as they were made")
 	}
 	return err
 }
@@ -215,7 +217,7 @@ func (s *setter) printReady(j *backup.SetUpJob, r *backup.SetUpReport) error {
 		set = out.Set
 	}
 	if s.flags.json {
-		return s.document(struct {
+		return s.Document(struct {
 			Serial string `json:"serial"`
 			Label  string `json:"label"`
 			KCV    string `json:"kcv"`
@@ -227,23 +229,23 @@ func (s *setter) printReady(j *backup.SetUpJob, r *backup.SetUpReport) error {
 	}
 	label := ""
 	if inv.Label != "" {
-		label = ", label " + quoted(inv.Label)
+		label = ", label " + console.Quoted(inv.Label)
 	}
-	s.table([][]string{
+	s.Table([][]string{
 		{s.Name(), "initialised" + label},
-		{"SO-PIN", tries(inv.SOPIN)},
-		{"options", options(inv.Options)},
+		{"SO-PIN", report.Tries(inv.SOPIN)},
+		{"options", report.Options(inv.Options)},
 		{"recovery key", "KCV " + r.KCV.String() + ", 1 share"},
 		{"share", strings.Join(s.where(r), ", ")},
 		{"sheet", s.sheet},
 		{"catalog", j.Catalog.Path()},
 	})
-	s.printf("ready: all of it was read back")
+	s.Printf("ready: all of it was read back")
 	if s.inFile(r) {
-		s.next("print %s and fill it in; keep the share file, its password and the SO-PIN apart, and a copy of the share file elsewhere", s.sheet)
+		s.Next("print %s and fill it in; keep the share file, its password and the SO-PIN apart, and a copy of the share file elsewhere", s.sheet)
 	} else {
-		s.next("print %s and fill it in; keep the SO-PIN apart from the token", s.sheet)
+		s.Next("print %s and fill it in; keep the SO-PIN apart from the token", s.sheet)
 	}
-	s.next("make keys on it (pkcs11-tool --login --keypairgen --key-type rsa:4096 --label NAME), then `hsmbackup backup`")
+	s.Next("make keys on it (pkcs11-tool --login --keypairgen --key-type rsa:4096 --label NAME), then `hsmbackup backup`")
 	return nil
 }

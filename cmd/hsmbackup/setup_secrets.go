@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 )
@@ -18,21 +19,21 @@ const attempts = 3
 func (s *setter) patiently(ctx context.Context, prompt bool, f func() error) error {
 	for n := 1; ; n++ {
 		err := f()
-		var own *failure
+		var own *console.Failure
 		typed := errors.As(err, &own) && (own.Code == "typed-differently" || own.Code == "default-pin" || own.Code == "not-typed-back" || own.Code == "weak-password") ||
 			errors.Is(err, schsm.ErrPINLength) || errors.Is(err, schsm.ErrSOPINFormat)
 		if err == nil || !typed || !prompt || n == attempts || ctx.Err() != nil {
 			return err
 		}
-		s.note("%s; once more", err)
+		s.Note("%s; once more", err)
 	}
 }
 
 // newPIN asks for the PIN to set.
 func (s *setter) newPIN(ctx context.Context, inv *backup.Inventory) (pin *secret.Bytes, err error) {
-	source := s.flags.pin.source
+	source := s.flags.pin.Source
 	err = s.patiently(ctx, source.Kind == "prompt", func() error {
-		pin, err = s.readChecked(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
+		pin, err = s.secrets.Read(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
 			if err := checkPINLength(typed); err != nil {
 				return err
 			}
@@ -47,7 +48,7 @@ func (s *setter) newPIN(ctx context.Context, inv *backup.Inventory) (pin *secret
 }
 
 func defaultPIN(what string) error {
-	return &failure{Exit: exitRefused, Code: "default-pin", Message: "this " + what + " stands in the vendor's documents or is the first that anyone would try; nothing was changed", Hints: []string{"choose one that nobody knows"}}
+	return &console.Failure{Exit: console.ExitRefused, Code: "default-pin", Message: "this " + what + " stands in the vendor's documents or is the first that anyone would try; nothing was changed", Hints: []string{"choose one that nobody knows"}}
 }
 
 // newSOPIN makes the SO-PIN and shows it, or reads it where --so-pin says. That
@@ -55,7 +56,7 @@ func defaultPIN(what string) error {
 func (s *setter) newSOPIN(ctx context.Context, inv *backup.Inventory) (*secret.Bytes, error) {
 	if s.flags.soPIN.text == "" && inv.SOPIN.Missing {
 		if !s.tty.Available() {
-			return nil, usagef("give --so-pin env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a new SO-PIN on")
+			return nil, console.Usagef("give --so-pin env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a new SO-PIN on")
 		}
 		text, err := randomDigits(2 * schsm.SOPINLen)
 		if err != nil {
@@ -67,14 +68,14 @@ func (s *setter) newSOPIN(ctx context.Context, inv *backup.Inventory) (*secret.B
 		}
 		return text, nil
 	}
-	source := s.flags.soPIN.source
+	source := s.flags.soPIN.Source
 	var text *secret.Bytes
 	var err error
 	if s.soPIN, err = s.send(s.t, "SO-PIN", source); err != nil {
 		return nil, err
 	}
 	err = s.patiently(ctx, source.Kind == "prompt", func() (err error) {
-		text, err = s.readChecked(ctx, source, "SO-PIN of "+s.Name()+", 16 hex digits", inv.SOPIN.Missing, func(typed *secret.Bytes) error {
+		text, err = s.secrets.Read(ctx, source, "SO-PIN of "+s.Name()+", 16 hex digits", inv.SOPIN.Missing, func(typed *secret.Bytes) error {
 			if err := checkSOPINFormat(typed); err != nil {
 				return err
 			}
@@ -136,7 +137,7 @@ func (s *setter) shown(ctx context.Context, screen []byte, what string, want *se
 		}
 		defer back.Wipe()
 		if !sameWritten(back, want) {
-			return &failure{Exit: exitFailed, Code: "not-typed-back", Message: "that is not the " + what + " that was shown", Hints: []string{"nothing was changed: run the same command again"}}
+			return &console.Failure{Exit: console.ExitFailed, Code: "not-typed-back", Message: "that is not the " + what + " that was shown", Hints: []string{"nothing was changed: run the same command again"}}
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pubkey"
@@ -55,7 +56,7 @@ func (j *sharing) bring(ctx context.Context) error {
 	}
 	if j.r.Note.Share != "" && j.r.Note.Share != path {
 		if _, err := os.Lstat(j.r.Note.Share); err == nil {
-			return failf("other-share", "give --out "+shellQuoted(j.r.Note.Share)+", or move that file away to begin with another recovery key", "the set-up of %s was begun with the share file %s", j.Name(), j.r.Note.Share)
+			return console.Failf("other-share", "give --out "+harmless.Word(j.r.Note.Share)+", or move that file away to begin with another recovery key", "the set-up of %s was begun with the share file %s", j.Name(), j.r.Note.Share)
 		}
 	}
 	info, err := os.Stat(j.o.out)
@@ -71,7 +72,7 @@ func (j *sharing) bring(ctx context.Context) error {
 		return j.takeUp(ctx, path)
 	}
 	if j.r.Stage == backup.ToCheck {
-		return failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.Name(), j.r.Note.KCV, j.o.out)
+		return console.Failf("no-share-file", "bring it back, or name its place with --out; without it, `hsmbackup init` begins anew", "%s has the recovery key %s, and its share file is not at %s", j.Name(), j.r.Note.KCV, j.o.out)
 	}
 	j.Tell("The recovery key (DKEK) is what keys leave the token under, and the only thing that opens their backup: without it no backup is worth anything. A new one is made now. It goes into the file %s, under a password.", harmless.Text(j.o.out))
 	password, err := j.sharePassword(ctx)
@@ -109,7 +110,7 @@ func (j *sharing) makeShare(ctx context.Context) (*dkek.Share, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	j.note("without random numbers of %s: %s", j.Name(), describe(err, false).Message)
+	j.Note("without random numbers of %s: %s", j.Name(), describe(err, false).Message)
 	return dkek.NewShare(), nil
 }
 
@@ -121,7 +122,7 @@ func (j *sharing) givenShare(ctx context.Context) error {
 	}
 	if len(shares) != 1 {
 		dkek.WipeShares(shares)
-		return usagef("`hsmbackup init` sets a token up for several", "setup takes a recovery key of one share, %d are given", len(shares))
+		return console.Usagef("`hsmbackup init` sets a token up for several", "setup takes a recovery key of one share, %d are given", len(shares))
 	}
 	j.share = shares[0]
 	return j.taken()
@@ -135,7 +136,7 @@ func (j *sharing) taken() error {
 	}
 	j.kcv = kcv
 	if j.r.Note.KCV != "" && j.r.Note.KCV != kcv.String() {
-		return failf("kcv-mismatch", "bring back the share of "+j.r.Note.KCV+", or wipe the token with `hsmbackup init`", "this share gives the recovery key %s; the set-up of %s was begun with %s", kcv, j.Name(), j.r.Note.KCV)
+		return console.Failf("kcv-mismatch", "bring back the share of "+j.r.Note.KCV+", or wipe the token with `hsmbackup init`", "this share gives the recovery key %s; the set-up of %s was begun with %s", kcv, j.Name(), j.r.Note.KCV)
 	}
 	return j.knowKCV()
 }
@@ -205,11 +206,11 @@ func setHandedOut(j *backup.SetUpJob, r *backup.SetUpReport) (*store.PartSet, er
 // partsBack brings parts together that were handed out: from the files that
 // anyone can read, else as their custodians type them.
 func (j *sharing) partsBack(ctx context.Context, h *custody.HandOut, set string, needed int) error {
-	j.note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
+	j.Note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
 	args := h.PartsBack(needed)
 	if len(args) < needed {
 		if !j.tty.Available() {
-			return failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.Name())
+			return console.Failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.Name())
 		}
 		args = []custody.Given{{File: custody.TypedPart, Typed: true}}
 	}
@@ -283,15 +284,15 @@ func (j *sharing) sharePassword(ctx context.Context) (password *secret.Bytes, er
 
 // takeUp opens a share file that is there already.
 func (j *sharing) takeUp(ctx context.Context, path string) error {
-	arg := custody.Given{File: j.o.out, Password: j.passwordFrom(j.flags.password.source)}
+	arg := custody.Given{File: j.o.out, Password: j.passwordFrom(j.flags.password.Source)}
 	content, err := arg.Read()
 	if err != nil {
 		return err
 	}
 	if !dkek.IsPBE(content) {
-		return failf("exists", "name another file with --out", "%s exists already and is no share file; nothing is ever overwritten", j.o.out)
+		return console.Failf("exists", "name another file with --out", "%s exists already and is no share file; nothing is ever overwritten", j.o.out)
 	}
-	j.note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
+	j.Note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
 	j.Tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
 	if j.share, err = j.opener().OpenFile(ctx, arg); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/sheet"
@@ -53,7 +54,7 @@ func (s *setter) Sheet(ctx context.Context, j *backup.SetUpJob, r *backup.SetUpR
 		}
 	}
 	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, content) {
-		return failf("not-written", "the disk may be failing", "%s does not hold what was written to it", path)
+		return console.Failf("not-written", "the disk may be failing", "%s does not hold what was written to it", path)
 	}
 	j.Changed = true
 	if r.Note.Sheet, err = filepath.Abs(path); err != nil {
@@ -96,7 +97,7 @@ func freeName(path string, content []byte) (string, error) {
 			return "", err
 		}
 	}
-	return "", failf("exists", "name another file with --sheet", "%s exists already, and nothing is ever overwritten", path)
+	return "", console.Failf("exists", "name another file with --sheet", "%s exists already, and nothing is ever overwritten", path)
 }
 
 // sheetContent is the sheet of a single admin, without secrets. Its date is that

@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/secret"
+	from "hsmbackup/internal/source"
 )
 
 // setupFolder has the files that a set-up by a script needs, and a token.
@@ -76,7 +78,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 			}
 			points++
 			ended = append(ended, at)
-			if exit != exitChanged && exit != exitInterrupted || exit == exitInterrupted && at != "catalog" && a.changed {
+			if exit != console.ExitChanged && exit != console.ExitInterrupted || exit == console.ExitInterrupted && at != "catalog" && a.changed {
 				t.Errorf("ended before %q: exit %d\n%s%s", at, exit, &out, &errs)
 			}
 			_, status, _ := runIn(t, "status", "--token", "soft:new.tok")
@@ -89,7 +91,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 				if err := os.Rename("share1.pbe", "away"); err != nil {
 					t.Fatal(err)
 				}
-				if exit, _, stderr := runIn(t, args...); exit != exitFailed || !strings.Contains(stderr, "its share file is not at share1.pbe") {
+				if exit, _, stderr := runIn(t, args...); exit != console.ExitFailed || !strings.Contains(stderr, "its share file is not at share1.pbe") {
 					t.Errorf("the share file is away: exit %d, %s", exit, stderr)
 				}
 				if err := os.Rename("away", "share1.pbe"); err != nil {
@@ -114,7 +116,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 		if found, err := filepath.Glob("sheet*"); err != nil || len(found) != 1 {
 			t.Errorf("sheets: %q, %v", found, err)
 		}
-		if exit, _, stderr := runIn(t, args...); exit != exitRefused {
+		if exit, _, stderr := runIn(t, args...); exit != console.ExitRefused {
 			t.Errorf("a token that is ready: exit %d, %s", exit, stderr)
 		}
 	}
@@ -140,12 +142,12 @@ func TestSetupDefaultPINs(t *testing.T) {
 		}
 		inv.Software = c.software
 		j.secrets.Wipe()
-		j.flags.pin = sourceFlag{"file:PIN", source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
-		j.flags.soPIN = sourceFlag{"file:SO", source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
+		j.flags.pin = sourceFlag{"file:PIN", from.Source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
+		j.flags.soPIN = sourceFlag{"file:SO", from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 		_, pinErr := j.newPIN(t.Context(), inv)
 		_, soErr := j.newSOPIN(t.Context(), inv)
 		for _, err := range []error{pinErr, soErr} {
-			if (err != nil) != c.refused || err != nil && describe(err, false).Exit != exitRefused {
+			if (err != nil) != c.refused || err != nil && describe(err, false).Exit != console.ExitRefused {
 				t.Errorf("%s, %s, software %v: %v", c.pin, c.so, c.software, err)
 			}
 		}

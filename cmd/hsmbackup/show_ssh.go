@@ -1,6 +1,9 @@
 package main
 
-import "hsmbackup/internal/report"
+import (
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/report"
+)
 
 // showOptions are the flags of show.
 type showOptions struct {
@@ -26,18 +29,18 @@ func (o *showOptions) check(args []string) error {
 		o.ssh = sshNothing
 	case sshNothing, sshKeys, sshCA, sshConfig:
 	default:
-		return usagef("", "--ssh=%s: it is --ssh, --ssh=ca or --ssh=config", o.ssh)
+		return console.Usagef("", "--ssh=%s: it is --ssh, --ssh=ca or --ssh=config", o.ssh)
 	}
 	for _, arg := range args {
 		if o.ssh != sshNothing && (arg == sshCA || arg == sshConfig) {
-			return usagef("", "write --ssh=%s in one word; as it is, %s is taken for a SNAPSHOT", arg, arg)
+			return console.Usagef("", "write --ssh=%s in one word; as it is, %s is taken for a SNAPSHOT", arg, arg)
 		}
 	}
 	if len(o.keys) > 0 && o.ssh == sshNothing {
-		return usagef("", "--key is for --ssh")
+		return console.Usagef("", "--key is for --ssh")
 	}
 	if o.module != "" && o.ssh != sshConfig {
-		return usagef("", "--module is for --ssh=config")
+		return console.Usagef("", "--module is for --ssh=config")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/internal/vpcd"
 )
@@ -34,15 +35,15 @@ func softError(file string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, softtoken.ErrInUse):
-		return failf("token-in-use", "end the other program (`soft serve` holds the file as long as it runs)", "%s: %s", file, softtoken.ErrInUse)
+		return console.Failf("token-in-use", "end the other program (`soft serve` holds the file as long as it runs)", "%s: %s", file, softtoken.ErrInUse)
 	case errors.Is(err, softtoken.ErrHoldsObjects):
-		return refusef("holds-objects", "back it up, then initialise it: a firmware update takes empty tokens only", "%s: %s", file, err)
+		return console.Refusef("holds-objects", "back it up, then initialise it: a firmware update takes empty tokens only", "%s: %s", file, err)
 	case errors.Is(err, softtoken.ErrNotToken):
-		return &failure{Exit: exitDamaged, Code: "not-a-token-file", Message: file + ": " + softtoken.ErrNotToken.Error()}
+		return &console.Failure{Exit: console.ExitDamaged, Code: "not-a-token-file", Message: file + ": " + softtoken.ErrNotToken.Error()}
 	case errors.Is(err, softtoken.ErrNewer):
-		return failf("token-newer", "use the hsmbackup that wrote it, or a newer one", "%s: %s", file, softtoken.ErrNewer)
+		return console.Failf("token-newer", "use the hsmbackup that wrote it, or a newer one", "%s: %s", file, softtoken.ErrNewer)
 	case errors.Is(err, softtoken.ErrOption):
-		return usagef("", "%s", err)
+		return console.Usagef("", "%s", err)
 	case errors.Is(err, syscall.ENOSPC):
 		return fmt.Errorf("%s: %w", file, syscall.ENOSPC)
 	}
@@ -78,16 +79,16 @@ func (a *app) softNew(file string, o softtoken.Options) error {
 	t, err := softtoken.Create(file, o)
 	if err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return failf("exists", "", "%s exists already, and nothing is ever overwritten", file)
+			return console.Failf("exists", "", "%s exists already, and nothing is ever overwritten", file)
 		}
 		return softError(file, err)
 	}
 	defer t.Close()
 	a.changed = true
 	if a.flags.json {
-		return a.document(softDocument(t))
+		return a.Document(softDocument(t))
 	}
-	a.printf("%s: software token %s, firmware %s, not initialised", file, t.Serial(), t.Firmware())
+	a.Printf("%s: software token %s, firmware %s, not initialised", file, t.Serial(), t.Firmware())
 	return nil
 }
 
@@ -121,24 +122,24 @@ The connection carries PINs in clear, so it goes to this computer only.`,
 
 func (a *app) softServe(ctx context.Context, file, addr string) error {
 	if a.flags.json {
-		return usagef("", "soft serve has no result, so it has no --json")
+		return console.Usagef("", "soft serve has no result, so it has no --json")
 	}
 	t, err := softtoken.Open(file)
 	if err != nil {
 		return softError(file, err)
 	}
 	defer t.Close()
-	a.note("%s waits for the virtual reader at %s", t.Serial(), addr)
+	a.Note("%s waits for the virtual reader at %s", t.Serial(), addr)
 	// Being ended is how this ends: no error.
 	err = vpcd.Serve(ctx, addr, t, vpcd.OnState(func(connected bool) {
 		if connected {
-			a.note("%s is plugged in", t.Serial())
+			a.Note("%s is plugged in", t.Serial())
 		} else {
-			a.note("%s is unplugged", t.Serial())
+			a.Note("%s is unplugged", t.Serial())
 		}
 	}))
 	if errors.Is(err, vpcd.ErrNotLocal) {
-		return refusef("not-local", "PINs would cross the network in clear", "%s", strings.TrimPrefix(err.Error(), "vpcd: "))
+		return console.Refusef("not-local", "PINs would cross the network in clear", "%s", strings.TrimPrefix(err.Error(), "vpcd: "))
 	}
 	return err
 }
@@ -166,7 +167,7 @@ initialised.`,
 
 func (a *app) softUpdate(file string, o softUpdate) error {
 	if o.firmware == "" || o.serial == "" {
-		return usagef("", "--firmware and --serial are both needed: an update gives a token a new version and a new serial")
+		return console.Usagef("", "--firmware and --serial are both needed: an update gives a token a new version and a new serial")
 	}
 	t, err := softtoken.Open(file)
 	if err != nil {
@@ -179,8 +180,8 @@ func (a *app) softUpdate(file string, o softUpdate) error {
 	}
 	a.changed = true
 	if a.flags.json {
-		return a.document(softDocument(t))
+		return a.Document(softDocument(t))
 	}
-	a.printf("%s: %s is now %s, firmware %s, not initialised", file, before, t.Serial(), t.Firmware())
+	a.Printf("%s: %s is now %s, firmware %s, not initialised", file, before, t.Serial(), t.Firmware())
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/keygen"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -44,15 +45,15 @@ brainpoolP512r1; aes:128, aes:192, aes:256.`,
 
 func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if o.kind == "" {
-		return usagef("for example --type rsa:4096 or --type ec:prime256v1", "--type is missing")
+		return console.Usagef("for example --type rsa:4096 or --type ec:prime256v1", "--type is missing")
 	}
 	kind, err := keygen.Parse(o.kind)
 	if err != nil {
-		return usagef("", "--type %s", err)
+		return console.Usagef("", "--type %s", err)
 	}
 	id, err := hex.DecodeString(o.id)
 	if err != nil {
-		return usagef("", "--id takes hex digits in pairs, such as 01 or 0a2f")
+		return console.Usagef("", "--id takes hex digits in pairs, such as 01 or 0a2f")
 	}
 	t, err := a.openSoft(ctx, file)
 	if err != nil {
@@ -71,7 +72,7 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	public, err := keygen.Make(ctx, t.card, kind, d)
 	if err != nil {
 		if errors.Is(err, apdu.ErrConditions) {
-			err = failf("no-dkek", "`hsmbackup dkek load` loads the shares that are missing", "%s makes no key now: are shares of its recovery key missing?", t.name())
+			err = console.Failf("no-dkek", "`hsmbackup dkek load` loads the shares that are missing", "%s makes no key now: are shares of its recovery key missing?", t.name())
 		}
 		a.changed = false // the token refused, or the key was taken back
 		return err
@@ -85,7 +86,7 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 		name = public.Type()
 	}
 	if a.flags.json {
-		return a.document(struct {
+		return a.Document(struct {
 			Reference int    `json:"reference"`
 			Label     string `json:"label"`
 			ID        string `json:"id"`
@@ -93,9 +94,9 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 			SSH       string `json:"ssh"`
 		}{int(reference), o.label, hex.EncodeToString(d.ID), name, line})
 	}
-	a.printf("key %d  %s  %s  ID %s", reference, name, quoted(o.label), hex.EncodeToString(d.ID))
+	a.Printf("key %d  %s  %s  ID %s", reference, name, console.Quoted(o.label), hex.EncodeToString(d.ID))
 	if line != "" {
-		a.printf("%s", line)
+		a.Printf("%s", line)
 	}
 	return nil
 }

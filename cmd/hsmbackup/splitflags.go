@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 )
 
@@ -48,7 +49,7 @@ func parsePair(flag, text string) (a, b int, err error) {
 		b, err = strconv.Atoi(right)
 	}
 	if !ok || err != nil || a < 1 || b < 1 || a > b || b > maxCustodians {
-		return 0, 0, usagef("", "%s takes two numbers up to %d, such as 2/3", flag, maxCustodians)
+		return 0, 0, console.Usagef("", "%s takes two numbers up to %d, such as 2/3", flag, maxCustodians)
 	}
 	return a, b, nil
 }
@@ -61,25 +62,25 @@ const maxCustodians = 16
 func (f *splitFlags) plan(job, who string) (*custody.HandOut, error) {
 	h := &custody.HandOut{Job: job, Who: who, Dir: f.out, Sheets: f.sheets, Share: 1, Shares: 1}
 	if f.split == "" {
-		return nil, usagef("with --split 2/3 and three times --custodian NAME, any two of them bring it together", "--split K/N is missing")
+		return nil, console.Usagef("with --split 2/3 and three times --custodian NAME, any two of them bring it together", "--split K/N is missing")
 	}
 	needed, total, err := parsePair("--split", f.split)
 	if err != nil {
 		return nil, err
 	}
 	if needed < 2 {
-		return nil, usagef("one part that is enough is a share: `hsmbackup dkek create --out FILE`", "--split %s: at least 2 parts must be needed", f.split)
+		return nil, console.Usagef("one part that is enough is a share: `hsmbackup dkek create --out FILE`", "--split %s: at least 2 parts must be needed", f.split)
 	}
 	h.Needed = needed
 	if len(f.custodians) != total {
-		return nil, usagef("", "--split %s makes %d parts, --custodian names %d people", f.split, total, len(f.custodians))
+		return nil, console.Usagef("", "--split %s makes %d parts, --custodian names %d people", f.split, total, len(f.custodians))
 	}
 	for _, name := range f.custodians {
 		if !custody.IsName(name) {
-			return nil, usagef("letters, digits, and . _ - within; no more than 64 bytes", "--custodian %q is no name for a file", name)
+			return nil, console.Usagef("letters, digits, and . _ - within; no more than 64 bytes", "--custodian %q is no name for a file", name)
 		}
 		if slices.ContainsFunc(h.Receivers, func(k custody.Receiver) bool { return strings.EqualFold(k.Name, name) }) {
-			return nil, usagef("", "--custodian %s is named twice: each part is for somebody else", name)
+			return nil, console.Usagef("", "--custodian %s is named twice: each part is for somebody else", name)
 		}
 		h.Receivers = append(h.Receivers, custody.Receiver{Name: name})
 	}
@@ -87,7 +88,7 @@ func (f *splitFlags) plan(job, who string) (*custody.HandOut, error) {
 		return nil, err
 	}
 	if h.Sheets != "" && !slices.ContainsFunc(h.Receivers, func(k custody.Receiver) bool { return k.Recipient == "" }) {
-		return nil, usagef("", "--sheets: every part is sealed, and a sheet would hold it in clear")
+		return nil, console.Usagef("", "--sheets: every part is sealed, and a sheet would hold it in clear")
 	}
 	if f.of != "" {
 		if h.Share, h.Shares, err = parsePair("--of", f.of); err != nil {
@@ -103,19 +104,19 @@ func (f *splitFlags) addRecipients(h *custody.HandOut) error {
 		i := slices.IndexFunc(h.Receivers, func(k custody.Receiver) bool { return k.Name == name })
 		switch {
 		case !ok || recipient == "":
-			return usagef("", "--recipient takes NAME=RECIPIENT: whose part, and the public key that it is sealed to")
+			return console.Usagef("", "--recipient takes NAME=RECIPIENT: whose part, and the public key that it is sealed to")
 		case i < 0:
-			return usagef("", "--recipient names %q, who is no --custodian", name)
+			return console.Usagef("", "--recipient names %q, who is no --custodian", name)
 		case h.Receivers[i].Recipient != "":
-			return usagef("", "--recipient names %s twice", name)
+			return console.Usagef("", "--recipient names %s twice", name)
 		}
 		if err := dkek.CheckRecipient(recipient); err != nil {
-			return usagef("", "--recipient of %s: %s", name, err)
+			return console.Usagef("", "--recipient of %s: %s", name, err)
 		}
 		h.Receivers[i].Recipient = recipient
 	}
 	if len(f.recipients) > 0 && h.Dir == "" {
-		return usagef("", "--recipient seals parts to files: --out DIR names the folder for them")
+		return console.Usagef("", "--recipient seals parts to files: --out DIR names the folder for them")
 	}
 	return nil
 }

@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -110,10 +112,10 @@ func (a *app) status(ctx context.Context) error {
 		for _, s := range list {
 			doc.Tokens = append(doc.Tokens, s.shown().Document(holders))
 		}
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
-		return outcomes(a.uncovered(list), a.stale(sets))
+		return console.Outcomes(a.uncovered(list), a.stale(sets))
 	}
 	var shown []report.SeenToken
 	for _, s := range list {
@@ -126,13 +128,13 @@ func (a *app) status(ctx context.Context) error {
 	}
 	a.printRisks(sets)
 	for _, line := range standing(updates, list) {
-		a.printf("%s", line)
+		a.Printf("%s", line)
 	}
 	if unreached != nil {
 		return unreached
 	}
 	if len(list) == 0 {
-		a.printf("no token is attached")
+		a.Printf("no token is attached")
 	}
 	next, err := report.Next(shown, len(list) > 1 || a.flags.token != "", cat, a.done)
 	if err != nil {
@@ -142,9 +144,9 @@ func (a *app) status(ctx context.Context) error {
 		next = "hsmbackup dkek rollcall"
 	}
 	if next != "" {
-		a.printf("next: %s", next)
+		a.Printf("next: %s", next)
 	}
-	return outcomes(a.uncovered(list), a.stale(sets))
+	return console.Outcomes(a.uncovered(list), a.stale(sets))
 }
 
 // reach opens the token of --token, or all that are attached. Other cards are
@@ -159,25 +161,25 @@ func (a *app) reach(ctx context.Context) ([]*token, error) {
 	}
 	found, others, err := a.attached(ctx)
 	for _, o := range others {
-		a.note("%s", o)
+		a.Note("%s", o)
 	}
 	return found, err
 }
 
 // uncovered is the outcome of a look at tokens.
 func (a *app) uncovered(list []seen) error {
-	exits := exitSet{}
+	exits := console.Exits{}
 	n, total := 0, 0
 	for _, s := range list {
 		total += len(s.coverage)
 		for _, k := range s.coverage {
 			if !a.done(k) {
 				n++
-				exits.add(exitIncomplete)
+				exits.Add(console.ExitIncomplete)
 			}
 		}
 	}
-	return exits.outcome(fmt.Sprintf("%d of %s not covered", n, count(total, "key")))
+	return exits.Outcome(fmt.Sprintf("%d of %s not covered", n, console.Count(total, "key")))
 }
 
 // standing says where firmware updates stand that are under way.
@@ -203,10 +205,10 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 		return err
 	}
 	if cat == nil {
-		a.printf("catalog: none at %s", terminal.Printable(path))
+		a.Printf("catalog: none at %s", terminal.Printable(path))
 		return nil
 	}
-	a.printf("catalog: %s", terminal.Printable(path))
+	a.Printf("catalog: %s", terminal.Printable(path))
 	state, err := cat.Read()
 	if err != nil {
 		return err
@@ -214,15 +216,15 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	list := backup.TakeAges(state, a.now())
 	var rows [][]string
 	for _, s := range state.Latest() {
-		row := []string{"  " + takenOf(s.Token.Serial), "snapshot " + s.ID, storedKeys(s), "backed up " + a.age(s.Taken)}
+		row := []string{"  " + report.TakenOf(s.Token.Serial), "snapshot " + s.ID, report.StoredKeys(s), "backed up " + a.age(s.Taken)}
 		for _, g := range list {
 			if g.Snapshot.ID == s.ID {
-				row = append(row, "proven "+a.age(g.Proof), "drilled "+a.age(g.Drill), "shares seen "+a.age(g.ShareSeen), copies(g.Copies))
+				row = append(row, "proven "+a.age(g.Proof), "drilled "+a.age(g.Drill), "shares seen "+a.age(g.ShareSeen), console.Copies(g.Copies))
 			}
 		}
 		rows = append(rows, row)
 	}
-	a.table(rows)
+	a.Table(rows)
 	return nil
 }
 
@@ -246,7 +248,7 @@ func (a *app) age(t time.Time) string {
 // argument is what --token takes to name this token.
 func (t *token) argument() string {
 	if t.softFile || t.serial == "" {
-		return shellQuoted(t.reader)
+		return harmless.Word(t.reader)
 	}
 	return t.serial
 }

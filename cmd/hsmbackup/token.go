@@ -8,10 +8,13 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/console"
+	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
+	from "hsmbackup/internal/source"
 )
 
 // token is one SmartCard-HSM that was reached.
@@ -167,13 +170,13 @@ func notOne(found, fits []*token, others []string, which string) error {
 	}
 	switch {
 	case len(fits) > 1 && which == "":
-		return &failure{Exit: exitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%d tokens are attached: name one with --token SERIAL", len(fits)), Hints: lines(fits)}
+		return &console.Failure{Exit: console.ExitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%d tokens are attached: name one with --token SERIAL", len(fits)), Hints: lines(fits)}
 	case len(fits) > 1:
-		return &failure{Exit: exitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%q is the label of %d tokens: name one by its serial", which, len(fits)), Hints: lines(fits)}
+		return &console.Failure{Exit: console.ExitRefused, Code: "ambiguous-token", Message: fmt.Sprintf("%q is the label of %d tokens: name one by its serial", which, len(fits)), Hints: lines(fits)}
 	case len(found) > 0:
-		return &failure{Exit: exitRefused, Code: "wrong-token", Message: fmt.Sprintf("no attached token has the serial or label %q", which), Hints: lines(found)}
+		return &console.Failure{Exit: console.ExitRefused, Code: "wrong-token", Message: fmt.Sprintf("no attached token has the serial or label %q", which), Hints: lines(found)}
 	}
-	f := &failure{Exit: exitFailed, Code: "no-token", Message: "no token is attached", Hints: others}
+	f := &console.Failure{Exit: console.ExitFailed, Code: "no-token", Message: "no token is attached", Hints: others}
 	if which != "" {
 		f.Message = fmt.Sprintf("no token is attached, so %q is not either", which)
 	}
@@ -272,11 +275,11 @@ func (t *token) look(ctx context.Context) error {
 // login asks for the PIN and logs in. The last try is spent only for someone
 // who confirms the serial.
 func (a *app) login(ctx context.Context, t *token) error {
-	return a.loginWith(ctx, t, a.flags.pin.source)
+	return a.loginWith(ctx, t, a.flags.pin.Source)
 }
 
 // loginWith is login with a PIN that is read elsewhere than --pin says.
-func (a *app) loginWith(ctx context.Context, t *token, from source) error {
+func (a *app) loginWith(ctx context.Context, t *token, from from.Source) error {
 	status, err := t.card.PIN(ctx)
 	if err != nil {
 		return err
@@ -284,9 +287,9 @@ func (a *app) loginWith(ctx context.Context, t *token, from source) error {
 	insist := false
 	switch {
 	case status.Missing:
-		return failf("not-initialised", "`hsmbackup init` sets it up", "%s is not initialised and has no PIN yet", t.name())
+		return console.Failf("not-initialised", "`hsmbackup init` sets it up", "%s is not initialised and has no PIN yet", t.name())
 	case status.Blocked:
-		return &failure{Exit: exitFailed, Code: "pin-blocked", Message: t.name() + ": the PIN is blocked", Hints: []string{unblockHint}, Err: apdu.ErrBlocked}
+		return &console.Failure{Exit: console.ExitFailed, Code: "pin-blocked", Message: t.name() + ": the PIN is blocked", Hints: []string{unblockHint}, Err: apdu.ErrBlocked}
 	case status.Tries == 1:
 		if err := a.lastTry(ctx, t); err != nil {
 			return err
@@ -319,7 +322,7 @@ func (a *app) lastTry(ctx context.Context, t *token) error {
 		return a.typeSerial(ctx, t, lastTryLeft(t))
 	case a.confirmed:
 		word, _ := t.word()
-		return refusef("last-pin-try", "`hsmbackup backup --confirm "+shellQuoted(word)+"` once you are sure of the PIN: the right one brings all tries back",
+		return console.Refusef("last-pin-try", "`hsmbackup backup --confirm "+harmless.Word(word)+"` once you are sure of the PIN: the right one brings all tries back",
 			"%s has one PIN try left, and --confirm was about something else", t.name())
 	case a.flags.confirm == "" && !a.tty.Available():
 		return schsm.ErrLastTry

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/console"
 )
 
 func TestSameSerial(t *testing.T) {
@@ -44,12 +45,12 @@ func TestChooseToken(t *testing.T) {
 		{all, "DENK00000020000", b, 0, ""},
 		{all, "vpn", c, 0, ""},
 		{all, "Reader D", d, 0, ""},
-		{all, "", nil, exitRefused, "4 tokens are attached"},
-		{all, "ssh", nil, exitRefused, `"ssh" is the label of 2 tokens`},
-		{all, "Reader A", nil, exitRefused, "no attached token"},
-		{[]*token{a}, "DENK0000009", nil, exitRefused, "no attached token"},
-		{nil, "", nil, exitFailed, "no token is attached"},
-		{nil, "DENK0000001", nil, exitFailed, "no token is attached"},
+		{all, "", nil, console.ExitRefused, "4 tokens are attached"},
+		{all, "ssh", nil, console.ExitRefused, `"ssh" is the label of 2 tokens`},
+		{all, "Reader A", nil, console.ExitRefused, "no attached token"},
+		{[]*token{a}, "DENK0000009", nil, console.ExitRefused, "no attached token"},
+		{nil, "", nil, console.ExitFailed, "no token is attached"},
+		{nil, "DENK0000001", nil, console.ExitFailed, "no token is attached"},
 	} {
 		fits := choose(x.found, x.which)
 		if x.want != nil {
@@ -62,12 +63,12 @@ func TestChooseToken(t *testing.T) {
 			t.Errorf("%q gives %s", x.which, fits[0].name())
 			continue
 		}
-		var f *failure
+		var f *console.Failure
 		if err := notOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.Exit != x.exit || !strings.Contains(f.Message, x.says) {
 			t.Errorf("%q: %v", x.which, err)
 		}
 	}
-	var f *failure
+	var f *console.Failure
 	if !errors.As(notOne(all, all, nil, ""), &f) || !strings.Contains(f.Hints[0], "DENK0000001") || !strings.Contains(f.Hints[0], "2 keys") || !strings.Contains(f.Hints[0], "Reader A") {
 		t.Errorf("the list of tokens: %q", f.Hints)
 	}

@@ -13,6 +13,8 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/build"
+	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -45,25 +47,25 @@ they come back: a round trip does.`,
   hsmbackup verify latest --offline --share alice.pbe --share bob.pbe`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if module != "" && !throughPKCS11 {
-				return usagef("", "--module is for --pkcs11")
+				return console.Usagef("", "--module is for --pkcs11")
 			}
 			if throughPKCS11 {
 				if offline || len(a.flags.shareArgs) > 0 {
-					return usagef("", "--pkcs11 uses the keys on the token: leave --offline and --share out")
+					return console.Usagef("", "--pkcs11 uses the keys on the token: leave --offline and --share out")
 				}
 				return a.verifyPKCS11(cmd.Context(), args, module)
 			}
 			if offline {
 				if len(a.flags.shareArgs) == 0 {
-					return usagef("", "--offline needs the shares of the recovery key: --share FILE")
+					return console.Usagef("", "--offline needs the shares of the recovery key: --share FILE")
 				}
 				if a.flags.token != "" || a.flags.confirm != "" {
-					return usagef("", "--offline needs no token: leave --token and --confirm out")
+					return console.Usagef("", "--offline needs no token: leave --token and --confirm out")
 				}
 				return a.verifyOffline(cmd.Context(), args)
 			}
 			if len(a.flags.shareArgs) > 0 {
-				return usagef("", "--share is for --offline: a round trip needs the PIN only")
+				return console.Usagef("", "--share is for --offline: a round trip needs the PIN only")
 			}
 			return a.verifyRoundTrip(cmd.Context(), args)
 		},
@@ -91,7 +93,7 @@ func (a *app) snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, 
 			return nil, err
 		}
 		if note != "" {
-			a.note("%s", note)
+			a.Note("%s", note)
 		}
 		list = append(list, s)
 	}
@@ -106,7 +108,7 @@ func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*stor
 	}
 	list, err := a.snapshots(cat, names)
 	if own && errors.Is(err, store.ErrNoSnapshot) {
-		return nil, failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.name())
+		return nil, console.Failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.name())
 	}
 	return list, err
 }
@@ -121,14 +123,14 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	a.note("private keys are open in this computer's memory while they are compared")
+	a.Note("private keys are open in this computer's memory while they are compared")
 	key, shares, err := a.openKey(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
 	dkek.WipeShares(shares)
-	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.steps, Program: program(),
+	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.Steps, Program: build.Program(),
 		Also: func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, nil, key) }})
 	a.progress.Close()
 	if err != nil {
@@ -171,7 +173,7 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 	if err := a.login(ctx, t); err != nil {
 		return err
 	}
-	v, err := backup.VerifyRoundTrip(ctx, t.card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.steps, Program: program()})
+	v, err := backup.VerifyRoundTrip(ctx, t.card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -230,10 +232,10 @@ func decodeWords(flag, text, printed string) (prefix []byte, bits int, err error
 		return nil, 0, nil
 	}
 	if prefix, bits, err = words.Decode(strings.Fields(text)); err != nil {
-		return nil, 0, usagef("", "%s: %s", flag, err)
+		return nil, 0, console.Usagef("", "%s: %s", flag, err)
 	}
 	if bits != report.HeadWords*words.Bits {
-		return nil, 0, usagef("", "%s takes the %s that %s, not %d", flag, count(report.HeadWords, "word"), printed, bits/words.Bits)
+		return nil, 0, console.Usagef("", "%s takes the %s that %s, not %d", flag, console.Count(report.HeadWords, "word"), printed, bits/words.Bits)
 	}
 	return prefix, bits, nil
 }
@@ -312,52 +314,52 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	a.changed = a.changed || notRecorded == "" || len(v.Cleaned) > 0
 	a.printCleaned(v.Cleaned)
 	a.printSpent(v.Spent)
-	exits := exitSet{}
+	exits := console.Exits{}
 	if v.Damaged() {
-		exits.add(exitDamaged)
+		exits.Add(console.ExitDamaged)
 	}
 	if !v.OK() || len(uncovered) > 0 {
-		exits.add(exitIncomplete)
+		exits.Add(console.ExitIncomplete)
 	}
 	risk := a.stale(sets)
 	if a.flags.json {
 		doc := verificationDocument(v, notRecorded, uncovered)
 		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(sets)
-		if err := a.document(doc); err != nil {
+		if err := a.Document(doc); err != nil {
 			return err
 		}
 	} else {
-		a.printf("%s", first)
+		a.Printf("%s", first)
 		a.printProofs(v)
 		for _, f := range v.Findings {
-			a.printf("DAMAGED: %s", f)
+			a.Printf("DAMAGED: %s", f)
 		}
 		for _, k := range uncovered {
-			a.printf("on the token and not in the catalog: %s: %s", k.Key.Name(), k.Reason)
+			a.Printf("on the token and not in the catalog: %s: %s", k.Key.Name(), k.Reason)
 		}
 		if why := nothingToProve(v); why != "" {
-			a.printf("%s", why)
+			a.Printf("%s", why)
 		}
 		a.printCopies(v.Copies)
-		a.printf("%s", anchorText(v))
+		a.Printf("%s", anchorText(v))
 		for _, line := range v.Signed {
-			a.printf("%s", line)
+			a.Printf("%s", line)
 		}
 		a.printRisks(sets)
 	}
 	if notRecorded != "" {
-		a.note("the result was not recorded: %s", notRecorded)
+		a.Note("the result was not recorded: %s", notRecorded)
 	}
 	var hints []string
 	if len(uncovered) > 0 || v.Empty() {
 		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
 	}
-	return outcomes(exits.outcome(verificationSummary(v, uncovered), hints...), risk)
+	return console.Outcomes(exits.Outcome(verificationSummary(v, uncovered), hints...), risk)
 }
 
 func (a *app) printProofs(v *backup.Verification) {
 	for _, s := range v.Snapshots {
-		a.printf("snapshot %s of %s", s.ID, takenOf(s.Token))
+		a.Printf("snapshot %s of %s", s.ID, report.TakenOf(s.Token))
 		var rows [][]string
 		for _, k := range s.Keys {
 			verdict := k.Proof
@@ -378,14 +380,14 @@ func (a *app) printProofs(v *backup.Verification) {
 			case !k.OK:
 				verdict = "NOT PROVEN: " + k.Reason
 			}
-			rows = append(rows, []string{"  key " + reference(k.Reference), k.Type, quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
+			rows = append(rows, []string{"  key " + report.Reference(k.Reference), k.Type, console.Quoted(k.Label), "ID " + hex.EncodeToString(k.ID), verdict})
 		}
-		a.table(rows)
+		a.Table(rows)
 		for _, m := range s.Missing {
-			a.printf("  not in the backup: %s: %s", m.What, m.Reason)
+			a.Printf("  not in the backup: %s: %s", m.What, m.Reason)
 		}
 		for _, l := range s.Left {
-			a.printf("  did not come back: %s: %s", l.What, l.Reason)
+			a.Printf("  did not come back: %s: %s", l.What, l.Reason)
 		}
 	}
 }
@@ -396,13 +398,13 @@ func (a *app) printCopies(copies []backup.CopyState) {
 		path := terminal.Printable(c.Path)
 		switch {
 		case c.Damage != "":
-			a.printf("DAMAGED: the copy at %s: %s", path, c.Damage)
+			a.Printf("DAMAGED: the copy at %s: %s", path, c.Damage)
 		case !c.Reached:
-			a.printf("copy at %s: not within reach, made %s", path, a.age(c.Time))
+			a.Printf("copy at %s: not within reach, made %s", path, a.age(c.Time))
 		case c.Behind > 1: // the entry about the copy comes after it
-			a.printf("copy at %s: intact, without the last %s", path, entries(c.Behind))
+			a.Printf("copy at %s: intact, without the last %s", path, report.Entries(c.Behind))
 		default:
-			a.printf("copy at %s: intact", path)
+			a.Printf("copy at %s: intact", path)
 		}
 	}
 }
@@ -411,7 +413,7 @@ func (a *app) printCopies(copies []backup.CopyState) {
 func anchorText(v *backup.Verification) string {
 	since := ""
 	if v.Since > 0 {
-		since = fmt.Sprintf(", %s since", entries(v.Since))
+		since = fmt.Sprintf(", %s since", report.Entries(v.Since))
 	}
 	if len(v.Findings) > 0 {
 		return "the catalog is damaged"
@@ -439,7 +441,7 @@ func nothingToProve(v *backup.Verification) string {
 	case slices.ContainsFunc(v.Snapshots, func(s backup.SnapshotProof) bool { return len(s.Keys) > 0 }):
 		return "nothing to prove: no key that could be checked this way"
 	}
-	return "nothing to prove: no key in " + count(len(v.Snapshots), "snapshot")
+	return "nothing to prove: no key in " + console.Count(len(v.Snapshots), "snapshot")
 }
 
 // onlyAccepted tells whether every key was accepted as not exportable.
@@ -452,7 +454,7 @@ func onlyAccepted(v *backup.Verification) bool {
 func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage) string {
 	var list []string
 	if n := len(v.Findings); n > 0 {
-		list = append(list, count(n, "finding")+" in the catalog, the first: "+v.Findings[0].String())
+		list = append(list, console.Count(n, "finding")+" in the catalog, the first: "+v.Findings[0].String())
 	}
 	for _, c := range v.Copies {
 		if c.Damage != "" {
@@ -465,7 +467,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 		}
 		for _, k := range s.Keys {
 			if !k.OK && !k.Accepted && !k.Unchecked {
-				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, reference(k.Reference), quoted(k.Label), k.Reason))
+				list = append(list, fmt.Sprintf("snapshot %s, key %s %s: %s", s.ID, report.Reference(k.Reference), console.Quoted(k.Label), k.Reason))
 			}
 		}
 	}
@@ -478,7 +480,7 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	if why := nothingToProve(v); why != "" {
 		list = append(list, why)
 	}
-	return brief(list)
+	return console.Brief(list)
 }
 
 func verificationDocument(v *backup.Verification, notRecorded string, uncovered []backup.KeyCoverage) jsonVerification {
