@@ -146,7 +146,7 @@ func TestSeal(t *testing.T) {
 		samples[p.Type()] = sample{p, false, []int{331, 587, 843, 1099}[i]}
 		samples[p.Type()+" CRT"] = sample{p, true, []int{523, 971, 1419, 1867}[i]}
 	}
-	ecSizes := map[int]int{192: 299, 256: 363, 384: 507, 512: 651, 521: 667}
+	ecSizes := map[int]int{192: 299, 224: 331, 256: 363, 320: 443, 384: 507, 512: 651, 521: 667}
 	for _, c := range curve.All() {
 		samples[c.Name] = sample{ecKey(t, c), false, ecSizes[c.Bits]}
 	}
@@ -599,7 +599,7 @@ func TestSealScalarsProperty(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[int]int{192: 299, 256: 363, 384: 507, 512: 651, 521: 667}[c.Bits] + len(list)
+		want := map[int]int{192: 299, 224: 331, 256: 363, 320: 443, 384: 507, 512: 651, 521: 667}[c.Bits] + len(list)
 		if len(blob) != want {
 			t.Fatalf("%d bytes, want %d", len(blob), want)
 		}

@@ -1,8 +1,8 @@
 // Package curve knows the elliptic curves that a SmartCard-HSM can hold: their
 // names, domain parameters and arithmetic (fact sheet §5.3, §6.5).
 //
-// The NIST curves from P-256 on are Go's own and constant time. brainpool,
-// secp256k1 and P-192 come from libraries or generic code that is not: they
+// The NIST curves from P-224 on are Go's own and constant time. brainpool,
+// secp256k1 and the others come from libraries or generic code that is not: they
 // serve public operations, offline checks and the software token.
 package curve
 
@@ -39,7 +39,7 @@ type Curve struct {
 // ErrPoint is wrapped when bytes or coordinates are no point of the curve.
 var ErrPoint = errors.New("not a point on the curve")
 
-var all = []*Curve{
+var all = append([]*Curve{
 	define("P-192", p192(), "1.2.840.10045.3.1.1", "prime192v1", "secp192r1"),
 	define("P-256", elliptic.P256(), "1.2.840.10045.3.1.7", "prime256v1", "secp256r1"),
 	define("P-384", elliptic.P384(), "1.3.132.0.34", "secp384r1"),
@@ -51,7 +51,8 @@ var all = []*Curve{
 	define("brainpoolP512r1", brainpool.P512r1(), "1.3.36.3.3.2.8.1.1.13"),
 	define("brainpoolP512t1", brainpool.P512t1(), "1.3.36.3.3.2.8.1.1.14"),
 	define("secp256k1", secp256k1.S256(), "1.3.132.0.10"),
-}
+	define("P-224", elliptic.P224(), "1.3.132.0.33", "secp224r1"),
+}, generics...)
 
 func define(name string, e elliptic.Curve, oid string, aliases ...string) *Curve {
 	p := e.Params()
@@ -189,7 +190,7 @@ func (c *Curve) Sign(rand io.Reader, d, digest []byte) (r, s *big.Int, err error
 	key := &ecdsa.PrivateKey{PublicKey: ecdsa.PublicKey{Curve: c.arithmetic}, D: new(big.Int).SetBytes(d)}
 	defer wipe(key.D)
 	switch c.arithmetic {
-	case elliptic.P256(), elliptic.P384(), elliptic.P521(): // Go's own insist on the point
+	case elliptic.P224(), elliptic.P256(), elliptic.P384(), elliptic.P521(): // Go's own insist on the point
 		key.X, key.Y = c.ScalarBaseMult(d)
 	}
 	return ecdsa.Sign(rand, key, digest)
