@@ -89,7 +89,8 @@ func (j *judgement) emptied() bool {
 	full := func(s *store.Snapshot) bool {
 		return slices.Contains(t.serials, s.Token.Serial) && len(s.Keys) > 0
 	}
-	return t.away != nil && j.is().empty() && slices.ContainsFunc(j.w.record(j.cmd.c).snapshots, full)
+	same := t.away != nil && t.away.Serial == t.serial()
+	return same && j.is().empty() && slices.ContainsFunc(j.w.record(j.cmd.c).snapshots, full)
 }
 
 // reason is why a key may not be covered after a backup.

@@ -2,6 +2,7 @@ package lives
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -206,7 +207,13 @@ func (j *judgement) bystanders() {
 		}
 	}
 	if j.cmd.to != nil {
-		if d := j.was().without(j.cmd.t.copies).differs(j.is().without(j.cmd.t.copies)); d != "" {
+		gone := maps.Clone(j.cmd.t.copies)
+		for n, o := range j.was().objects { // what is spoken of may go too
+			if _, there := j.is().objects[n]; !there && strings.Contains(j.r.said, "left behind") {
+				gone[o.private] = true
+			}
+		}
+		if d := j.was().without(gone).differs(j.is().without(gone)); d != "" {
 			j.bad("source changed: "+j.s.Do, "%s: %s", j.cmd.t.serial(), d)
 		}
 	}
@@ -302,10 +309,10 @@ func (j *judgement) learned() {
 	j.then = now
 }
 
-// successor: what is called the successor of a token is that token.
+// successor: what was known as a token of its own is no other's successor.
 func (j *judgement) successor(s *store.Snapshot) {
-	if s.Token.SuccessorOf == "" {
-		return
+	if s.Token.SuccessorOf == "" || j.then.newest(s.Token.Serial) == nil {
+		return // one that is new here may be anybody's
 	}
 	for _, t := range j.w.tokens {
 		if slices.Contains(t.serials, s.Token.Serial) && !slices.Contains(t.serials, s.Token.SuccessorOf) {
