@@ -107,7 +107,7 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 		return nil, err
 	}
 	r := &Report{}
-	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal()}
+	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), newest: state.Newest(inv.Serial)}
 	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,8 @@ type roundTrip struct {
 	// journal is nil where the catalog cannot be written: a copy that is left
 	// behind is then known by being one.
 	journal *store.Journal
+	// newest is the token's newest snapshot, if there is one.
+	newest *store.Snapshot
 	// seen is told which blobs came back.
 	seen *Evidence
 }
@@ -145,7 +147,11 @@ func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []stri
 		if err := removeTwin(ctx, r.card, original, k); err != nil {
 			return cleaned, changed(err)
 		}
-		cleaned = append(cleaned, fmt.Sprintf("key %d, a copy of %s that an interrupted proof had left behind", k.Reference, original.Name()))
+		cleaned = append(cleaned, leftBehind(k, original))
+	}
+	counted, err := r.cleanCounted(ctx, inv)
+	if cleaned = append(cleaned, counted...); err != nil {
+		return cleaned, err
 	}
 	if found {
 		err = r.journal.Delete(r.note())
@@ -153,9 +159,70 @@ func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []stri
 	return cleaned, err
 }
 
+func leftBehind(twin, original Key) string {
+	return fmt.Sprintf("key %d, a copy of %s that an interrupted proof had left behind", twin.Reference, original.Name())
+}
+
+// cleanCounted is cleanUp for keys with a use counter, of which a copy would have
+// none: what is taken for a copy answers like another one that the blob gives now.
+// The original is not used.
+func (r *roundTrip) cleanCounted(ctx context.Context, inv *Inventory) (cleaned []string, err error) {
+	bare := func(k Key) bool { return k.Description == nil && k.Certificate == nil && k.Info.Counter == nil }
+	for _, o := range inv.Keys {
+		if o.Info.Counter == nil || r.newest == nil || !slices.ContainsFunc(inv.Keys, bare) {
+			continue
+		}
+		at := slices.IndexFunc(r.newest.Keys, func(k store.Key) bool { return k.Reference == int(o.Reference) && len(k.Blob) > 0 })
+		if at < 0 {
+			continue
+		}
+		gone, err := r.cleanTwinsOf(ctx, o, r.newest.Keys[at].Blob)
+		if cleaned = append(cleaned, gone...); err != nil {
+			return cleaned, err
+		}
+	}
+	return cleaned, nil
+}
+
+// cleanTwinsOf deletes undescribed keys that are what a blob gives.
+func (r *roundTrip) cleanTwinsOf(ctx context.Context, o Key, blob []byte) (cleaned []string, err error) {
+	free, err := freeReference(ctx, r.card)
+	if err != nil || free == 0 {
+		return nil, err
+	}
+	made, err := unwrapNew(ctx, r.card, free, blob)
+	if err != nil {
+		if isTransport(err) {
+			return nil, changed(err)
+		}
+		return nil, nil // it is not to be had, so nothing is known to be its copy
+	}
+	now, err := Take(ctx, r.card)
+	if err != nil {
+		return nil, changed(err)
+	}
+	for _, fresh := range now.Keys {
+		if fresh.Reference != free {
+			continue
+		}
+		for _, k := range now.Keys {
+			switch err := removeTwin(ctx, r.card, fresh, k); {
+			case err == nil:
+				cleaned = append(cleaned, leftBehind(k, o))
+			case isTransport(err):
+				return cleaned, changed(err)
+			}
+		}
+	}
+	if err := made.Remove(ctx, r.card); err != nil {
+		return cleaned, changed(err)
+	}
+	return cleaned, nil
+}
+
 // originalOf finds the key that an undescribed one is a copy of: the one that
 // the journal names, else any that answers alike and is described. Keys with a
-// use counter are not asked.
+// use counter are not asked: cleanCounted is for them.
 func (r *roundTrip) originalOf(ctx context.Context, inv *Inventory, k Key, n copyNote, noted bool) (Key, bool) {
 	for _, o := range inv.Keys {
 		if o.Reference == k.Reference || o.Info.Counter != nil || o.Description == nil {

@@ -488,6 +488,7 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	if err != nil {
 		return nil, err
 	}
+	trip.newest = state.Newest(inv.Serial)
 	if v.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
 		return nil, err
 	}

@@ -19,9 +19,6 @@ var notYet = map[string]int{
 	"exit 5: adopt ":                          25,
 	"plan: does-not-fit":                      25,
 	"plan: does-not-fit without a public key": 25,
-	"rerun differs: backup":                   27,
-	"rerun differs: clone":                    27,
-	"changed by looking: backup":              27,
 	"exit 5: update damaged":                  29,
 }
 
