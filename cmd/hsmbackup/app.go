@@ -44,8 +44,6 @@ type app struct {
 	askedWithin time.Duration
 	// gathered is what --share brought, once it was looked at.
 	gathered *custody.Material
-	// damage of the catalog that a job has gone on with.
-	damage []string
 	// changed: a token or the catalog is not as it was before.
 	changed bool
 	// damaged says what of the catalog does not check out; nil if all does.
@@ -79,9 +77,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 	a.sent(a.soPIN, err)
 	if a.damaged != nil {
 		err = console.AmidDamage(err, a.damaged, damagedHint)
-	}
-	if len(a.damage) > 0 {
-		err = console.Outcomes(err, &console.Outcome{Exit: console.ExitDamaged, Message: "the catalog is damaged: " + console.Brief(a.damage), Hints: []string{"`hsmbackup check` lists all that does not check out; `hsmbackup dkek resplit` registers a new set"}})
 	}
 	return a.End(ctx, err, a.changed || schsm.InDoubt(err), args)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -43,7 +44,9 @@ func (d desk) Note(format string, args ...any) { d.a.Note(format, args...) }
 func (d desk) Next(format string, args ...any) { d.a.Next(format, args...) }
 func (d desk) Damaged(f store.Finding) {
 	d.a.Note("DAMAGED: %s", f)
-	d.a.damage = append(d.a.damage, f.String())
+	if d.a.damaged == nil {
+		d.a.damaged = fmt.Errorf("the catalog is %w: %s", store.ErrDamaged, f)
+	}
 }
 
 func (d desk) Words(err error) string { return describe(err, false).Message }
