@@ -51,8 +51,9 @@ type KeyCoverage struct {
 	Notes []string
 
 	// stored is what a restore brings back, if it would: all but whether the key is
-	// that one.
-	stored *store.Key
+	// that one. rekeyed is the same under the recovery key that took the place of
+	// the token's.
+	stored, rekeyed *store.Key
 }
 
 // DefaultAskedWithin is how long ago an unasked key may have answered for a look
@@ -253,9 +254,9 @@ func (h *history) cover(inv *Inventory, k Key) KeyCoverage {
 // recognised judges a key that comes back if it is the stored one.
 func (h *history) recognised(inv *Inventory, k Key, stored *store.Key) KeyCoverage {
 	if h.seen.is(k.Reference, stored) {
-		return KeyCoverage{Key: k, Coverage: Covered, stored: stored}
+		return KeyCoverage{Key: k, Coverage: Covered, stored: stored, rekeyed: h.rekeyed(inv, stored)}
 	}
-	c := KeyCoverage{Key: k, Coverage: Unasked, stored: stored}
+	c := KeyCoverage{Key: k, Coverage: Unasked, stored: stored, rekeyed: h.rekeyed(inv, stored)}
 	if h.seen != nil { // and yet not asked
 		c.Reason = h.seen.unable[k.Reference]
 		return h.orAccepted(inv, c)
@@ -276,6 +277,16 @@ func (h *history) recognised(inv *Inventory, k Key, stored *store.Key) KeyCovera
 		return h.orAccepted(inv, c)
 	}
 	return c
+}
+
+// rekeyed finds what the newest snapshot has in the place of a record from before
+// it was re-keyed, nil for others.
+func (h *history) rekeyed(inv *Inventory, stored *store.Key) *store.Key {
+	now := keyAt(h.Now(inv.Serial), byte(stored.Reference))
+	if now == nil || now.KCV == stored.KCV || now.Damage != "" || !samePublic(now, stored) && !sameAnswer(now, stored) {
+		return nil
+	}
+	return now
 }
 
 // orAccepted lets an unasked key count as done that nobody may ask, if somebody

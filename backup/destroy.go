@@ -66,7 +66,7 @@ func (e *Evidence) warrant(ctx context.Context, inv *Inventory, cat *store.Catal
 		}
 		kc := h.cover(inv, k)
 		why := e.wouldLose(kc)
-		if kc.stored != nil && e.recovery[kc.stored.KCV] == "" && !slices.Contains(needs, kc.stored.KCV) {
+		if kc.stored != nil && !e.hasKey(kc) && !slices.Contains(needs, kc.stored.KCV) {
 			needs = append(needs, kc.stored.KCV)
 		}
 		if why != "" && c.Discard != nil {
@@ -79,7 +79,7 @@ func (e *Evidence) warrant(ctx context.Context, inv *Inventory, cat *store.Catal
 				continue
 			}
 		}
-		if kc.Coverage == Unasked && kc.stored != nil && e.gives(kc.stored, k.Reference) && c.TypeBack != nil {
+		if kc.Coverage != Covered && kc.stored != nil && e.gives(kc.stored, k.Reference) && c.TypeBack != nil {
 			word := orReference(k)
 			if err := c.TypeBack(ctx, fmt.Sprintf("%s was not asked whether it is the key that was backed up (%s).", k.Name(), kc.Reason), word); err != nil {
 				return w, nil, nil, err
@@ -124,6 +124,12 @@ func (e *Evidence) wouldLose(k KeyCoverage) string {
 		return fmt.Sprintf("%s: %s: %s", k.Key.Name(), Unasked, orNone(e.unable[k.Key.Reference]))
 	}
 	return fmt.Sprintf("%s: %s", k.Key.Name(), k.Coverage)
+}
+
+// hasKey tells whether this run has the recovery key under which a key comes back:
+// the token's, or the one that took its place and was seen to give this key.
+func (e *Evidence) hasKey(k KeyCoverage) bool {
+	return e.recovery[k.stored.KCV] != "" || k.rekeyed != nil && e.recovery[k.rekeyed.KCV] != "" && e.gives(k.rekeyed, k.Key.Reference)
 }
 
 // isProofKey tells a key that byRequest made and an interruption left: it
@@ -297,7 +303,7 @@ func (w Warrant) keyMayGo(ctx context.Context, card *schsm.Card, h *history, ref
 		return nil
 	}
 	kc := h.cover(w.inv, k)
-	if kc.stored == nil || w.seen.wouldLose(kc) != "" || w.seen.recovery[kc.stored.KCV] == "" {
+	if kc.stored == nil || w.seen.wouldLose(kc) != "" || !w.seen.hasKey(kc) {
 		return changed(k.Name())
 	}
 	for f, want := range map[schsm.FID][]byte{schsm.DescriptionFile(reference): k.Description, schsm.CertificateFile(reference): k.Certificate} {

@@ -129,8 +129,8 @@ func wouldBeLost(lost []string) error {
 func (s SetUp) recoveryKeys(e *Evidence, state *store.State, inv *Inventory) error {
 	newest := state.Now(inv.Serial)
 	domains := inv.token().Domains
-	if newest != nil {
-		domains = newest.Token.Domains
+	if newest != nil { // it may have been re-keyed
+		domains = append(domains, newest.Token.Domains...)
 	}
 	var shares []*dkek.Share
 	for _, set := range s.Sets {

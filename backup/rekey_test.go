@@ -191,6 +191,11 @@ func TestRekey(t *testing.T) {
 	if b := BehindRekey(inv, read(t, cat)); b == nil || !b.Newest || b.Snapshot.Hash != stored.Hash {
 		t.Errorf("%+v, %v", b, err)
 	}
+	// It may be wiped for the new one, whose shares are at hand; not for any other.
+	if err := guardWipe(t, card, cat, newShares...); err != nil {
+		t.Errorf("%v", err)
+	}
+	refusedWith(t, "with other shares", "not-covered", guardWipe(t, card, cat, newShare(t, 7)))
 	if s := AsBackedUp(read(t, cat), inv, stored); s.Hash != before.Snapshot.Hash {
 		t.Errorf("%+v, %v", s, err)
 	}
