@@ -387,42 +387,51 @@ func proveSame(ctx context.Context, card *schsm.Card, original, copied byte, s s
 // known, is recognised by after a restore: the algorithm byte and the answer to
 // the fixed challenge.
 func checkValue(ctx context.Context, card *schsm.Card, reference byte, s subject) ([]byte, error) {
-	return checkValueBy(ctx, card, reference, s, anyWay)
-}
-
-// anyWay is the first that works.
-const anyWay schsm.Algorithm = 0
-
-// checkValueBy is checkValue in one way only: the answer to another is another.
-func checkValueBy(ctx context.Context, card *schsm.Card, reference byte, s subject, way schsm.Algorithm) ([]byte, error) {
 	for _, ch := range challenges(card, s, fixedBytes) {
-		if ch.normal == nil || way != anyWay && way != ch.algorithm {
+		if ch.normal == nil {
 			continue
 		}
-		answer, err := ch.use(ctx, reference, ch.algorithm, ch.input)
-		if notThisWay(err) {
-			continue
+		if value, err := ch.value(ctx, reference); !notThisWay(err) {
+			return value, err
 		}
-		if err != nil {
-			return nil, err
-		}
-		normal, err := ch.normal(answer)
-		if err != nil {
-			return nil, err
-		}
-		return append([]byte{byte(ch.algorithm)}, normal...), nil
 	}
 	return nil, errNoWay
 }
 
-// proveValue uses a key with the fixed challenge and compares the answer with
-// the check value of the key that it should be.
-func proveValue(ctx context.Context, card *schsm.Card, reference byte, s subject, want []byte) error {
-	got, err := checkValueBy(ctx, card, reference, s, schsm.Algorithm(want[0]))
-	if err == nil && !bytes.Equal(got, want) {
-		err = errAnswer
+// value is the check value that this challenge gives.
+func (ch challenge) value(ctx context.Context, reference byte) ([]byte, error) {
+	answer, err := ch.use(ctx, reference, ch.algorithm, ch.input)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	normal, err := ch.normal(answer)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{byte(ch.algorithm)}, normal...), nil
+}
+
+// proveValue uses a key with the fixed challenge and compares the answer with the
+// check value of the key that it should be: in the way in which that was taken and,
+// of RSA, under the message of each size, since the size may not have been known.
+func proveValue(ctx context.Context, card *schsm.Card, reference byte, s subject, want []byte) error {
+	result := errNoWay
+	for _, ch := range challenges(card, s, fixedBytes) {
+		if ch.normal == nil || byte(ch.algorithm) != want[0] {
+			continue
+		}
+		got, err := ch.value(ctx, reference)
+		switch {
+		case notThisWay(err):
+			continue
+		case err != nil:
+			return err
+		case bytes.Equal(got, want):
+			return nil
+		}
+		result = errAnswer
+	}
+	return result
 }
 
 // givesCheckValue compares an opened key with the check value that was kept of it,

@@ -52,6 +52,9 @@ func (w *World) carryOut(s Step, cmd *command) {
 	}
 	w.tell("   (%s at %d %s)", cut.How, cut.At, cut.On)
 	j.interrupted()
+	if j.r.killed && !w.free(cmd.c) {
+		return
+	}
 	j.updates()
 	j.learned()
 	j.copies()

@@ -99,6 +99,9 @@ func (j *judgement) needless(what string) {
 		if !slices.Contains(was.references(), byte(k.Reference)) || !r.proven(k.Blob) {
 			return
 		}
+		if kcv, _ := was.exportable(byte(k.Reference)); kcv != k.KCV { // it was re-keyed since
+			return
+		}
 	}
 	j.bad("refused needlessly: "+what, "%s, though snapshot %s has all of it", j.r.line(), last.ID)
 }

@@ -3,6 +3,7 @@ package lives
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,6 +33,17 @@ func (w *World) record(c *Catalog) *record {
 		c.known.damage = c.known.read(c.path)
 	}
 	return c.known
+}
+
+// free tells whether a catalog can be opened. In one process its lock can outlive a
+// program that was killed; then the history is over.
+func (w *World) free(c *Catalog) bool {
+	cat, err := store.Open(c.path, true)
+	if err == nil {
+		cat.Close()
+	}
+	w.over = errors.Is(err, store.ErrLocked)
+	return !w.over
 }
 
 func (r *record) read(path string) error {

@@ -36,6 +36,8 @@ type World struct {
 	story []string
 	wrong []Violation
 	tally *Tally
+	// over: nothing that follows would tell anything.
+	over bool
 	// previous is the command before.
 	previous attempt
 
@@ -171,7 +173,7 @@ func (w *World) play(h []Step) {
 	for i, s := range h {
 		w.step = i
 		w.do(s)
-		if len(w.wrong) > 0 {
+		if len(w.wrong) > 0 || w.over {
 			return
 		}
 	}
