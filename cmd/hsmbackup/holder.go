@@ -124,7 +124,7 @@ func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = p.secrets.Read(ctx, p.flags.pin.Source, "new PIN of "+p.Name()+", 6 to 15 characters", true, schsm.CheckNewPIN)
+	pin, err = p.secrets.Read(ctx, p.flags.pin.Source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err
@@ -136,6 +136,13 @@ func checkSOPINFormat(typed *secret.Bytes) error {
 	b, err := schsm.ParseSOPIN(typed.Bytes())
 	b.Wipe()
 	return err
+}
+
+func checkPINLength(typed *secret.Bytes) error {
+	if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
+		return schsm.ErrPINLength
+	}
+	return nil
 }
 
 func (p *holder) PINsSet() { p.forgetRefused(p.t) }

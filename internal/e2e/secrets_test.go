@@ -87,13 +87,15 @@ func TestSecrets(t *testing.T) {
 	// What goes wrong must not tell either.
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN")
 	hsmbackup(0, nil, slices.Concat([]string{"verify", "--token", "soft:old.tok"}, files)...) // gives the PIN its tries back
+	hsmbackup(6, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json") // not sent again
+	r.write("WRONGPIN", r.read("WRONGPIN"))
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json")
 	hsmbackup(1, nil, "verify", "--offline", "--share", "share1.pbe", "--password", "file:WRONGPW")
 	hsmbackup(1, nil, "dkek", "check", "share1.pbe", "--password", "cmd:"+watch+"WRONGPW; exit 1")
 
 	hsmbackup(0, nil, "check")
 	hsmbackup(0, nil, slices.Concat([]string{"verify", "--offline", "--share", "share1.pbe", "--json"}, commands)...)
-	hsmbackup(0, nil, slices.Concat([]string{"init", "--token", "soft:old.tok", "--confirm", "SOFT0200001"}, files)...)
+	hsmbackup(0, nil, slices.Concat([]string{"init", "--token", "soft:old.tok", "--token-pin", "file:PIN", "--share", "share1.pbe", "--confirm", "SOFT0200001"}, files)...)
 	hsmbackup(0, nil, "soft", "update", "old.tok", "--firmware", "3.6", "--serial", "SOFT0400001")
 	hsmbackup(0, nil, "soft", "new", "spare.tok", "--firmware", "4.1", "--serial", "SOFT0400002")
 	hsmbackup(0, nil, "plan", "--from", "SOFT0200001", "--token", "soft:spare.tok")
@@ -101,7 +103,7 @@ func TestSecrets(t *testing.T) {
 	hsmbackup(0, nil, "show", "latest", "--json")
 	hsmbackup(0, nil, "list", "--json")
 	hsmbackup(0, nil, "log", "--json")
-	hsmbackup(0, nil, "status", "--token", "soft:spare.tok", "--json")
+	hsmbackup(3, nil, "status", "--token", "soft:spare.tok", "--json") // not backed up itself yet
 	hsmbackup(0, nil, "export", "out")
 
 	// A secret in clear on the command line is refused, and not repeated. That

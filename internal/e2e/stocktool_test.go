@@ -309,7 +309,7 @@ func badDay4(t *testing.T) {
 		r.unchanged(6, secrets(verb, "--confirm", "SOFT0200044"), "SOFT0200044", "SOFT0200054", "--token SERIAL")
 	}
 	// Named, it is still refused: its key is in no snapshot.
-	r.unchanged(6, secrets("init", "--token", "SOFT0200044", "--confirm", "SOFT0200044"), `"SSH CA" (key 1): missing`)
+	r.unchanged(6, secrets("init", "--token", "SOFT0200044", "--token-pin", "env:TOKEN_PIN", "--confirm", "SOFT0200044"), `"SSH CA" (key 1): missing`)
 	if after := everything(t, first) + everything(t, second); after != before {
 		t.Errorf("on the tokens: %s, before: %s", after, before)
 	}
@@ -417,7 +417,7 @@ func badDay8(t *testing.T) {
 	r.stock("--wrap-key", "key.bin", "--key-reference", "1", "--pin", "env:TOKEN_PIN")
 	want(t, r.hsmbackup(secrets("backup")...), 3, "0 of 1 key", "nobody has shown shares")
 	want(t, r.hsmbackup("status"), 3, "no-share")
-	r.unchanged(6, secrets("init", "--confirm", "SOFT0200048"), `"SSH CA" (key 1): no-share`)
+	want(t, r.hsmbackup(secrets("init", "--token-pin", "env:TOKEN_PIN", "--confirm", "SOFT0200048")...), 6, `"SSH CA" (key 1): no-share`)
 
 	// Made by this program: it says so at once and does not forget it.
 	d := pcsctest.Start(t)

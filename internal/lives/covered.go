@@ -141,7 +141,7 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 					"%s: the newest snapshot, %s, lacks it", which, last.ID)
 			case last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
 				name, _ := w.private(k.Blob)
-				return byte(k.Reference) == n && name == o.private && r.refuted(k.Blob)
+				return name == o.private && r.refuted(k.Blob)
 			}):
 				w.bad("covered, proof failed", "%s: the last proof failed", which)
 			}

@@ -172,8 +172,7 @@ func (j *judgement) exits() {
 		}
 		j.bad("exit 4: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 	case 5:
-		// What contradicts its key is left out of what is adopted, as damage.
-		if !damaged && !strings.Contains(j.r.said, "left out what is not its key's") {
+		if !damaged && !j.foreign() {
 			j.bad("exit 5: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 		}
 	default:
@@ -194,6 +193,11 @@ func (j *judgement) printed() {
 	case j.r.exit != 0 && j.r.said == "":
 		j.bad("not a word: "+j.s.Do, "exit %d", j.r.exit)
 	}
+}
+
+// foreign: what is adopted has another key's certificate beside it.
+func (j *judgement) foreign() bool {
+	return j.s.Do == "adopt" && strings.Contains(j.r.said, "is for ")
 }
 
 // bystanders are tokens that the command is not about.
