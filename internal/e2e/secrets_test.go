@@ -86,7 +86,7 @@ func TestSecrets(t *testing.T) {
 
 	// What goes wrong must not tell either.
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN")
-	hsmbackup(0, nil, slices.Concat([]string{"verify", "--token", "soft:old.tok"}, files)...) // gives the PIN its tries back
+	hsmbackup(0, nil, slices.Concat([]string{"verify", "--token", "soft:old.tok"}, files)...)  // gives the PIN its tries back
 	hsmbackup(6, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json") // not sent again
 	r.write("WRONGPIN", r.read("WRONGPIN"))
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json")
