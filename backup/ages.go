@@ -8,8 +8,8 @@ import (
 )
 
 // Ages says when each thing that keeps a backup alive was last done for one
-// token, as far as the catalog tells. A zero time is never. Of things that
-// concern each key or recovery key the least recent counts.
+// token, as far as the catalog tells. A zero time is never, store.UnknownTime is
+// under a clock that ran ahead. Of things that concern each key or recovery key the least recent counts.
 type Ages struct {
 	Serial   string
 	Snapshot *store.Snapshot // the newest
@@ -43,6 +43,9 @@ func TakeAges(state *store.State, now time.Time) []Ages {
 			continue
 		}
 		a := Ages{Serial: s.Token.Serial, Snapshot: s, Backup: s.Taken, Check: state.Checked, Keys: map[Coverage]int{}}
+		if state.Ahead(state.SeqOf(s)) {
+			a.Backup = store.UnknownTime
+		}
 		a.Proof = leastRecent(s, state.Proofs, func(p store.Proof) bool { return store.ShowsReturn(p.Kind) })
 		a.Drill = leastRecent(s, state.Proofs, func(p store.Proof) bool { return p.Kind == store.ProofDrilled })
 		a.ShareSeen, a.Asked = sharesSeen(s, h.Shares), asked(s, state.Asked)
@@ -98,7 +101,7 @@ func asked(s *store.Snapshot, last map[store.Place]store.AskedKey) time.Time {
 func leastRecent(s *store.Snapshot, proofs []store.Proof, counts func(store.Proof) bool) time.Time {
 	last := map[store.Hash]time.Time{}
 	for _, p := range proofs {
-		if p.OK && counts(p) {
+		if p.OK && counts(p) && p.Time.After(last[p.Blob]) { // one of unknown time takes nothing back
 			last[p.Blob] = p.Time
 		}
 	}

@@ -28,6 +28,19 @@ type Options struct {
 	// Emptied is asked about a token that holds no key any more, while its newest
 	// snapshot brings some back; nil refuses the new one, which would bring none.
 	Emptied func(s *store.Snapshot, gone []string) error
+	// Head is the beginning of a log entry's hash, in HeadBits bits, as it was
+	// noted down; none is 0 bits. Confirm is asked about what came after the anchor
+	// and no key vouches for, before the anchor moves; nil is no.
+	Head     []byte
+	HeadBits int
+	Confirm  func(Since) (bool, error)
+	// KeepAnchor compares the anchor and leaves it where it is.
+	KeepAnchor bool
+	// AnchorToken has the head of the catalog written onto the token. A successor
+	// gets it if the token that it was before had it.
+	AnchorToken bool
+	// Recipient is what was typed of the recipient that data is sealed to.
+	Recipient Recipient
 	// Progress is told what is being done; nil is silence.
 	Progress func(what string, done, total int)
 	// Also adds to what an offline verification found, before the result is recorded
@@ -106,6 +119,13 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if err != nil {
 		return nil, err
 	}
+	_, had := state.TokenAnchors[o.SuccessorOf]
+	anchor := o.AnchorToken || had
+	if anchor {
+		if err := mayAnchor(state, inv); err != nil {
+			return nil, err
+		}
+	}
 	r := &Report{}
 	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), newest: state.Newest(inv.Serial)}
 	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
@@ -120,7 +140,14 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 		return nil, err
 	}
 	h.seen, trip.seen, r.Spent = r.seen, r.seen, r.seen.spent
+	recipient, why, err := recipientOf(inv, cat, o.Recipient)
+	if err != nil {
+		return nil, err
+	}
 	if r.Snapshot, err = photograph(ctx, card, inv, h, o); err != nil {
+		return nil, err
+	}
+	if err := sealProtected(ctx, card, inv, r.seen, recipient, why, r.Snapshot); err != nil {
 		return nil, err
 	}
 	r.Snapshot.Attachments, r.Snapshot.Missing = attached, append(r.Snapshot.Missing, lost...)
@@ -140,6 +167,11 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	}
 	if err := r.judge(inv, cat); err != nil {
 		return nil, changed(err)
+	}
+	if anchor {
+		if r.Head, err = writeAnchor(ctx, card, cat, inv); err != nil {
+			return nil, changed(err)
+		}
 	}
 	return r, nil
 }
@@ -203,9 +235,6 @@ func photograph(ctx context.Context, card *schsm.Card, inv *Inventory, h *histor
 	}
 	if inv.PKA != nil {
 		s.Missing = append(s.Missing, store.Gap{What: gapPKA, Reason: registrations(*inv.PKA)})
-	}
-	if err := sealProtected(ctx, card, inv, h, s); err != nil {
-		return nil, err
 	}
 	return s, nil
 }

@@ -82,7 +82,7 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 	}
 	v.Took = time.Since(o.Started)
 	for _, key := range keys {
-		if err := v.checkAnchor(state, key); err != nil {
+		if _, err := v.checkAnchor(state, key); err != nil {
 			return nil, err
 		}
 	}
@@ -95,10 +95,10 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 			return err
 		}
 		if v.Damaged() {
-			return nil // an anchor upon damage would hide it
+			return nil
 		}
 		for _, key := range keys {
-			if err := RecordShares(cat, key, true, "drill"); err != nil {
+			if err := noteShares(cat, key, true, "drill"); err != nil {
 				return err
 			}
 		}

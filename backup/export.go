@@ -223,7 +223,7 @@ func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 		b.addCertificate(k, in, stem, &m)
 	}
 	if p := newestProof(k, o.Proofs); p != nil {
-		m.Proof = &exportProof{Kind: p.Kind, OK: p.OK, Time: p.Time.UTC().Format(time.RFC3339), Token: p.Token, Matched: p.Matched, Reason: p.Reason}
+		m.Proof = &exportProof{Kind: p.Kind, OK: p.OK, Time: timeText(p.Time), Token: p.Token, Matched: p.Matched, Reason: p.Reason}
 		g.Proven = p.OK && store.ShowsReturn(p.Kind)
 	}
 	b.manifest.Keys = append(b.manifest.Keys, m)
@@ -331,6 +331,14 @@ func isCVC(b []byte) bool {
 	return err == nil
 }
 
+// timeText is a time as files have it; empty if there is none, or it is not known.
+func timeText(t time.Time) string {
+	if t.IsZero() || t.Equal(store.UnknownTime) {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
 // newestProof finds the last proof of a key's blob.
 func newestProof(k *store.Key, proofs []store.Proof) *store.Proof {
 	if len(k.Blob) == 0 {
@@ -339,7 +347,7 @@ func newestProof(k *store.Key, proofs []store.Proof) *store.Proof {
 	hash := store.HashOf(k.Blob)
 	var newest *store.Proof
 	for i := range proofs {
-		if p := &proofs[i]; p.Blob == hash && (newest == nil || !p.Time.Before(newest.Time)) {
+		if p := &proofs[i]; p.Blob == hash { // they are in the order of the log
 			newest = p
 		}
 	}

@@ -396,7 +396,9 @@ func (r *Readiness) open(ctx context.Context, cat *store.Catalog, o UpdateOption
 		if err != nil {
 			return err
 		}
-		v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, o.options())
+		keep := o.options()
+		keep.KeepAnchor = true
+		v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, keep)
 		key.Wipe()
 		if err != nil {
 			return err
@@ -593,6 +595,9 @@ func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Up
 	}
 	if left := inv.files(); len(left) > 0 {
 		return &Error{Class: Changed, Code: "not-empty", Message: fmt.Sprintf("the token still holds %v, which came while it was emptied", left), Hint: "`hsmbackup firmware-update --abort` puts everything back; then begin anew"}
+	}
+	if err := dropAnchor(ctx, card, cat, inv); err != nil {
+		return changed(err)
 	}
 	u.Phase, u.Deleted = UpdateEmptied, len(u.Files)
 	if err := u.put(cat); err != nil {

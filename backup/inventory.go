@@ -42,6 +42,10 @@ type Inventory struct {
 	Files []File
 	// Unread are files that a PIN protects; they are not read here.
 	Unread []schsm.FID
+	// Anchor is the catalog's anchor that the token carries, which is none of the
+	// Files; nil without one. TornAnchor: something has its description, and is none.
+	Anchor     *TokenAnchor
+	TornAnchor bool
 	// PKA is public key authentication, nil where it is not set up.
 	PKA *schsm.PKA
 }
@@ -216,6 +220,7 @@ func (inv *Inventory) readFiles(ctx context.Context, card *schsm.Card) error {
 			inv.Keys = append(inv.Keys, *key)
 		}
 	}
+	inv.findAnchor()
 	return nil
 }
 

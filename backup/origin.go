@@ -63,7 +63,10 @@ func (o Origin) String() string {
 	} else {
 		parts = append(parts, "not exportable")
 	}
-	if !o.Opened.IsZero() {
+	switch {
+	case o.Opened.Equal(store.UnknownTime):
+		parts = append(parts, "opened on a host at an unknown time")
+	case !o.Opened.IsZero():
 		parts = append(parts, "opened on a host on "+o.Opened.UTC().Format("2006-01-02"))
 	}
 	return strings.Join(parts, ", ")

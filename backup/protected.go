@@ -13,28 +13,14 @@ import (
 )
 
 // Data objects that the PIN protects stay sealed in the catalog: encrypted to a
-// recipient that only the DKEK opens. Its public half is recorded when shares
-// are first seen, so that a backup needs no DKEK.
-
-// recipient is what data of this token is sealed to; empty if none of its DKEKs
-// has been seen.
-func (h *history) recipient(inv *Inventory) string {
-	for _, d := range inv.token().Domains {
-		if r := h.Shares[d.KCV].Recipient; d.KCV != "" && r != "" {
-			return r
-		}
-	}
-	return ""
-}
+// recipient that only the DKEK opens. A backup needs its public half and no DKEK.
 
 // sealProtected reads the protected files of a token that is logged in, and
 // adds them to the snapshot, sealed; without a recipient it names them.
-func sealProtected(ctx context.Context, card *schsm.Card, inv *Inventory, h *history, s *store.Snapshot) error {
-	recipient := h.recipient(inv)
+func sealProtected(ctx context.Context, card *schsm.Card, inv *Inventory, seen *Evidence, recipient, why string, s *store.Snapshot) error {
 	for _, f := range inv.Unread {
 		if recipient == "" {
-			s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(),
-				Reason: "protected by the PIN, and there is no recovery key yet to seal it under: show its shares once (`hsmbackup dkek check SHARE…`) and back up again"})
+			s.Missing = append(s.Missing, store.Gap{What: "data object " + f.String(), Reason: "protected by the PIN, and " + why})
 			continue
 		}
 		content, err := card.ReadFile(ctx, f)
@@ -47,7 +33,7 @@ func sealProtected(ctx context.Context, card *schsm.Card, inv *Inventory, h *his
 		}
 		sealed, err := dkek.SealData(recipient, content)
 		if err == nil {
-			h.seen.sealed[store.HashOf(sealed)] = store.HashOf(content)
+			seen.sealed[store.HashOf(sealed)] = store.HashOf(content)
 		}
 		clear(content)
 		if err != nil {
@@ -106,21 +92,6 @@ func onlyKey(s *store.Snapshot, kcv string) bool {
 		found = found || d.KCV == kcv
 	}
 	return found
-}
-
-// checkRecipient compares what the catalog says data is to be sealed to with
-// the DKEK's own recipient. Whoever may write the catalog could put in theirs.
-func (v *Verification) checkRecipient(h *history, key *dkek.Key) error {
-	kcv := key.KCV().String()
-	own, err := key.Recipient()
-	if err != nil {
-		return err
-	}
-	if named := h.Shares[kcv].Recipient; named != "" && named != own {
-		v.Findings = append(v.Findings, store.Finding{Where: "recipient of " + kcv,
-			What: "data that the PIN protects would be sealed to somebody else than the recovery key: the catalog was changed, and what was backed up since may be in other hands"})
-	}
-	return nil
 }
 
 // HasSealed tells whether a snapshot has data that only the DKEK opens.

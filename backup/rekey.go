@@ -146,17 +146,12 @@ func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 // anchorHolds refuses to build upon a catalog that was changed since a recovery
 // key anchored it.
 func anchorHolds(s *store.State, key *dkek.Key) error {
-	secret, kcv := key.AnchorKey(), key.KCV().String()
-	defer clear(secret)
-	_, err := s.CheckAnchor(kcv, secret)
-	if err == nil || errors.Is(err, store.ErrNoAnchor) {
-		return nil
+	a, err := lookAtAnchor(s, key)
+	if err != nil || a.damage == "" {
+		return err
 	}
-	if errors.Is(err, store.ErrDamaged) {
-		return &Error{Class: Damaged, Code: "catalog-damaged", Message: fmt.Sprintf("the catalog is not what the recovery key %s anchored: %v", kcv, err),
-			Hint: "`hsmbackup check` lists all that does not check out; go on with a copy that is whole", Err: err}
-	}
-	return err
+	return &Error{Class: Damaged, Code: "catalog-damaged", Message: fmt.Sprintf("the catalog is not what the recovery key %s anchored: %s", a.kcv, a.damage),
+		Hint: "`hsmbackup check` lists all that does not check out; go on with a copy that is whole"}
 }
 
 // rekeying is one run.

@@ -301,6 +301,8 @@ type SetUpReport struct {
 	Stage SetUpStage // when this run began
 	Note  *SetUpNote
 	KCV   dkek.KCV
+	// Recipient is what data is sealed to under the recovery key.
+	Recipient string
 	// Inventory is that of the finished token.
 	Inventory *Inventory
 }
@@ -375,6 +377,15 @@ func (j *SetUpJob) Run(ctx context.Context) (*SetUpReport, error) {
 		return nil, err
 	}
 	j.s.Sets[0].Expect = j.r.KCV
+	key, err := dkek.Combine(share)
+	if err != nil {
+		return nil, err
+	}
+	j.r.Recipient, err = key.Recipient()
+	key.Wipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := j.Person.Sheet(ctx, j, j.r); err != nil {
 		return nil, err
 	}

@@ -1,35 +1,53 @@
 package backup
 
 import (
-	"errors"
-
 	"hsmbackup/dkek"
 	"hsmbackup/store"
 )
 
 // RecordShares notes in the catalog that shares which give this DKEK were at
-// hand, with the recipient that PIN-protected data is sealed to from now on,
-// and anchors the catalog's head under it. software tells that they were loaded
-// to a software token or to none. A catalog that is nil or read-only is left as
-// it is.
+// hand, compares the catalog with its anchor under it, and says how that came out.
+// A catalog that this run made is anchored; any other is left with the anchor that
+// it has. software tells that the shares were loaded to a software token or to
+// none. Without a catalog it does nothing.
 func RecordShares(cat *store.Catalog, key *dkek.Key, software bool, origin string) error {
-	if cat == nil || !cat.Writable() {
+	if cat == nil {
 		return nil
 	}
+	state, err := cat.Read()
+	if err != nil {
+		return err
+	}
+	was, err := lookAtAnchor(state, key)
+	if err != nil {
+		return err
+	}
+	if err := noteShares(cat, key, software, origin); err != nil {
+		return err
+	}
+	if cat.Made() && cat.Writable() {
+		_, why, err := moveAnchor(cat, key, anchoring{was: was})
+		if err != nil || why == "" {
+			return err
+		}
+	}
+	was.tell(cat)
+	return nil
+}
+
+// noteShares notes that shares which give a DKEK were at hand: in the catalog, if
+// it can be written, and on this computer what data is sealed to for that DKEK.
+func noteShares(cat *store.Catalog, key *dkek.Key, software bool, origin string) error {
 	recipient, err := key.Recipient()
 	if err != nil {
 		return err
 	}
 	kcv := key.KCV().String()
-	if err := cat.Append(store.ShareSeen{KCV: kcv, Software: software, Origin: origin, Recipient: recipient}); err != nil {
-		return err
+	keepRecipient(cat, kcv, recipient)
+	if !cat.Writable() {
+		return nil
 	}
-	anchor := key.AnchorKey()
-	defer clear(anchor)
-	if err := cat.SetAnchor(kcv, anchor); !errors.Is(err, store.ErrDamaged) {
-		return err
-	}
-	return nil // an anchor upon damage would hide it
+	return cat.Append(store.ShareSeen{KCV: kcv, Software: software, Origin: origin, Recipient: recipient})
 }
 
 // DomainSet is a key domain that is to be, and the shares for it.

@@ -18,7 +18,7 @@ func reopened(t testing.TB, cat *store.Catalog, change func(c *forge.Catalog)) *
 		t.Fatal(err)
 	}
 	forge.Rewrite(t, cat.Path(), change)
-	cat, err := store.Open(cat.Path(), true)
+	cat, err := store.Open(cat.Path(), true, store.Clock(cat.Now), store.OnMachine(cat.Machine()))
 	if err != nil {
 		t.Fatal(err)
 	}

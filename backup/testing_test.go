@@ -2,7 +2,9 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,6 +56,7 @@ func fresh(t testing.TB, o softtoken.Options) *softtoken.Token {
 type scene struct {
 	once    sync.Once
 	catalog []byte
+	machine []byte // what the computer keeps, if anything
 	tokens  []*softtoken.Token
 }
 
@@ -73,12 +76,20 @@ func (s *scene) play(t testing.TB, build func() (*store.Catalog, []*softtoken.To
 			s.tokens = append(s.tokens, token.Clone())
 		}
 		s.catalog = b
+		if s.machine, err = os.ReadFile(machineBeside(cat.Path())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
 	})
 	path := filepath.Join(scratch(t), "c.db")
 	if err := os.WriteFile(path, s.catalog, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cat, err := store.Open(path, true)
+	if s.machine != nil {
+		if err := os.WriteFile(machineBeside(path), s.machine, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cat, err := store.Open(path, true, store.OnMachine(store.MachineAt(machineBeside(path))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,10 +192,16 @@ func kcvOfShare(t testing.TB, share *dkek.Share) store.KCV {
 	return key.KCV().String()
 }
 
+// machineBeside is where the computer of a test keeps what it knows.
+func machineBeside(catalog string) string {
+	return filepath.Join(filepath.Dir(catalog), "recipients.json")
+}
+
 // createCatalog makes one that the test may close or spoil.
 func createCatalog(t testing.TB) *store.Catalog {
 	t.Helper()
-	cat, err := store.Create(filepath.Join(scratch(t), "c.db"))
+	path := filepath.Join(scratch(t), "c.db")
+	cat, err := store.Create(path, store.OnMachine(store.MachineAt(machineBeside(path))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,82 +4,110 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/forge"
 	"hsmbackup/store"
 )
 
 // What docs/threat-model.md says, where no other test shows it.
 
-// Whoever may write the catalog can put a recipient of their own into it, and
-// the next backup seals to them what the PIN protects. With the recovery key it
-// shows, and is put right.
+// Whoever may write the catalog can put a recipient of their own into it. Nothing
+// is sealed to that: what this computer derived from the shares counts, and one
+// that never had them leaves out what the PIN protects, and says what to type.
 func TestForgedRecipient(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
+	cat := createCatalog(t)
 	_, card := newToken(t, "3.5", "SOFT0200001")
-	share, theirs := newShare(t, 1), newShare(t, 2)
+	share := newShare(t, 1)
 	initToken(t, card, cat, share)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	if err := card.WriteFile(ctx, 0xCD05, []byte("the safe's combination")); err != nil {
 		t.Fatal(err)
 	}
-	key, err := dkek.Combine(share)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stranger, err := dkek.Combine(theirs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := RecordShares(cat, key, true, "test"); err != nil {
-		t.Fatal(err)
-	}
+	key, stranger := keyOf(t, share), keyOf(t, newShare(t, 2))
+	kcv := key.KCV().String()
+	own, theirs := recipientOfKey(t, key), recipientOfKey(t, stranger)
 	if _, err := Run(ctx, card, cat, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	recipient, err := stranger.Recipient()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cat.Append(store.ShareSeen{KCV: key.KCV().String(), Software: true, Origin: "test", Recipient: recipient}); err != nil {
-		t.Fatal(err)
-	}
-	// sealed takes a backup and gives its protected file.
-	sealed := func() (*store.Snapshot, []byte) {
-		r, err := Run(ctx, card, cat, Options{})
-		if err != nil || len(r.Snapshot.Files) != 1 || !r.Snapshot.Files[0].Sealed {
-			t.Fatalf("%+v, %v", r, err)
+	cat = reopened(t, cat, func(c *forge.Catalog) {
+		c.Append("share-seen", time.Now(), forge.Object{"kcv": kcv, "software": true, "origin": "dkek check", "random": false, "recipient": theirs})
+	})
+	// kept takes a backup and gives the protected file, nil if it was left out.
+	kept := func(o Options) ([]byte, string) {
+		t.Helper()
+		r, err := Run(ctx, card, cat, o)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return r.Snapshot, r.Snapshot.Files[0].Content
+		if len(r.Snapshot.Files) == 1 && r.Snapshot.Files[0].Sealed {
+			return r.Snapshot.Files[0].Content, ""
+		}
+		if r.Complete() || len(r.Snapshot.Missing) != 1 {
+			t.Fatalf("neither kept nor missing: %+v", r.Snapshot)
+		}
+		return nil, r.Snapshot.Missing[0].Reason
 	}
-	s, content := sealed()
-	if _, err := stranger.OpenData(content); err != nil {
-		t.Errorf("the stranger cannot open it, and the threat model says so: %v", err)
+	sealedTo := func(k *dkek.Key, o Options) {
+		t.Helper()
+		content, why := kept(o)
+		if _, err := k.OpenData(content); err != nil {
+			t.Errorf("%v (%s)", err, why)
+		}
 	}
-	if v, err := Check(cat, nil, 0); err != nil || !v.OK() {
-		t.Errorf("a check finds it, and the threat model says that it does not: %+v, %v", v, err)
+	sealedTo(key, Options{}) // by the computer that had the shares
+
+	// Another computer has only the catalog's word.
+	elsewhere := func() {
+		t.Helper()
+		if err := cat.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if cat, err = store.Open(cat.Path(), true, store.OnMachine(store.MachineAt(filepath.Join(scratch(t), "recipients.json")))); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cat.Close() })
 	}
-	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, Options{}); err != nil || v.OK() || len(v.Findings) != 2 {
-		t.Errorf("opened with the recovery key: %+v, %v", v, err)
+	elsewhere()
+	if content, why := kept(Options{}); content != nil || !strings.Contains(why, "dkek check SHARE") || !strings.Contains(why, "--recipient") {
+		t.Errorf("%x, %q", content, why)
 	}
-	// Whenever shares are at hand the recipient is theirs again.
+	words := RecipientHash(own)
+	if _, err := Run(ctx, card, cat, Options{Recipient: Recipient{Prefix: words[:], Bits: 66}}); ClassOf(err) != Refused {
+		t.Errorf("words that the catalog's recipient does not fit: %v", err)
+	}
+	sealedTo(key, Options{Recipient: Recipient{Text: own}}) // from the sheet
+	sealedTo(key, Options{})                                // and kept in mind
+	elsewhere()
 	if err := RecordShares(cat, key, true, "test"); err != nil {
 		t.Fatal(err)
 	}
-	if _, content = sealed(); len(content) > 0 {
-		if _, err := stranger.OpenData(content); err == nil {
-			t.Error("the stranger's recipient is still in use")
-		}
-		if _, err := key.OpenData(content); err != nil {
-			t.Error(err)
-		}
+	sealedTo(key, Options{})
+	elsewhere()
+	sealedTo(key, Options{Recipient: Recipient{Prefix: words[:], Bits: 66}}) // the catalog has it again
+
+	// Typed wrong it shows when the shares are here.
+	elsewhere()
+	sealedTo(stranger, Options{Recipient: Recipient{Text: theirs}})
+	v, err := VerifyOffline(ctx, cat, read(t, cat).Latest(), key, Options{})
+	if err != nil || !v.Damaged() || !slices.ContainsFunc(v.Findings, func(f store.Finding) bool { return strings.Contains(f.Where, "data object") }) {
+		t.Errorf("%+v, %v", v, err)
 	}
-	if v, err := VerifyOffline(ctx, cat, []*store.Snapshot{s}, key, Options{}); err != nil || v.OK() || len(v.Findings) != 1 {
-		t.Errorf("the backup that went astray: %+v, %v", v, err)
+}
+
+func recipientOfKey(t testing.TB, key *dkek.Key) string {
+	t.Helper()
+	r, err := key.Recipient()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return r
 }
 
 // An old copy is whole, and the recovery key anchors it: only the words of a

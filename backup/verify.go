@@ -62,6 +62,7 @@ const (
 	AnchoredWords      = "words"
 	AnchoredCustodians = "custodians"
 	AnchoredDKEK       = "dkek"
+	AnchoredToken      = "token"
 )
 
 // Verification is the result of a check or a proof.
@@ -72,7 +73,13 @@ type Verification struct {
 	Anchored string
 	// Since is the number of log entries that came after the anchor; they are
 	// chained to it but not covered.
-	Since     int
+	Since int
+	// NewAnchor is the entry up to which this run anchored the catalog, 0 if it did
+	// not; Unmoved says why one that could be was not.
+	NewAnchor uint64
+	Unmoved   string
+	// Doubts are what keeps this from being a good end although nothing is damaged.
+	Doubts    []Doubt
 	Snapshots []SnapshotProof
 	// Findings are what is damaged in the catalog itself.
 	Findings []store.Finding
@@ -80,6 +87,8 @@ type Verification struct {
 	Copies []CopyState
 	// Took is how long a drill took, from the first share to the last key used.
 	Took time.Duration
+	// Vouched are the sets of parts that the recovery key vouches for.
+	Vouched []string
 	// Signed says, a line for each set, what enough custodians signed of the log, and
 	// who vouches for their keys. Unsigned is why what was to be an anchor is none.
 	Signed   []string
@@ -90,6 +99,8 @@ type Verification struct {
 	Spent   []Spent
 	// NotRecorded says why the result is not in the log.
 	NotRecorded string
+
+	words uint64 // the entry that head words name
 }
 
 // Damaged tells whether anything stored does not check out.
@@ -237,7 +248,8 @@ func Check(cat *store.Catalog, head []byte, headBits int, also ...func(*Verifica
 		look(v, state)
 	}
 	v.record(func() error {
-		return cat.Append(store.Checked{Proof: v.Proof, OK: v.OK(), Anchored: v.Anchored})
+		ok := v.OK() && len(v.Doubts) == 0
+		return cat.Append(store.Checked{Proof: v.Proof, OK: ok, Anchored: v.Anchored})
 	})
 	return v, nil
 }
@@ -273,7 +285,7 @@ func inspect(cat *store.Catalog) (*Verification, *store.State, error) {
 		h.markAccepted(s, &sp)
 		v.Snapshots = append(v.Snapshots, sp)
 	}
-	v.Copies = CheckCopies(state)
+	v.Copies, v.Doubts = CheckCopies(state), doubtsOf(state)
 	return v, state, nil
 }
 
@@ -286,14 +298,16 @@ func (v *Verification) checkHead(s *store.State, head []byte, bits int) error {
 		v.Findings = append(v.Findings, store.Finding{Where: "head", What: "the words are of no entry in this catalog: it is an older copy, another catalog, or it was changed"})
 		return nil
 	}
-	v.Anchored, v.Since = AnchoredWords, int(s.Head.Seq-e.Seq)
+	v.Anchored, v.Since, v.words = AnchoredWords, int(s.Head.Seq-e.Seq), e.Seq
 	return nil
 }
 
 // VerifyOffline opens every blob of the snapshots with the DKEK and matches its
 // private key with all that is known of it. Private keys are open in this
-// computer's memory meanwhile. The anchor under the DKEK is checked, and
-// renewed if all is well.
+// computer's memory meanwhile. The anchor under the DKEK is checked; then the
+// other blobs under it are opened too, and if all is well the anchor moves to the
+// present head, unless o.KeepAnchor. A catalog that has none is doubtful until o.Head
+// says where it is known from.
 func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot, key *dkek.Key, o Options) (*Verification, error) {
 	v := &Verification{Proof: store.ProofOpened, Anchored: NotAnchored}
 	var err error
@@ -305,7 +319,13 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 	if err != nil {
 		return nil, err
 	}
-	if err := v.checkAnchor(state, key); err != nil {
+	if o.HeadBits > 0 {
+		if err := v.checkHead(state, o.Head, o.HeadBits); err != nil {
+			return nil, err
+		}
+	}
+	was, err := v.checkAnchor(state, key)
+	if err != nil {
 		return nil, err
 	}
 	h := newHistory(state)
@@ -313,7 +333,7 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		return nil, err
 	}
 	var proofs []store.Proof
-	ours := false // something is under this very DKEK
+	opened := map[store.Hash]bool{} // good ones
 	for _, s := range snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		for i := range s.Keys {
@@ -324,13 +344,21 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 			o.progress("opening "+keyName(k.Label, k.Reference), i, len(s.Keys))
 			p := openStored(k, key)
 			sp.Keys = append(sp.Keys, p)
-			ours = ours || k.KCV == kcv
+			if p.OK {
+				opened[store.HashOf(k.Blob)] = true
+			}
 			proofs = p.appendOpened(proofs, s, k)
 		}
 		h.markAccepted(s, &sp)
 		o.progress("opened", len(s.Keys), len(s.Keys))
 		v.Findings = append(v.Findings, openSealed(s, key)...)
 		v.Snapshots = append(v.Snapshots, sp)
+	}
+	ours := slices.ContainsFunc(snapshots, func(s *store.Snapshot) bool { return holdsUnder(s, kcv) })
+	if ours && !o.KeepAnchor {
+		if err := v.openRest(ctx, state, key, opened, o); err != nil {
+			return nil, err
+		}
 	}
 	if o.Also != nil {
 		o.Also(v, state)
@@ -342,27 +370,73 @@ func VerifyOffline(ctx context.Context, cat *store.Catalog, snapshots []*store.S
 		if v.Damaged() || !ours {
 			return nil // an anchor upon damage would hide it
 		}
-		return RecordShares(cat, key, true, "verify")
+		if err := noteShares(cat, key, true, "verify"); err != nil || !cat.Writable() {
+			return err
+		}
+		if o.KeepAnchor {
+			was.tell(cat)
+			return nil
+		}
+		v.NewAnchor, v.Unmoved, err = moveAnchor(cat, key, anchoring{was, v.words, opened, v.Vouched, o.Confirm})
+		return err
 	})
+	if v.Anchored == NotAnchored && v.NewAnchor == 0 && len(v.Findings) == 0 {
+		v.Doubts = append(v.Doubts, Doubt{
+			"the catalog has no anchor under the recovery key " + kcv + ": nothing but the catalog itself says that it is yours, and whole",
+			"take the six words of its head from the sheet, or from what a backup printed, and run the same command with --head \"WORDS\": that anchors it"})
+	}
+	if state, err = cat.Read(); err != nil {
+		return nil, err
+	}
+	v.Doubts = append(v.Doubts, doubtsOf(state)...)
 	return v, nil
 }
 
-// checkAnchor compares the catalog with the anchor under a DKEK, if it has one.
-func (v *Verification) checkAnchor(s *store.State, key *dkek.Key) error {
-	secret, kcv := key.AnchorKey(), key.KCV().String()
-	defer clear(secret)
-	a, err := s.CheckAnchor(kcv, secret)
-	switch {
-	case errors.Is(err, store.ErrNoAnchor):
-		return nil
-	case errors.Is(err, store.ErrDamaged):
-		v.Findings = append(v.Findings, store.Finding{Where: "anchor of " + kcv, What: err.Error()})
-		return nil
-	case err != nil:
-		return err
+// holdsUnder tells whether a snapshot has a key blob under a DKEK.
+func holdsUnder(s *store.Snapshot, kcv store.KCV) bool {
+	return slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV == kcv && len(k.Blob) > 0 })
+}
+
+// openRest opens what is under the DKEK in snapshots that were not asked for: an
+// anchor covers those as well. What is damaged there is a finding.
+func (v *Verification) openRest(ctx context.Context, state *store.State, key *dkek.Key, opened map[store.Hash]bool, o Options) error {
+	kcv := key.KCV().String()
+	for i, s := range state.Snapshots {
+		if slices.ContainsFunc(v.Snapshots, func(sp SnapshotProof) bool { return sp.ID == s.ID }) || !holdsUnder(s, kcv) {
+			continue
+		}
+		o.progress("opening what is older", i, len(state.Snapshots))
+		for j := range s.Keys {
+			k := &s.Keys[j]
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			// One blob may stand in several snapshots, each time beside other things.
+			if k.KCV != kcv || len(k.Blob) == 0 {
+				continue
+			}
+			p := openStored(k, key)
+			if opened[store.HashOf(k.Blob)] = p.OK; p.Damage {
+				v.Findings = append(v.Findings, store.Finding{Where: fmt.Sprintf("snapshot %s, %s", s.ID, keyName(k.Label, k.Reference)), What: p.Reason})
+			}
+		}
+		v.Findings = append(v.Findings, openSealed(s, key)...)
 	}
-	v.Anchored, v.Since = AnchoredDKEK, int(s.Head.Seq-a.Seq)
 	return nil
+}
+
+// checkAnchor compares the catalog with the anchor under a DKEK, if it has one.
+func (v *Verification) checkAnchor(s *store.State, key *dkek.Key) (anchorState, error) {
+	a, err := lookAtAnchor(s, key)
+	switch {
+	case err != nil:
+		return a, err
+	case a.damage != "":
+		v.Findings = append(v.Findings, store.Finding{Where: "anchor of " + a.kcv, What: a.damage})
+	case a.seq > 0:
+		v.Anchored, v.Since = AnchoredDKEK, int(a.since)
+	}
+	return a, nil
 }
 
 // appendOpened adds the proof to record of a stored key that was opened. What is
@@ -537,5 +611,7 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	if a := h.record(inv); len(a.Keys) > 0 && v.NotRecorded == "" {
 		v.record(func() error { return cat.Append(a) })
 	}
+	v.Doubts = doubtsOf(state)
+	v.checkToken(state, inv)
 	return v, nil
 }

@@ -13,6 +13,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
+var errOtherAnchor = errors.New("it was not made with this recovery key")
+
 // anchorPrefix separates the MAC from anything else under the same key.
 const anchorPrefix = "hsmbackup anchor v1\n"
 
@@ -43,9 +45,27 @@ func anchorMAC(key []byte, seq uint64, h Hash) []byte {
 	return mac.Sum(nil)
 }
 
+// TokenAnchor says that the object which pins the log up to an entry was written
+// onto a token, or with Seq 0 that it was deleted from it.
+type TokenAnchor struct {
+	Serial string `json:"serial"`
+	Seq    uint64 `json:"seq"`
+	Hash   Hash   `json:"hash"`
+}
+
+func (TokenAnchor) kind() string { return KindTokenAnchor }
+func (a TokenAnchor) check() error {
+	if a.Serial == "" || (a.Seq == 0) != a.Hash.IsZero() {
+		return errors.New("it names no token or no entry")
+	}
+	return maybe("serial number", a.Serial, IsSerial)
+}
+func (a TokenAnchor) tell(s *State, _ *Entry) { s.TokenAnchors[a.Serial] = a }
+
 // SetAnchor anchors the present head under a key that the caller derived from
-// the DKEK with this KCV, in place of the one before. The catalog must be whole:
-// an anchor upon damage would hide it.
+// the DKEK with this KCV, in place of the one before, which must hold: an anchor
+// moves only forward. The catalog must be whole: an anchor upon damage would hide
+// it. Nothing but package backup's moveAnchor may call it.
 func (c *Catalog) SetAnchor(kcv KCV, key []byte) error {
 	kcv, err := anchorName(kcv, key)
 	if err != nil {
@@ -53,13 +73,23 @@ func (c *Catalog) SetAnchor(kcv KCV, key []byte) error {
 	}
 	defer c.forget()
 	return c.update(func(tx *bolt.Tx) error {
-		log, found := readLog(tx)
-		if err := found.err(); err != nil {
+		log, damage := readLog(tx)
+		if err := damage.err(); err != nil {
 			return err
 		}
 		b, err := bucket(tx, bucketAnchors)
 		if err != nil {
 			return err
+		}
+		var old anchorRecord
+		found, err := getChecked(b, bucketAnchors, kcv, &old)
+		if err == nil && found {
+			if err = old.fits(log.entries); err == nil && !hmac.Equal(old.MAC, anchorMAC(key, old.Seq, old.Hash)) {
+				err = errOtherAnchor
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, err)
 		}
 		return putChecked(b, bucketAnchors, kcv, anchorRecord{
 			Seq: log.head.Seq, Hash: log.head.Hash, Time: seconds(c.now()), MAC: anchorMAC(key, log.head.Seq, log.head.Hash),
@@ -82,7 +112,7 @@ func (s *State) CheckAnchor(kcv KCV, key []byte) (Anchor, error) {
 	case r.damage != nil:
 		return Anchor{}, fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, r.damage)
 	case !hmac.Equal(r.MAC, anchorMAC(key, r.Seq, r.Hash)):
-		return Anchor{}, fmt.Errorf("%w: anchor %s: it was not made with this recovery key", ErrDamaged, kcv)
+		return Anchor{}, fmt.Errorf("%w: anchor %s: %v", ErrDamaged, kcv, errOtherAnchor)
 	}
 	return Anchor{KCV: kcv, Seq: r.Seq, Hash: r.Hash, Time: r.Time.UTC()}, nil
 }

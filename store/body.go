@@ -41,6 +41,8 @@ var kinds = map[string]func(json.RawMessage) (Body, error){
 	KindMended:         bodyOf[Mended],
 	KindAsked:          bodyOf[Asked],
 	KindSharesChecked:  bodyOf[SharesChecked],
+	KindClock:          bodyOf[ClockAccepted],
+	KindTokenAnchor:    bodyOf[TokenAnchor],
 }
 
 // bodyOf parses a body of a kind.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"crypto/rand"
+	"fmt"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ var catalogBuckets = []string{bucketRecords, bucketManifests, bucketLog, bucketH
 type Catalog struct {
 	*file
 	program string // as log entries name it
+	made    bool   // by this process
 
 	mu    sync.Mutex
 	state *State // as read last, with what was appended since
@@ -44,6 +46,13 @@ func ReadOnly() Option { return func(f *file) { f.readOnly = true } }
 // program between two of them.
 func BeforeWrite(call func()) Option { return func(f *file) { f.beforeWrite = call } }
 
+// OnMachine says what this computer keeps for itself.
+func OnMachine(m *Machine) Option { return func(f *file) { f.machine = m } }
+
+// Listen has hear called with what a person must be told of the catalog while it
+// is used; damage tells that something does not check out.
+func Listen(hear func(what string, damage bool)) Option { return func(f *file) { f.hear = hear } }
+
 // Create makes a new catalog and opens it for writing. The file is for its
 // owner only (0600), folders that are missing are made (0700). It appears
 // under its name only when it is whole and on the disk; nothing is ever
@@ -57,7 +66,11 @@ func Create(path string, options ...Option) (*Catalog, error) {
 	if err := create(path, program(), f.now, random, nil); err != nil {
 		return nil, err
 	}
-	return Open(path, true, options...)
+	c, err := Open(path, true, options...)
+	if c != nil {
+		c.made = true
+	}
+	return c, err
 }
 
 func create(path, program string, now func() time.Time, random []byte, before step) error {
@@ -97,6 +110,19 @@ func (c *Catalog) Path() string { return c.path }
 
 // Now is the time by the catalog's clock.
 func (c *Catalog) Now() time.Time { return c.now() }
+
+// Machine is what this computer keeps for itself; it may be nil.
+func (c *Catalog) Machine() *Machine { return c.machine }
+
+// Tell says to whoever uses the catalog what they must know of it.
+func (c *Catalog) Tell(damage bool, format string, args ...any) {
+	if c.hear != nil {
+		c.hear(fmt.Sprintf(format, args...), damage)
+	}
+}
+
+// Made tells whether this process made the catalog.
+func (c *Catalog) Made() bool { return c.made }
 
 // Writable tells how the catalog was opened.
 func (c *Catalog) Writable() bool { return c.writable }

@@ -34,7 +34,7 @@ func (p Copy) check() error {
 
 // tell keeps the latest record of each path, oldest first.
 func (p Copy) tell(s *State, e *Entry) {
-	p.Time = e.Time
+	p.Time = e.dated()
 	same := func(o Copy) bool { return o.Path == p.Path }
 	s.Copies = append(slices.DeleteFunc(slices.Clone(s.Copies), same), p)
 }

@@ -32,6 +32,8 @@ const (
 	KindMended         = "head-mended"      // Mended, by Append
 	KindAsked          = "asked"            // Asked
 	KindSharesChecked  = "shares-checked"   // SharesChecked
+	KindClock          = "clock"            // ClockAccepted
+	KindTokenAnchor    = "token-anchor"     // TokenAnchor
 )
 
 // Created is the body of the first entry.
@@ -119,7 +121,7 @@ func (l proofs) check() error {
 }
 func (l proofs) tell(s *State, e *Entry) {
 	for _, p := range l.Proofs {
-		p.Time, p.Seq = e.Time, e.Seq
+		p.Time, p.Seq = e.dated(), e.Seq
 		s.Proofs = append(s.Proofs, p)
 	}
 }
@@ -197,7 +199,7 @@ func (r ShareSeen) tell(s *State, e *Entry) {
 	if r.Origin == originTyped {
 		return
 	}
-	r.Time, r.KCV = e.Time, strings.ToUpper(r.KCV)
+	r.Time, r.KCV = e.dated(), strings.ToUpper(r.KCV)
 	if before, ok := s.Shares[r.KCV]; ok {
 		r.Software = r.Software && before.Software
 		if r.Recipient == "" {

@@ -58,6 +58,8 @@ type file struct {
 	now         func() time.Time
 	beforeWrite func() // nil: nothing
 	readOnly    bool
+	machine     *Machine
+	hear        func(what string, damage bool) // nil: nobody does
 }
 
 func newFile(kind, path string, options []Option) *file {

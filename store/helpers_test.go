@@ -80,6 +80,7 @@ func newCatalog(t testing.TB) *Catalog {
 	}
 	c := reopen(t, path, true)
 	c.now = clock
+	readBefore(t, c)
 	return c
 }
 
@@ -92,6 +93,15 @@ func reopen(t testing.TB, path string, writable bool) *Catalog {
 	c.program = "hsmbackup test"
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// readBefore has the catalog read, so that no read after it moves the clock on.
+func readBefore(t testing.TB, c *Catalog) {
+	t.Helper()
+	clock := c.now
+	c.now = time.Now
+	read(t, c)
+	c.now = clock
 }
 
 // fill puts one of everything into a catalog.
@@ -148,6 +158,7 @@ func filledWithAttachments(t testing.TB) (path string) {
 	t.Helper()
 	c := newCatalog(t)
 	fill(t, c)
+	readBefore(t, c)
 	if err := c.AddSnapshot(context.Background(), withAttachments("DENK0100002", "three")); err != nil {
 		t.Fatal(err)
 	}

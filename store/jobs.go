@@ -19,7 +19,7 @@ func (c Checked) check() error {
 }
 func (c Checked) tell(s *State, e *Entry) {
 	if c.OK && c.Proof == ProofIntact {
-		s.Checked = e.Time
+		s.Checked = e.dated()
 	}
 }
 

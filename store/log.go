@@ -21,7 +21,9 @@ type Entry struct {
 	Previous Hash            `json:"previous"` // zero in the first
 	Body     json.RawMessage `json:"body"`     // by Kind
 	Hash     Hash            `json:"-"`
-	says     Body            // nil for a kind that is not known here
+	// Ahead: it is dated later than an entry that follows, or than it was read.
+	Ahead bool `json:"-"`
+	says  Body // nil for a kind that is not known here
 }
 
 // Says is the body of an entry whose kind this program knows, as the type that
@@ -68,7 +70,8 @@ func (c *Catalog) Append(b Body) error {
 	return err
 }
 
-func samePrefix(a, b []byte, bits int) bool {
+// SamePrefix compares the first bits of two values.
+func SamePrefix(a, b []byte, bits int) bool {
 	whole := bits / 8
 	if !bytes.Equal(a[:whole], b[:whole]) {
 		return false

@@ -374,7 +374,7 @@ func TestEachByte(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := newState()
-			s.read(tx)
+			s.read(tx, time.Now())
 			if len(s.Damage) == 0 {
 				t.Fatalf("%s %x, byte %d: not found", p.bucket, p.key, i)
 			}

@@ -42,12 +42,18 @@ type State struct {
 	Fates       map[string]OldToken // by serial
 	Asked       map[Place]AskedKey  // the last time each key was asked
 	Checked     time.Time           // of the last check without findings
+	// TokenAnchors are those that were written onto tokens, by serial, as the log
+	// has it.
+	TokenAnchors map[string]TokenAnchor
 
 	added      []addedAt
 	successors []Successor
 	lost       int // log entries that are damaged or missing
 	format     int // the version of the file
 	anchors    map[KCV]anchorRecord
+	jumps      []Jump
+	// clockAccepted are the entries of jumps that somebody knows of.
+	clockAccepted []uint64
 }
 
 type addedAt struct {
@@ -63,7 +69,7 @@ type LostSnapshot struct {
 }
 
 func newState() *State {
-	return &State{Shares: map[KCV]ShareSeen{}, Fates: map[string]OldToken{}, Asked: map[Place]AskedKey{}, anchors: map[KCV]anchorRecord{}}
+	return &State{Shares: map[KCV]ShareSeen{}, Fates: map[string]OldToken{}, Asked: map[Place]AskedKey{}, TokenAnchors: map[string]TokenAnchor{}, anchors: map[KCV]anchorRecord{}}
 }
 
 // Read gives what the catalog says. The file is read at the first call, and again
@@ -95,17 +101,18 @@ func (c *Catalog) Reread() (*State, error) {
 func (c *Catalog) readAll() (*State, error) {
 	s := newState()
 	err := c.view(func(tx *bolt.Tx) error {
-		s.read(tx)
+		s.read(tx, c.now())
 		return nil
 	})
 	return s, err
 }
 
 // read is the one read and the one fold.
-func (s *State) read(tx *bolt.Tx) {
+func (s *State) read(tx *bolt.Tx, now time.Time) {
 	s.format = fileFormat(tx)
 	log, found := readLog(tx)
 	s.Head, s.Entries, s.lost = log.head, log.entries, log.lost
+	s.jumps = lookAtClock(s.Entries, now)
 	for i := range s.Entries {
 		if e := &s.Entries[i]; e.says != nil {
 			e.says.tell(s, e)
@@ -130,12 +137,13 @@ func (c *Catalog) extend(e *Entry, snap *Snapshot) {
 	if c.state == nil {
 		return
 	}
-	if len(c.state.Damage) > 0 || e.Seq != c.state.Head.Seq+1 {
+	back := c.state.Head.Time.After(e.Time) // which may change what is known of others
+	if len(c.state.Damage) > 0 || e.Seq != c.state.Head.Seq+1 || back {
 		c.state = nil
 		return
 	}
 	s := *c.state
-	s.Shares, s.Fates = maps.Clone(s.Shares), maps.Clone(s.Fates)
+	s.Shares, s.Fates, s.TokenAnchors = maps.Clone(s.Shares), maps.Clone(s.Fates), maps.Clone(s.TokenAnchors)
 	s.PartSets, s.Asked = slices.Clone(s.PartSets), maps.Clone(s.Asked)
 	s.Head, s.Entries = *e, append(s.Entries, *e)
 	s.format = max(s.format, formatOf(e.says))
@@ -363,7 +371,7 @@ func (s *State) EntryByHashPrefix(prefix []byte, bits int) (e Entry, found bool,
 		return e, false, fmt.Errorf("hash prefix of %d bits in %d bytes", bits, len(prefix))
 	}
 	for _, candidate := range s.Entries {
-		if !samePrefix(candidate.Hash[:], prefix, bits) {
+		if !SamePrefix(candidate.Hash[:], prefix, bits) {
 			continue
 		}
 		if found {

@@ -132,6 +132,8 @@ func TestFault17Entries(t *testing.T) {
 		"ceremony":         {"job": "split", "kcv": evil, "outcome": "done"},
 		"drill":            {"snapshots": []any{evil}, "kcvs": []any{}, "ok": true, "seconds": 1},
 		"use":              {"snapshot": id, "token": evil, "module": "m", "keys": []any{forge.Object{"reference": 1, "public_key": blob, "ok": true}}},
+		"token-anchor":     {"serial": evil, "seq": 1, "hash": blob},
+		"clock":            {"seq": 0, "reason": "r"},
 		"old-token":        {"serial": evil, "fate": "lost", "token": "A1"},
 		"rotation":         {"from": evil, "reference": 1, "to": "A1", "at": 1, "label": "l", "type": "P-256"},
 		"firmware-update":  {"serial": "A1", "firmware": evil, "snapshot": id, "step": "emptied"},

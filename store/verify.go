@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -37,7 +38,7 @@ func verifyContent(tx *bolt.Tx, found *findings) {
 	}
 	verifyBuckets(tx, found)
 	s := newState()
-	s.read(tx)
+	s.read(tx, time.Now())
 	*found = append(*found, s.Damage...)
 	verifyRecords(tx, found)
 	verifyJournal(tx, found)

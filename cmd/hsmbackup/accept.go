@@ -11,16 +11,33 @@ import (
 
 func newAcceptCommand(a *app) *cobra.Command {
 	var reason string
+	var clock uint64
 	cmd := &cobra.Command{
-		Use:   "accept KEY --reason TEXT",
+		Use:   "accept KEY --reason TEXT | --clock SEQ --reason TEXT",
 		Short: "record that a key which cannot be exported is meant to be so",
 		Long: `Records that a key of the attached token cannot be exported and is meant to stay
 there alone. It then counts as done. The key is named by its reference, ID,
-label, or the SHA-256 of its public key. A key that can be exported is refused.`,
-		Example: `  hsmbackup accept 3 --reason "short-lived, can be made again"`,
-		Args:    arguments(1, 1, "one KEY"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.accept(cmd.Context(), args[0], reason) },
+label, or the SHA-256 of its public key. A key that can be exported is refused.
+
+With --clock it records why time runs backwards after that entry of the log, as check
+names it: check and verify are then no longer doubtful for it. What was
+recorded under a clock that ran ahead keeps an unknown age; prove it anew.`,
+		Example: `  hsmbackup accept 3 --reason "short-lived, can be made again"
+  hsmbackup accept --clock 14 --reason "the battery of the clock was empty"`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("clock") {
+				return arguments(0, 0, "")(cmd, args)
+			}
+			return arguments(1, 1, "one KEY")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.acceptClock(clock, reason)
+			}
+			return a.accept(cmd.Context(), args[0], reason)
+		},
 	}
+	cmd.Flags().Uint64Var(&clock, "clock", 0, "the entry `SEQ` of the log after which time runs backwards, in place of a key")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, `TEXT` that is kept in the catalog")
 	uses(cmd, useCatalog, useToken)
 	return cmd
@@ -68,6 +85,33 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 		}{inv.Serial, int(k.Reference), k.Label, reason})
 	}
 	a.Printf("%s of %s is accepted as not exportable", k.Name(), inv.Serial)
+	return nil
+}
+
+// acceptClock records why time runs backwards after an entry.
+func (a *app) acceptClock(seq uint64, reason string) error {
+	if reason == "" {
+		return console.Usagef("", "--reason TEXT is missing: it says to others what the clock did")
+	}
+	cat, err := a.existingCatalog()
+	if err == nil && cat == nil {
+		err = a.noCatalog()
+	}
+	if err != nil {
+		return err
+	}
+	defer closeCatalog(cat)
+	if err := backup.AcceptClock(cat, seq, reason); err != nil {
+		return err
+	}
+	a.changed = true
+	if a.flags.json {
+		return a.Document(struct {
+			Clock  uint64 `json:"clock"`
+			Reason string `json:"reason"`
+		}{seq, reason})
+	}
+	a.Printf("that time runs backwards after entry %d is accepted; what was proven under that clock keeps an unknown age", seq)
 	return nil
 }
 

@@ -41,6 +41,7 @@ func TestFault25AdoptExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("HSMBACKUP_CATALOG", "new.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	stdout, stderr := doLine(t, 0, "adopt out"+twoParts)
 	if strings.Contains(stdout, "DAMAGED") || !strings.Contains(stdout, "2 keys, 2 proven") {
 		t.Errorf("a whole export: %s", stdout)

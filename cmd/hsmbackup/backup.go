@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
@@ -21,6 +22,7 @@ import (
 
 func newBackupCommand(a *app) *cobra.Command {
 	var noProof bool
+	var recipient, anchor string
 	var attach, detach []string
 	cmd := &cobra.Command{
 		Use:   "backup",
@@ -36,11 +38,21 @@ CA whose key is on the token. Later backups go on with it until --attach brings
 another of its name or --detach drops it; export writes it out. It stands in the
 catalog in clear: what looks like a private key or a share is refused.
 
+Data objects that the PIN protects are sealed to the recovery key. What that is,
+this computer keeps in mind once it has had the shares; before that, --recipient
+takes it from the sheet, and without either they are left out and named.
+
+With --anchor token the token carries the number and the hash of the catalog's last
+entry, in a data object that everybody can read and the PIN can write. check and
+verify compare it, and an older or rewritten catalog is found. It tells nothing
+across a wipe, and nothing against whoever has the PIN.
+
 The catalog is made if there is none. At the end stand six words: kept
 elsewhere, they tell an older or altered catalog from this one (check --head).`,
 		Example: `  hsmbackup backup
   hsmbackup backup --token DENK0404144 --pin file:PIN
   hsmbackup backup --attach revoked.krl --attach ca-serial
+  hsmbackup backup --anchor token
   hsmbackup backup --no-proof`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,14 +61,37 @@ elsewhere, they tell an older or altered catalog from this one (check --head).`,
 			if o.Attach, err = readAttachments(attach, detach); err != nil {
 				return err
 			}
+			if o.AnchorToken = anchor == "token"; anchor != "" && !o.AnchorToken {
+				return console.Usagef("", "--anchor takes \"token\" and nothing else")
+			}
+			if o.Recipient, err = recipientNamed(recipient); err != nil {
+				return err
+			}
 			return a.backup(cmd.Context(), o)
 		},
 	}
 	cmd.Flags().StringArrayVar(&attach, "attach", nil, "keep `FILE` with the snapshot, under its name; repeat for several")
 	cmd.Flags().StringArrayVar(&detach, "detach", nil, "drop the attachment of that `NAME`; repeat for several")
+	cmd.Flags().StringVar(&anchor, "anchor", "", "`token`: write the catalog's head onto the token, where who writes the catalog cannot change it")
+	cmd.Flags().StringVar(&recipient, "recipient", "", "what the PIN protects is sealed to this: six `WORDS` from the recovery key's sheet, or age1…")
 	cmd.Flags().BoolVar(&noProof, "no-proof", false, "leave the round trip out; the keys stay unproven")
 	uses(cmd, useCatalog, useToken, useConfirm, useYes, useSpend)
 	return cmd
+}
+
+// recipientNamed reads the value of --recipient.
+func recipientNamed(text string) (r backup.Recipient, err error) {
+	switch {
+	case text == "":
+		return r, nil
+	case strings.HasPrefix(text, "age1"):
+		if _, err := dkek.SealData(text, nil); err != nil {
+			return r, console.Usagef("", "--recipient: %s", err)
+		}
+		return backup.Recipient{Text: text}, nil
+	}
+	r.Prefix, r.Bits, err = decodeWords("--recipient", text, "stand on the sheet of the recovery key")
+	return r, err
 }
 
 // readAttachments reads the files of --attach.

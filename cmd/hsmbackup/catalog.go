@@ -78,7 +78,26 @@ func (a *app) openCatalog(path string, writable bool) (*store.Catalog, error) {
 }
 
 func (a *app) storing() []store.Option {
-	return []store.Option{store.Clock(a.now), store.BeforeWrite(a.beforeWrite)}
+	return []store.Option{store.Clock(a.now), store.BeforeWrite(a.beforeWrite), store.OnMachine(a.machine()), store.Listen(a.hear)}
+}
+
+// machine is what this computer keeps for itself: in the user's data directory,
+// wherever the catalog is. Without one nothing is kept.
+func (a *app) machine() *store.Machine {
+	dir, err := a.dataDir()
+	if err != nil {
+		return nil
+	}
+	return store.MachineAt(filepath.Join(dir, "hsmbackup", "recipients.json"))
+}
+
+// hear passes on what a job found to say of the catalog.
+func (a *app) hear(what string, damage bool) {
+	if damage {
+		a.damaged = errors.Join(a.damaged, errors.New(what))
+		return // said at the end
+	}
+	a.Note("%s", what)
 }
 
 // lookCatalog opens the catalog for looking. Without one it is nil.

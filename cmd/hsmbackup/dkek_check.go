@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -138,6 +139,8 @@ func (a *app) printDKEKCheck(c *custody.Checked) {
 	}
 	if c.KCV != "" {
 		a.Printf("recovery key KCV %s, from %s", c.KCV, console.Count(c.Material.Count(), "share"))
+		a.Printf("recipient %s", c.Recipient)
+		a.Printf("in words: %s", strings.Join(custody.RecipientWords(c.Recipient), " "))
 	} else if err := c.Material.LacksShares(); err != nil {
 		a.Printf("%s", err)
 	}

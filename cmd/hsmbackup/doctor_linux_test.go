@@ -62,6 +62,7 @@ func TestDoctorInReaders(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	t.Setenv("HSMBACKUP_CATALOG", filepath.Join(dir, "c.db"))
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	token := func(o softtoken.Options) *softtoken.Token {
 		t.Helper()
 		soft, err := softtoken.New(o)

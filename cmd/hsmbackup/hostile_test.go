@@ -148,6 +148,7 @@ func TestFault17HostileCatalog(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := forge.Copy(t, "c.db", func(c *forge.Catalog) { spoil(c, every) })
 			t.Setenv("HSMBACKUP_CATALOG", path)
+			t.Setenv("XDG_DATA_HOME", t.TempDir())
 			for _, line := range []string{
 				"", "status", "status --token soft:old.tok", "list", "show", "show latest", "show --ssh", "show --ssh=config", "show --ssh=ca --key 1",
 				"diff", "log", "check", "verify --offline" + twoParts, "drill" + twoParts,

@@ -26,6 +26,10 @@ type jsonVerification struct {
 	Findings    []jsonFinding `json:"findings"`
 	Uncovered   []report.Key  `json:"uncovered"`
 	NotRecorded string        `json:"not_recorded"`
+	// Doubts keep it from being good although nothing is damaged; AnchoredUpTo is
+	// the entry that verify --offline anchored.
+	Doubts       []string `json:"doubts,omitempty"`
+	AnchoredUpTo uint64   `json:"anchored_up_to,omitempty"`
 	// Copies are those of the catalog that a check looked at.
 	Copies []jsonCopy `json:"copies,omitempty"`
 	// Signed is what enough custodians of a set signed of the log, a line for each.

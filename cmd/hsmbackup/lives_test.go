@@ -37,6 +37,7 @@ func inProcess(ctx context.Context, c lives.Conditions, args []string) (int, []b
 // TestLives plays random histories from SEED on: STEPS steps, or for SPAN, which is
 // ten seconds.
 func TestLives(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	s := lives.Search{Seed: fromEnv(t, "SEED", 1), Steps: int(fromEnv(t, "STEPS", 0)), NotYet: notYet}
 	s.For = 10 * time.Second
 	if testing.Short() {
@@ -65,6 +66,7 @@ func fromEnv(t *testing.T, name string, otherwise uint64) uint64 {
 
 // Histories in which a fault was found are kept, a file each, and play well.
 func TestKeptLives(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	files, err := filepath.Glob(filepath.Join("testdata", "lives", "*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d histories, %v", len(files), err)

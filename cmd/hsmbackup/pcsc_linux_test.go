@@ -46,6 +46,7 @@ func workplace(t *testing.T) (share string) {
 	}
 	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830", "PWA": "testpw-1"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)

@@ -65,6 +65,7 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 	d := pcsctest.Start(t)
 	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830", "WRONG": "648210", "WRONG2": "648210", "WRONG3": "648210"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -288,6 +289,7 @@ func TestJobsEndThroughPKCS11(t *testing.T) {
 	d := pcsctest.Start(t)
 	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	for name, content := range map[string]string{"PIN": "648219", "SO": "3537363231383830"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)

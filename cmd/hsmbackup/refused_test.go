@@ -61,6 +61,7 @@ func runs(t *testing.T, want int, says, line string) {
 func TestFault05WrongSOPIN(t *testing.T) {
 	workIn(t)
 	t.Setenv("HSMBACKUP_CATALOG", "not/yet/there/c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	for name, content := range map[string]string{"PIN": "648219", "SO": "8237465901283746",
 		"WRONG": "1237465901283746"} {
 		secretFile(t, name, content)
@@ -172,6 +173,7 @@ func TestFault05WrongSOPINOfSetup(t *testing.T) {
 func TestFault05WrongPIN(t *testing.T) {
 	workIn(t)
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	secretFile(t, "PIN", "648219")
 	secretFile(t, "SO", "8237465901283746")
 	runs(t, 0, "", "soft new t.tok --serial SOFT0200001")

@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("DATA", data)
 			e.Setenv("HSMBACKUP_CATALOG", "c.db")
 			e.Setenv(derivationsEnv, os.Getenv(derivationsEnv))
+			e.Setenv("XDG_DATA_HOME", filepath.Join(e.WorkDir, "data-home"))
 			e.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(e.WorkDir, "no-pcscd"))
 			for name, place := range map[string]string{"README.md": "README.md", "packaging/demo.sh": filepath.Join("packaging", "demo.sh")} {
 				b, err := os.ReadFile(filepath.Join("..", "..", place))

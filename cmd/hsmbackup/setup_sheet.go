@@ -104,7 +104,7 @@ func freeName(path string, content []byte) (string, error) {
 // of the day on which the set-up was begun, so that it stays the same.
 func (s *setter) sheetContent(j *backup.SetUpJob, r *backup.SetUpReport) ([]byte, error) {
 	return custody.SheetFile(&sheet.Admin{
-		Serial: j.Serial(), Label: j.Label, KCV: r.KCV.String(), Shares: s.where(r), Catalog: custody.Absolute(j.Catalog.Path()), Date: r.Note.Begun,
+		Serial: j.Serial(), Label: j.Label, KCV: r.KCV.String(), Recipient: custody.RecipientWords(r.Recipient), Shares: s.where(r), Catalog: custody.Absolute(j.Catalog.Path()), Date: r.Note.Begun,
 		Steps: custody.RestoreSteps(j.Serial(), s.files()),
 	}, s.o.sheet, sheet.A4)
 }

@@ -20,6 +20,7 @@ func setupFolder(t *testing.T) {
 	t.Helper()
 	t.Chdir(t.TempDir())
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	for name, content := range map[string]string{"PIN": "771904", "SO": "8237465901283746", "PW": "ordinary trumpet grit clinic permit joke abandon"} {
 		if err := os.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			t.Fatal(err)

@@ -216,7 +216,11 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	list := backup.TakeAges(state, a.now())
 	var rows [][]string
 	for _, s := range state.Latest() {
-		row := []string{"  " + report.TakenOf(s.Token.Serial), "snapshot " + s.ID, report.StoredKeys(s), "backed up " + a.age(s.Taken)}
+		taken := s.Taken
+		if state.Ahead(state.SeqOf(s)) {
+			taken = store.UnknownTime
+		}
+		row := []string{"  " + report.TakenOf(s.Token.Serial), "snapshot " + s.ID, report.StoredKeys(s), "backed up " + a.age(taken)}
 		for _, g := range list {
 			if g.Snapshot.ID == s.ID {
 				row = append(row, "proven "+a.age(g.Proof), "drilled "+a.age(g.Drill), "shares seen "+a.age(g.ShareSeen), console.Copies(g.Copies))
@@ -232,6 +236,9 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 func (a *app) age(t time.Time) string {
 	if t.IsZero() {
 		return "never"
+	}
+	if t.Equal(store.UnknownTime) {
+		return "at an unknown time"
 	}
 	d := a.now().Sub(t)
 	switch {

@@ -325,7 +325,7 @@ var (
 	called      = regexp.MustCompile(`\bhsm(call2|answ)1[0-9a-z]+`)
 	keyCheck    = regexp.MustCompile(`\b[0-9A-F]{16}\b`)
 	hexNumber   = regexp.MustCompile(`\b[0-9a-f]{8,}\b`)
-	sixWords    = regexp.MustCompile(`((?:head(?:, to note down)?|[Ww]ords of the set|entry \d+):? "?)((?:[a-z]{3,8} ){5}[a-z]{3,8})\b`)
+	sixWords    = regexp.MustCompile(`((?:head(?:, to note down)?|[Ww]ords of the set|in words|entry \d+):? "?)((?:[a-z]{3,8} ){5}[a-z]{3,8})\b`)
 	recipient   = regexp.MustCompile(`\bage1[0-9a-z]{50,}`)
 	clock       = regexp.MustCompile(`([T ])\d\d:\d\d(:\d\d)?`)
 	day         = regexp.MustCompile(`\b20\d\d-\d\d-\d\d`)

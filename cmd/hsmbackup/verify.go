@@ -24,7 +24,7 @@ import (
 
 func newVerifyCommand(a *app) *cobra.Command {
 	var offline, throughPKCS11 bool
-	var module string
+	var module, headText string
 	cmd := &cobra.Command{
 		Use:   "verify [SNAPSHOT...]",
 		Short: "prove that stored keys come back",
@@ -37,6 +37,13 @@ recovery key, and each private key is compared with all that is known of it. No
 token is needed; the private keys are open in this computer's memory meanwhile.
 Without a snapshot named, the newest of each token is taken.
 
+The recovery key also says whether this is the catalog that it saw last: it
+anchors it. Whoever wrote the file since cannot have changed what is anchored.
+--offline opens every key blob under the recovery key, shows what came since and
+no key vouches for, asks, and then moves the anchor to the present head; no other
+command does. A catalog without an anchor is exit 3 until --head says where it is
+known from: the six words of its head, on the sheet or printed by a backup.
+
 With --pkcs11 the keys on the attached token are found by their IDs and used
 through a PKCS#11 module, as SSH and other programs use them, and their answers
 are checked against the catalog. That shows that the token serves them, not that
@@ -44,10 +51,14 @@ they come back: a round trip does.`,
 		Example: `  hsmbackup verify
   hsmbackup verify --pkcs11
   hsmbackup verify --offline --share share1.pbe
+  hsmbackup verify --offline --share share1.pbe --head "abandon ability able about above absent"
   hsmbackup verify latest --offline --share alice.pbe --share bob.pbe`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if module != "" && !throughPKCS11 {
 				return console.Usagef("", "--module is for --pkcs11")
+			}
+			if headText != "" && !offline {
+				return console.Usagef("`hsmbackup check --head WORDS` compares them without a secret", "--head is for --offline")
 			}
 			if throughPKCS11 {
 				if offline || len(a.flags.shareArgs) > 0 {
@@ -62,7 +73,7 @@ they come back: a round trip does.`,
 				if a.flags.token != "" || a.flags.confirm != "" {
 					return console.Usagef("", "--offline needs no token: leave --token and --confirm out")
 				}
-				return a.verifyOffline(cmd.Context(), args)
+				return a.verifyOffline(cmd.Context(), args, headText)
 			}
 			if len(a.flags.shareArgs) > 0 {
 				return console.Usagef("", "--share is for --offline: a round trip needs the PIN only")
@@ -72,6 +83,7 @@ they come back: a round trip does.`,
 	}
 	cmd.Flags().BoolVar(&offline, "offline", false, "open the key blobs on this computer with the shares, without a token")
 	cmd.Flags().BoolVar(&throughPKCS11, "pkcs11", false, "use the keys on the token through a PKCS#11 module, as other programs do")
+	cmd.Flags().StringVar(&headText, "head", "", "with --offline: `WORDS` that the sheet or an earlier backup gives as head")
 	cmd.Flags().StringVar(&module, "module", "", "with --pkcs11: the module's `PATH` (default: OpenSC's, where its packages put it)")
 	uses(cmd, useCatalog, useToken, useShare, useConfirm, useYes, useSpend)
 	return cmd
@@ -113,7 +125,12 @@ func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*stor
 	return list, err
 }
 
-func (a *app) verifyOffline(ctx context.Context, names []string) error {
+func (a *app) verifyOffline(ctx context.Context, names []string, headText string) error {
+	o := backup.Options{Progress: a.Steps, Program: build.Program(), Confirm: a.confirmSince(ctx)}
+	var err error
+	if o.Head, o.HeadBits, err = decodeWords("--head", headText, "`hsmbackup backup` prints as head"); err != nil {
+		return err
+	}
 	cat, why, err := a.recordingCatalog()
 	if err != nil {
 		return err
@@ -130,8 +147,8 @@ func (a *app) verifyOffline(ctx context.Context, names []string) error {
 	}
 	defer key.Wipe()
 	dkek.WipeShares(shares)
-	v, err := backup.VerifyOffline(ctx, cat, list, key, backup.Options{Progress: a.Steps, Program: build.Program(),
-		Also: func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, nil, key) }})
+	o.Also = func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, nil, key) }
+	v, err := backup.VerifyOffline(ctx, cat, list, key, o)
 	a.progress.Close()
 	if err != nil {
 		return err
@@ -258,7 +275,9 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 		return err
 	}
 	defer closeCatalog(cat)
-	v, err := backup.Check(cat, prefix, bits, func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, setWords, nil) })
+	tokens, uncovered, tokenErr := a.inNoSnapshot(ctx, cat)
+	v, err := backup.Check(cat, prefix, bits,
+		func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, setWords, nil) }, backup.CompareTokens(tokens...))
 	if err != nil {
 		return err
 	}
@@ -267,9 +286,8 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 			return err
 		}
 	}
-	uncovered, err := a.inNoSnapshot(ctx, cat)
-	if err != nil {
-		return err
+	if tokenErr != nil {
+		return tokenErr
 	}
 	state, err := cat.Read()
 	if err != nil {
@@ -278,23 +296,23 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 	return a.printVerification(v, "proof: intact, without any secret", why, uncovered, custody.InUse(state, a.now())...)
 }
 
-// inNoSnapshot gives the keys of attached tokens that no snapshot has as they
-// are now. That there is no token or no PC/SC is no error here.
-func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.KeyCoverage, error) {
+// inNoSnapshot gives what attached tokens hold, and those of their keys that no
+// snapshot has as they are now. That there is no token or no PC/SC is no error.
+func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) (held []*backup.Inventory, list []backup.KeyCoverage, err error) {
 	tokens, err := a.reach(ctx)
 	if err != nil && (a.flags.token != "" || ctx.Err() != nil || !withoutPCSC(err)) {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []backup.KeyCoverage
 	for _, t := range tokens {
 		defer t.close()
 		inv, err := backup.Take(ctx, t.card)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		held = append(held, inv)
 		state, err := cat.Read()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, k := range backup.Cover(inv, state, nil) {
 			if k.Coverage == backup.Missing || k.Coverage == backup.Stale || k.Coverage == backup.Unasked && !a.done(k) {
@@ -302,7 +320,7 @@ func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) ([]backup.Ke
 			}
 		}
 	}
-	return list, nil
+	return held, list, nil
 }
 
 // printVerification prints a result and gives the error that carries its exit
@@ -318,7 +336,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if v.Damaged() {
 		exits.Add(console.ExitDamaged)
 	}
-	if !v.OK() || len(uncovered) > 0 {
+	if !v.OK() || len(uncovered) > 0 || len(v.Doubts) > 0 {
 		exits.Add(console.ExitIncomplete)
 	}
 	risk := a.stale(sets)
@@ -342,6 +360,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		}
 		a.printCopies(v.Copies)
 		a.Printf("%s", anchorText(v))
+		a.printAnchoring(v)
 		for _, line := range v.Signed {
 			a.Printf("%s", line)
 		}
@@ -351,6 +370,9 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		a.Note("the result was not recorded: %s", notRecorded)
 	}
 	var hints []string
+	for _, d := range v.Doubts {
+		hints = append(hints, d.Do)
+	}
 	if len(uncovered) > 0 || v.Empty() {
 		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
 	}
@@ -409,26 +431,6 @@ func (a *app) printCopies(copies []backup.CopyState) {
 	}
 }
 
-// anchorText says what the catalog's head was compared with.
-func anchorText(v *backup.Verification) string {
-	since := ""
-	if v.Since > 0 {
-		since = fmt.Sprintf(", %s since", report.Entries(v.Since))
-	}
-	if len(v.Findings) > 0 {
-		return "the catalog is damaged"
-	}
-	switch v.Anchored {
-	case backup.AnchoredWords:
-		return "the catalog is anchored: it holds the entry that the words name" + since
-	case backup.AnchoredCustodians:
-		return "the catalog is anchored by what custodians signed: this is what lay there that day" + since
-	case backup.AnchoredDKEK:
-		return "the catalog is anchored by the recovery key" + since
-	}
-	return "the catalog is intact, not anchored"
-}
-
 // nothingToProve says so of a catalog without keys: no news is no proof.
 func nothingToProve(v *backup.Verification) string {
 	switch {
@@ -477,6 +479,9 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 	if v.Unsigned != "" {
 		list = append(list, v.Unsigned)
 	}
+	for _, d := range v.Doubts {
+		list = append(list, d.What)
+	}
 	if why := nothingToProve(v); why != "" {
 		list = append(list, why)
 	}
@@ -485,9 +490,12 @@ func verificationSummary(v *backup.Verification, uncovered []backup.KeyCoverage)
 
 func verificationDocument(v *backup.Verification, notRecorded string, uncovered []backup.KeyCoverage) jsonVerification {
 	doc := jsonVerification{
-		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0, Anchored: v.Anchored,
+		Proof: v.Proof, OK: v.OK() && len(uncovered) == 0 && len(v.Doubts) == 0, Anchored: v.Anchored,
 		Snapshots: []jsonSnapshotProof{}, Findings: []jsonFinding{}, Uncovered: []report.Key{}, NotRecorded: notRecorded,
-		Seconds: v.Took.Seconds(), Signed: v.Signed,
+		Seconds: v.Took.Seconds(), Signed: v.Signed, AnchoredUpTo: v.NewAnchor,
+	}
+	for _, d := range v.Doubts {
+		doc.Doubts = append(doc.Doubts, d.What)
 	}
 	for _, s := range v.Snapshots {
 		proof := jsonSnapshotProof{ID: s.ID, Token: s.Token, Keys: keyProofs(s.Keys)}

@@ -22,6 +22,8 @@ type Checked struct {
 	// Sets are the sets that parts are of.
 	Sets    []SetAtHand  `json:"sets,omitempty"`
 	Wrapped []CheckedKey `json:"wrapped"`
+	// Recipient is what data is sealed to under the recovery key.
+	Recipient string `json:"recipient,omitempty"`
 
 	// Material is what was given, to be wiped.
 	Material *Material `json:"-"`
@@ -243,6 +245,9 @@ func (c *Checked) shares(ctx context.Context) (*dkek.Key, error) {
 		return nil, err
 	}
 	c.KCV, c.Complete = key.KCV().String(), true
+	if c.Recipient, err = key.Recipient(); err != nil {
+		return nil, err
+	}
 	return key, nil
 }
 

@@ -182,8 +182,11 @@ type PartSetKeeper struct {
 // Document is the set as --json shows it.
 func (s KeptSet) Document(now time.Time) PartSet {
 	stamp := func(t time.Time) string {
-		if t.IsZero() {
+		switch {
+		case t.IsZero():
 			return ""
+		case t.Equal(store.UnknownTime):
+			return "unknown"
 		}
 		return t.UTC().Format(time.RFC3339)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
@@ -63,7 +64,7 @@ func SheetOfPart(p *dkek.Part, known *store.PartSet, cat *store.Catalog, now tim
 			s.KCV = known.KCV
 		}
 	}
-	s.Tokens = tokensUnder(cat, s.KCV)
+	s.Tokens, s.Recipient = tokensUnder(cat, s.KCV), recipientOf(cat, s.KCV)
 	return s
 }
 
@@ -87,6 +88,22 @@ func (o *Opener) PartForSheet(ctx context.Context, given []Given, cat *store.Cat
 		o.Desk.Note("warning: set %s was retired on %s; its parts still give the share, as long as anyone keeps them", p.Set, known.Retired.Format(time.DateOnly))
 	}
 	return p, known, nil
+}
+
+// RecipientWords are the words by which people compare what data is sealed to.
+func RecipientWords(recipient string) []string { return wordsOf(backup.RecipientHash(recipient)) }
+
+// recipientOf gives the words of a recovery key's recipient, as far as this
+// computer has derived it from the shares; what a catalog says is not printed.
+func recipientOf(cat *store.Catalog, kcv store.KCV) []string {
+	if cat == nil {
+		return nil
+	}
+	known, ok, err := cat.Machine().Recipient(kcv)
+	if err != nil || !ok || known.Typed {
+		return nil
+	}
+	return RecipientWords(known.Recipient)
 }
 
 // headOf gives the words of the catalog's head; none without one.
@@ -137,6 +154,7 @@ func SheetOfAdmin(desk Desk, cat *store.Catalog, serials []string, given []Given
 		s.Serial, s.Label = snapshot.Token.Serial, snapshot.Token.Label
 		if len(snapshot.Token.Domains) > 0 {
 			s.KCV = snapshot.Token.Domains[0].KCV
+			s.Recipient = recipientOf(cat, s.KCV)
 		}
 	case len(serials) > 0:
 		s.Serial = serials[0]

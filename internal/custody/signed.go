@@ -150,7 +150,7 @@ func Anchor(v *backup.Verification, state *store.State, setWords []string, key *
 	if key != nil {
 		good, damage := Vouches(key, state.PartSets)
 		v.Findings = append(v.Findings, damage...)
-		vouched = good
+		vouched, v.Vouched = good, good
 	}
 	if setWords != nil {
 		i := slices.IndexFunc(state.PartSets, func(s store.PartSet) bool { return slices.Equal(SetWords(&s), setWords) })

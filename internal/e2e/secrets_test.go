@@ -59,7 +59,7 @@ func TestSecrets(t *testing.T) {
 	hsmbackup := func(code int, env []string, args ...string) {
 		t.Helper()
 		s.Search(t, "an argument", []byte(strings.Join(args, " ")))
-		result := pcsctest.Run(t, pcsctest.Cmd{Name: program, Args: args, Dir: dir, Env: append([]string{"TMPDIR=" + temporary, "HSMBACKUP_CATALOG=" + r.path("c.db"), "PCSCLITE_CSOCK_NAME=" + r.path("no-pcscd")}, env...)})
+		result := pcsctest.Run(t, pcsctest.Cmd{Name: program, Args: args, Dir: dir, Env: append([]string{"TMPDIR=" + temporary, "HSMBACKUP_CATALOG=" + r.path("c.db"), "XDG_DATA_HOME=" + r.path("data-home"), "PCSCLITE_CSOCK_NAME=" + r.path("no-pcscd")}, env...)})
 		want(t, result, code)
 		said = append(said, result)
 	}

@@ -437,7 +437,7 @@ func (r reader) open(line string) pcsctest.Result {
 	if err != nil {
 		r.Fatal(err)
 	}
-	return r.run("sh", "-c", "umask 0; export HSMBACKUP_CATALOG=c.db; '"+program+"' "+line)
+	return r.run("sh", "-c", "umask 0; export HSMBACKUP_CATALOG=c.db XDG_DATA_HOME=$PWD/data-home; '"+program+"' "+line)
 }
 
 func badDay9(t *testing.T) {
@@ -662,7 +662,7 @@ func badDay13(t *testing.T) {
 	}
 	plain := (cpu(t) - begin) * (whole / sample)
 	cmd := exec.Command(program, "dkek", "check", aPBE, "--password", "env:A_PASSWORD")
-	cmd.Dir, cmd.Env = r.dir, append(os.Environ(), "A_PASSWORD="+aPassword, "HSMBACKUP_CATALOG="+r.path("c.db"))
+	cmd.Dir, cmd.Env = r.dir, append(os.Environ(), "A_PASSWORD="+aPassword, "HSMBACKUP_CATALOG="+r.path("c.db"), "XDG_DATA_HOME="+r.path("data-home"))
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(aKCV)) {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -191,7 +191,7 @@ func (r reader) hsmbackup(args ...string) pcsctest.Result {
 	if err != nil {
 		r.Fatal(err)
 	}
-	return pcsctest.Run(r, pcsctest.Cmd{Name: program, Args: args, Dir: r.dir, Env: append([]string{"HSMBACKUP_CATALOG=" + r.path("c.db")}, secretEnv...)})
+	return pcsctest.Run(r, pcsctest.Cmd{Name: program, Args: args, Dir: r.dir, Env: append([]string{"HSMBACKUP_CATALOG=" + r.path("c.db"), "XDG_DATA_HOME=" + r.path("data-home")}, secretEnv...)})
 }
 
 // secrets are the flags that go with secretEnv. Each verb reads what it needs.

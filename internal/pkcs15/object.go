@@ -103,3 +103,13 @@ func ParseTokenInfo(b []byte) (label string, err error) {
 func EncodeTokenInfo(label string) []byte {
 	return sequence(tlv.Encode(tagInteger, []byte{0}), tlv.Encode(tagTokenLabel, []byte(label)), tlv.Encode(tagBits, []byte{5, 0x20}))
 }
+
+// EncodeData writes the DCOD of a data object that everybody may read, as OpenSC
+// does, byte for byte.
+func (d *ObjectDescription) EncodeData() []byte {
+	path := binary.BigEndian.AppendUint16(nil, d.Path)
+	return sequence(
+		sequence(tlv.Encode(tagUTF8, []byte(d.Label)), tlv.Encode(tagBits, []byte{6, 0x40})), // modifiable
+		sequence(tlv.Encode(tagUTF8, []byte(d.Application))),
+		tlv.Encode(tagContext1, sequence(tlv.Encode(tagOctets, path))))
+}

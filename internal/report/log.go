@@ -169,6 +169,7 @@ func entryText(e store.Entry) string {
 		To          string `json:"to"`
 		At          int    `json:"at"`
 		SuccessorOf string `json:"successor_of"`
+		Seq         uint64 `json:"seq"`
 		Proofs      []store.Proof
 		Snapshots   []string `json:"snapshots"`
 		Seconds     float64  `json:"seconds"`
@@ -221,6 +222,10 @@ func entryText(e store.Entry) string {
 		return fmt.Sprintf("of %s (firmware %s): %s%s", b.Serial, b.Firmware, b.Step, verdict(b.Successor != "", ", it is "+b.Successor+" now", ""))
 	case store.KindOldToken:
 		return fmt.Sprintf("%s is %s, %s has its keys", b.Serial, b.Fate, b.Token)
+	case store.KindClock:
+		return fmt.Sprintf("time runs backwards after entry %d: %s", b.Seq, b.Reason)
+	case store.KindTokenAnchor:
+		return fmt.Sprintf("%s %s", b.Serial, verdict(b.Seq > 0, fmt.Sprintf("anchors the log up to entry %d", b.Seq), "has no anchor any more"))
 	case store.KindSuccessor:
 		return fmt.Sprintf("%s was %s", b.Serial, b.SuccessorOf)
 	case store.KindProof:

@@ -19,8 +19,8 @@ import (
 var coverages = []backup.Coverage{backup.Covered, backup.Unasked, backup.Unproven, backup.NoShare, backup.Stale, backup.Missing, backup.NotExportable, backup.Accepted}
 
 // Metrics renders what a check found in Prometheus' text format: counts and
-// ages, no names but the serials of tokens. What never happened is +Inf seconds
-// ago, so that a limit on the age catches it.
+// ages, no names but the serials of tokens. What never happened, or at a time that
+// cannot be told, is +Inf seconds ago, so that a limit on the age catches it.
 //
 // calls tell of a token with parts in use when its custodians last answered.
 func Metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now time.Time) []byte {
@@ -33,7 +33,7 @@ func Metrics(ages []backup.Ages, calls map[string]time.Time, findings int, now t
 	}
 	age := func(name, help string, t func(a backup.Ages) time.Time) {
 		family(name+"_age_seconds", help, func(a backup.Ages) float64 {
-			if t(a).IsZero() {
+			if t(a).IsZero() || t(a).Equal(store.UnknownTime) {
 				return math.Inf(1)
 			}
 			return max(0, math.Round(now.Sub(t(a)).Seconds()))
@@ -83,7 +83,7 @@ func WriteMetrics(path string, cat *store.Catalog, v *backup.Verification, now t
 		}
 	}
 	for i := range ages {
-		if v.OK() {
+		if v.OK() && len(v.Doubts) == 0 {
 			ages[i].Check = now
 		}
 	}

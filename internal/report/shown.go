@@ -32,7 +32,7 @@ type ShownKey struct {
 
 // Origin is where a key comes from. Kind is generated, imported or unknown;
 // token, verified (by its device certificate) and root are of a generated one;
-// opened is when a computer last had it open, empty if never.
+// opened is when a computer last had it open, empty if never, or "unknown".
 type Origin struct {
 	Kind     string `json:"kind"`
 	Token    string `json:"token"`
@@ -45,7 +45,9 @@ type Origin struct {
 
 func newOrigin(o backup.Origin) Origin {
 	out := Origin{Kind: o.Kind, Token: o.Token, Verified: o.Verified, Root: o.Root, KCV: o.KCV, Text: o.String()}
-	if !o.Opened.IsZero() {
+	if o.Opened.Equal(store.UnknownTime) {
+		out.Opened = "unknown"
+	} else if !o.Opened.IsZero() {
 		out.Opened = o.Opened.UTC().Format(time.RFC3339)
 	}
 	return out

@@ -25,8 +25,9 @@ type Part struct {
 	// SetWords vouch for the commitments that the catalog has of the set; none: to be
 	// copied by hand from what was handed out.
 	SetWords []string
-	// Head of the catalog as words; none: not known.
-	Head []string
+	// Recipient that data is sealed to under the recovery key, and Head of the
+	// catalog, as words; none: not known.
+	Recipient, Head []string
 	// Date of the sheet.
 	Date time.Time
 	// Text is the part in lines of groups, each with its check; Code the part in
@@ -49,8 +50,9 @@ type Admin struct {
 	// Password of the shares, and SOPIN. Both are printed if they are given, and
 	// should not be.
 	Password, SOPIN []byte
-	// Head of the catalog as words.
-	Head []string
+	// Recipient that data is sealed to under the recovery key, and Head of the
+	// catalog, as words.
+	Recipient, Head []string
 	// Date of the sheet.
 	Date time.Time
 	// Steps of a restore, with their commands.
@@ -110,6 +112,9 @@ func (p *Part) page() (*page, error) {
 		field{name: "KCV", value: kcv + " (of the recovery key)"},
 		written("Words of the set", strings.Join(p.SetWords, " ")),
 		written("For tokens", strings.Join(p.Tokens, ", ")))
+	if len(p.Recipient) > 0 {
+		about = append(about, field{name: "Recipient", value: strings.Join(p.Recipient, " ")})
+	}
 	if len(p.Head) > 0 {
 		about = append(about, field{name: "Catalog head", value: strings.Join(p.Head, " ")})
 	}
@@ -156,6 +161,9 @@ func (s *Admin) page() (*page, error) {
 		written("Serial", s.Serial),
 		written("Label", s.Label),
 		written("KCV", s.KCV),
+	}
+	if len(s.Recipient) > 0 {
+		about = append(about, field{name: "Recipient", value: strings.Join(s.Recipient, " ")})
 	}
 	if len(s.Head) > 0 {
 		about = append(about, field{name: "Catalog head", value: strings.Join(s.Head, " ")})
