@@ -399,7 +399,13 @@ func Making(ctx context.Context, card *schsm.Card, reference byte, do func() err
 			}
 		}
 		m.reference = reference
-		return do()
+		if err = do(); err == nil || isTransport(err) {
+			return err
+		}
+		if _, there := card.Key(ctx, reference); errors.Is(there, apdu.ErrNotFound) {
+			m = Made{} // refused: what comes there later is not of this run
+		}
+		return err
 	})
 	return m, err
 }

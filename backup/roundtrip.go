@@ -164,12 +164,13 @@ func leftBehind(twin, original Key) string {
 }
 
 // cleanCounted is cleanUp for keys with a use counter, of which a copy would have
-// none: what is taken for a copy answers like another one that the blob gives now.
-// The original is not used.
+// none: what is taken for a copy answers like another one that the blob gives now,
+// and that one like the public key beside the original, which is not used. What the
+// catalog says is not enough: a blob in another's place would name any key a copy.
 func (r *roundTrip) cleanCounted(ctx context.Context, inv *Inventory) (cleaned []string, err error) {
 	bare := func(k Key) bool { return k.Description == nil && k.Certificate == nil && k.Info.Counter == nil }
 	for _, o := range inv.Keys {
-		if o.Info.Counter == nil || r.newest == nil || !slices.ContainsFunc(inv.Keys, bare) {
+		if o.Info.Counter == nil || o.Public == nil || r.newest == nil || !slices.ContainsFunc(inv.Keys, bare) {
 			continue
 		}
 		at := slices.IndexFunc(r.newest.Keys, func(k store.Key) bool { return k.Reference == int(o.Reference) && len(k.Blob) > 0 })
@@ -196,6 +197,12 @@ func (r *roundTrip) cleanTwinsOf(ctx context.Context, o Key, blob []byte) (clean
 			return nil, changed(err)
 		}
 		return nil, nil // it is not to be had, so nothing is known to be its copy
+	}
+	if err := proveUse(ctx, r.card, free, o.subject()); err != nil {
+		if isTransport(err) {
+			return nil, changed(err)
+		}
+		return nil, made.Remove(ctx, r.card)
 	}
 	now, err := Take(ctx, r.card)
 	if err != nil {
