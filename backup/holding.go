@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"hsmbackup/dkek"
@@ -63,7 +64,7 @@ func AtFirstSight(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
 	var lost []string
 	var e *Evidence
 	for _, k := range keys {
-		if k.stored == nil && !isProofKey(k.Key) && (k.Coverage != NoShare || state.Shares[k.Key.KCV].Random) {
+		if k.stored == nil && !isProofKey(k.Key) && (k.Coverage != NoShare || inv.noShares(state, k.Key)) {
 			lost = append(lost, e.wouldLose(k))
 		}
 	}
@@ -82,6 +83,14 @@ func AtFirstSight(inv *Inventory, cat *store.Catalog) ([]KeyCoverage, error) {
 		return keys, wouldBeLost(lost)
 	}
 	return keys, nil
+}
+
+// noShares tells whether nobody can have shares of the recovery key that a key is
+// under: the token made it up.
+func (inv *Inventory) noShares(state *store.State, k Key) bool {
+	return state.Shares[k.KCV].Random || slices.ContainsFunc(inv.Domains, func(d schsm.Domain) bool {
+		return d.Number == k.Info.Domain && d.Shares == 0 && len(d.UID) == 0
+	})
 }
 
 // contents counts what a token holds.

@@ -170,7 +170,9 @@ func (p *property) backup() {
 	}
 	args := []string{"backup", "--confirm", tokentest.Source} // it may have one PIN try in all
 	if p.Chance(50) {
-		args = append(args, "--yes") // uses of a key with a use counter may be spent
+		for n := range p.Keys { // a use of a key with a use counter may be spent
+			args = append(args, "--spend", fmt.Sprint(n))
+		}
 	}
 	p.cleaned(p.says(&doc, []int{0, 3}, args...))
 	for _, m := range doc.Missing {
