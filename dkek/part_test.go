@@ -131,7 +131,7 @@ func TestPartOneWrongCharacter(t *testing.T) {
 	tried := 0
 	for i, was := range compact {
 		for _, c := range []byte(alphanumeric) {
-			if c == was {
+			if c == was || i == len(partPrefix) && (c == 'l' || c == 'i') { // read for the 1
 				continue
 			}
 			bad := bytes.Clone(compact)
@@ -154,7 +154,7 @@ func TestPartOneWrongCharacter(t *testing.T) {
 			continue
 		}
 		for _, c := range []byte(alphanumeric) {
-			if c == was {
+			if c == was || !check && at == len(partPrefix) && (c == 'l' || c == 'i') {
 				continue
 			}
 			bad := bytes.Clone(checked)

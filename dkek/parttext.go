@@ -48,6 +48,7 @@ func (c coded) is(text []byte) bool {
 	compact, _ := joined(text)
 	defer clear(compact)
 	prefix := []byte(c.prefix + "1")
+	c.mendSeparator(compact)
 	return len(compact) >= len(prefix) && bytes.EqualFold(compact[:len(prefix)], prefix)
 }
 
@@ -55,6 +56,8 @@ func (c coded) is(text []byte) bool {
 // for people, and so are blanks. The checks at the ends of lines come apart, by
 // the number of characters before them. The caller clears the first.
 func joined(text []byte) (compact []byte, checks map[int][]byte) {
+	text = undecorated(text)
+	defer clear(text)
 	compact, checks = make([]byte, 0, len(text)), map[int][]byte{}
 	for line := range bytes.Lines(text) {
 		line = bytes.TrimSpace(line)
@@ -62,7 +65,7 @@ func joined(text []byte) (compact []byte, checks map[int][]byte) {
 			continue
 		}
 		if i := bytes.IndexByte(line, '='); i >= 0 {
-			line, checks[len(compact)+count(line[:i])] = line[:i], bytes.TrimSpace(line[i+1:])
+			line, checks[len(compact)+count(line[:i])] = line[:i], bytes.Clone(bytes.TrimSpace(line[i+1:]))
 		}
 		for _, c := range line {
 			if !isBlank(c) {
@@ -102,6 +105,7 @@ func (c coded) decode(text []byte) ([]byte, error) {
 		return nil, fail(ErrFormat, "%s: nothing but comments and blanks", c.name)
 	}
 	caseErr := c.oneCase(compact)
+	c.mendSeparator(compact)
 	prefix := c.prefix + "1"
 	if wrong := differences(compact, prefix); len(wrong) == 1 && len(compact) == c.length() {
 		return nil, fail(ErrTampered, "%s: a wrong character at its beginning, which is %s: %s", c.name, prefix, c.place(wrong[0]))
@@ -144,6 +148,14 @@ func (c coded) decode(text []byte) ([]byte, error) {
 		return nil, fail(ErrFormat, "%s: of another version than this program knows", c.name)
 	}
 	return data, nil
+}
+
+// mendSeparator puts a 1 behind the prefix where an l or I was read for it: none of
+// the digits is a 1, and nothing else can stand there.
+func (c coded) mendSeparator(compact []byte) {
+	if at := len(c.prefix); at < len(compact) && bytes.IndexByte([]byte("lLiI"), compact[at]) >= 0 && bytes.EqualFold(compact[:at], []byte(c.prefix)) {
+		compact[at] = '1'
+	}
 }
 
 // oneCase brings a text to lower case; mixed cases come of misreading.
