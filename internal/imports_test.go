@@ -61,6 +61,8 @@ var mayImport = map[string][]string{
 	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
 	"internal/keygen":    with(values, "backup", "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
+	"internal/cli": with(values, "backup", "dkek", "store", "internal/apdu", "internal/console", "internal/custody", "internal/harmless", "internal/p11", "internal/pcsc",
+		"internal/report", "internal/schsm", "internal/softtoken", "internal/source", "internal/terminal"),
 	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},
 	"internal/source":    {"internal/console", "internal/terminal", "internal/secret"},
 	"internal/pcsctest":  {"internal/pcsc", "internal/vpcd"},

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 )
 
@@ -47,36 +48,36 @@ func (a *app) accept(ctx context.Context, which, reason string) error {
 	if reason == "" {
 		return console.Usagef("", "--reason TEXT is missing: it says to others why this key has no backup")
 	}
-	t, err := a.openToken(ctx)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	inv, err := backup.Take(ctx, t.card)
+	defer t.Close()
+	inv, err := backup.Take(ctx, t.Card)
 	if err != nil {
 		return err
 	}
 	if _, err := inv.FindKey(which); err != nil {
 		return err
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err == nil && cat == nil {
 		// What will be refused should not leave a catalog behind.
 		if err = acceptable(inv, which); err == nil {
-			cat, err = a.makeCatalog()
-			a.changed = err == nil
+			cat, err = a.MakeCatalog()
+			a.Changed = err == nil
 		}
 	}
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	k, err := backup.Accept(inv, cat, which, reason)
 	if err != nil {
 		return err
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(struct {
 			Serial    string `json:"serial"`
 			Reference int    `json:"reference"`
@@ -93,19 +94,19 @@ func (a *app) acceptClock(seq uint64, reason string) error {
 	if reason == "" {
 		return console.Usagef("", "--reason TEXT is missing: it says to others what the clock did")
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err == nil && cat == nil {
-		err = a.noCatalog()
+		err = a.NoCatalog()
 	}
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	if err := backup.AcceptClock(cat, seq, reason); err != nil {
 		return err
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(struct {
 			Clock  uint64 `json:"clock"`
 			Reason string `json:"reason"`

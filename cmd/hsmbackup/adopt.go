@@ -15,6 +15,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
@@ -67,20 +68,20 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		}
 		return console.Failf("nothing-to-adopt", "wrapped keys are made by `sc-hsm-tool --wrap-key FILE`", "%s: no wrapped key there", strings.Join(args, ", "))
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
-	defer func() { closeCatalog(cat) }()
+	defer func() { cli.CloseCatalog(cat) }()
 	t, err := a.tokenIfAny(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	options := backup.AdoptOptions{Progress: a.Steps, Program: build.Program()}
 	first := false
 	if t != nil {
-		if options.Inventory, err = backup.Take(ctx, t.card); err != nil {
+		if options.Inventory, err = backup.Take(ctx, t.Card); err != nil {
 			return err
 		}
 		if first, err = firstBackup(cat, options.Inventory); err != nil {
@@ -89,9 +90,9 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		first = first && !noBackup
 	}
 	// Whatever has to be typed, or turns out wrong, comes before any change.
-	if len(a.flags.shareArgs) > 0 {
+	if len(a.Flags.ShareArgs) > 0 {
 		a.Note("private keys are open in this computer's memory while they are compared")
-		key, shares, err := a.openKey(ctx, cat)
+		key, shares, err := a.OpenKey(ctx, cat)
 		if err != nil {
 			return err
 		}
@@ -100,28 +101,28 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		options.Key = key
 	}
 	if first {
-		if err := a.login(ctx, t); err != nil {
+		if err := a.Login(ctx, t); err != nil {
 			return err
 		}
 	}
 	if cat == nil && (first || slices.ContainsFunc(files, readable)) {
-		if cat, err = a.makeCatalog(); err != nil {
+		if cat, err = a.MakeCatalog(); err != nil {
 			return err
 		}
 	}
 	r, err := backup.Adopt(ctx, cat, files, options)
-	a.progress.Close()
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
-	a.changed = a.changed || r.Snapshot != nil && !r.Existing
+	a.Changed = a.Changed || r.Snapshot != nil && !r.Existing
 	for _, u := range unread {
-		r.Files = append(r.Files, backup.AdoptedFile{Name: u.name, Reason: describe(u.err, false).Message})
+		r.Files = append(r.Files, backup.AdoptedFile{Name: u.name, Reason: cli.Describe(u.err, false).Message})
 	}
 	done := report.Adopted{AdoptReport: r, PassedOver: passedOver}
 	if first {
-		done.Taken, err = backup.Run(ctx, t.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
-		a.progress.Close()
+		done.Taken, err = backup.Run(ctx, t.Card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+		a.Progress.Close()
 		if err != nil {
 			return err
 		}
@@ -131,7 +132,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 		return err
 	}
 	if t != nil {
-		done.Serial = t.serial
+		done.Serial = t.Serial
 		done.Keys = backup.Cover(options.Inventory, state, nil)
 		if done.Taken != nil {
 			done.Keys = done.Taken.Keys
@@ -140,7 +141,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	if cat != nil {
 		done.Head = report.Head(state.Head)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(done.Document()); err != nil {
 			return err
 		}
@@ -157,13 +158,13 @@ func readable(f backup.AdoptFile) bool {
 }
 
 // tokenIfAny is the token named, or the only one attached; nil without one.
-func (a *app) tokenIfAny(ctx context.Context) (*token, error) {
-	t, err := a.openToken(ctx)
+func (a *app) tokenIfAny(ctx context.Context) (*cli.Token, error) {
+	t, err := a.OpenToken(ctx)
 	var f *console.Failure
 	switch {
 	case err == nil:
 		return t, nil
-	case a.flags.token == "" && (withoutPCSC(err) || errors.As(err, &f) && f.Code == "no-token"):
+	case a.Flags.Token == "" && (withoutPCSC(err) || errors.As(err, &f) && f.Code == "no-token"):
 		return nil, nil
 	}
 	return nil, err

@@ -19,7 +19,7 @@ func askedWithinFlag(cmd *cobra.Command, text *string) {
 }
 
 // done tells whether nothing is left to do for a key, for a look without a login.
-func (a *app) done(k backup.KeyCoverage) bool { return k.DoneWithin(a.now(), a.askedWithin) }
+func (a *app) done(k backup.KeyCoverage) bool { return k.DoneWithin(a.Now(), a.AskedWithin) }
 
 // parseDays reads a length of time: days, or what time.ParseDuration takes.
 func parseDays(flag, text string) (time.Duration, error) {

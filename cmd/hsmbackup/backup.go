@@ -15,6 +15,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 	"hsmbackup/store"
@@ -130,35 +131,35 @@ func readAttachments(files, detach []string) ([]store.Attachment, error) {
 
 func (a *app) backup(ctx context.Context, o backup.Options) error {
 	// A catalog that cannot be written is noticed before the PIN is asked for.
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
-	defer func() { closeCatalog(cat) }()
-	t, err := a.openToken(ctx)
+	defer func() { cli.CloseCatalog(cat) }()
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	if err := a.login(ctx, t); err != nil {
+	defer t.Close()
+	if err := a.Login(ctx, t); err != nil {
 		return err
 	}
 	missing := cat == nil
 	if missing {
-		if cat, err = a.makeCatalog(); err != nil {
+		if cat, err = a.MakeCatalog(); err != nil {
 			return err
 		}
 	}
-	a.changed = missing
+	a.Changed = missing
 	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.Steps, build.Program()
 	o.Emptied = func(s *store.Snapshot, gone []string) error {
-		err := backup.KeysGone(t.serial, s, gone)
-		if a.confirmed || a.flags.confirm == "" && !a.tty.Available() { // it was about the PIN
+		err := backup.KeysGone(t.Serial, s, gone)
+		if a.Confirmed || a.Flags.Confirm == "" && !a.TTY.Available() { // it was about the PIN
 			return err
 		}
-		return a.confirm(ctx, t, err.Error()+".")
+		return a.Confirm(ctx, t, err.Error()+".")
 	}
-	inv, err := backup.Take(ctx, t.card)
+	inv, err := backup.Take(ctx, t.Card)
 	if err != nil {
 		return err
 	}
@@ -167,14 +168,14 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		return err
 	}
 	before, gone := backup.Vanished(inv, state)
-	r, err := backup.Run(ctx, t.card, cat, o)
-	a.progress.Close()
+	r, err := backup.Run(ctx, t.Card, cat, o)
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
-	a.changed = true
+	a.Changed = true
 	for _, name := range gone {
-		a.Note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.name(), before.ID, before.ID)
+		a.Note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.Name(), before.ID, before.ID)
 	}
 	a.printCleaned(r.Cleaned)
 	a.printSpent(r.Spent)
@@ -182,7 +183,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	if !backup.Complete(r.Keys) || len(r.Snapshot.Missing) > 0 {
 		exits.Add(console.ExitIncomplete)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(report.NewBackup(r)); err != nil {
 			return err
 		}
@@ -192,7 +193,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		for _, m := range r.Snapshot.Missing {
 			a.Printf("  not kept: %s: %s", m.What, m.Reason)
 		}
-		a.Printf("snapshot %s of %s: %s", r.Snapshot.ID, t.name(), report.Restorable(r.Keys))
+		a.Printf("snapshot %s of %s: %s", r.Snapshot.ID, t.Name(), report.Restorable(r.Keys))
 		a.Printf("head: %s", report.Head(r.Head))
 	}
 	return console.Outcomes(exits.Outcome(report.Incomplete(r.Keys, r.Snapshot.Missing), report.Remedies(r.Keys)...), underOldKey(r))
@@ -215,12 +216,12 @@ func underOldKey(r *backup.Report) error {
 // --spend names it, or somebody at a terminal says so of this key. --yes is none.
 func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
 	return func(k backup.Key) bool {
-		for _, name := range a.flags.spend {
+		for _, name := range a.Flags.Spend {
 			if name == k.Label || name == fmt.Sprint(k.Reference) || name == hex.EncodeToString(k.ID) {
 				return true
 			}
 		}
-		if a.Yes || !a.tty.Available() || k.Info.Counter == nil {
+		if a.Yes || !a.TTY.Available() || k.Info.Counter == nil {
 			return false
 		}
 		return a.Ask(ctx, fmt.Sprintf("Proving %s spends one of the %d uses that it has left. Prove it?", k.Name(), *k.Info.Counter)) == nil

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 	from "hsmbackup/internal/source"
@@ -16,7 +17,7 @@ import (
 type cloneFlags struct {
 	from, to string
 	keys     []string
-	toPIN    sourceFlag
+	toPIN    cli.SourceFlag
 }
 
 func newCloneCommand(a *app) *cobra.Command {
@@ -40,17 +41,17 @@ where it is read. What the PIN protects is restored if the shares are given.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if o.toPIN.Source, err = from.Parse("--to-pin", o.toPIN.text); err != nil {
+			if o.toPIN.Source, err = from.Parse("--to-pin", o.toPIN.Text); err != nil {
 				return err
 			}
-			a.secrets.DropEnvironment(o.toPIN.Source)
+			a.Secrets.DropEnvironment(o.toPIN.Source)
 			return a.clone(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "the `TOKEN` with the keys")
 	f.StringVar(&o.to, "to", "", "the `TOKEN` that gets them too")
-	f.StringVar(&o.toPIN.text, "to-pin", "", "`SOURCE` of the PIN of the second token (default: as --pin)")
+	f.StringVar(&o.toPIN.Text, "to-pin", "", "`SOURCE` of the PIN of the second token (default: as --pin)")
 	f.StringArrayVar(&o.keys, "key", nil, "only this `KEY`: its reference, ID or label; repeat for several")
 	uses(cmd, useCatalog, useShare, useConfirm, useYes, useSpend)
 	return cmd
@@ -63,21 +64,21 @@ func (a *app) clone(ctx context.Context, o cloneFlags) error {
 	if o.from == o.to {
 		return console.Refusef("same-token", "name two tokens", "--from and --to are the same token")
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
-	from, to, _, err := a.openPair(ctx, o.from, o.to)
+	from, to, _, err := a.OpenPair(ctx, o.from, o.to)
 	if err != nil {
-		closeCatalog(cat)
+		cli.CloseCatalog(cat)
 		return err
 	}
-	defer from.close()
-	defer to.close()
+	defer from.Close()
+	defer to.Close()
 	j := &backup.CloneJob{From: a.work(ctx, from, 0), To: a.work(ctx, to, 0), Keys: o.keys}
 	j.From.Catalog = cat
-	defer func() { closeCatalog(j.From.Catalog) }()
-	if o.toPIN.text != "" {
+	defer func() { cli.CloseCatalog(j.From.Catalog) }()
+	if o.toPIN.Text != "" {
 		j.To.Person = &holder{a, to, o.toPIN.Source}
 	}
 	r, err := j.Run(ctx)
@@ -99,7 +100,7 @@ func (a *app) printClone(cat *store.Catalog, r *backup.CloneReport, used *usedTh
 		backup.CloneDocument
 		PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
 	}{r.Document(report.Head(state.Head)), used.document()}
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(doc); err != nil {
 			return err
 		}

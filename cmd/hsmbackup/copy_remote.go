@@ -20,7 +20,7 @@ func checkCopyPlace(cat *store.Catalog, to string, sameDisk bool) error {
 // copyCatalog copies the catalog to another disk, or to another host.
 func (a *app) copyCatalog(ctx context.Context, cat *store.Catalog, to string, sameDisk bool) (store.Copy, store.Entry, error) {
 	if host, folder, ok := remote.Place(to); ok {
-		return remote.CopyCatalog(ctx, a.Console, a.secrets.Environ(), cat, host, folder)
+		return remote.CopyCatalog(ctx, a.Console, a.Secrets.Environ(), cat, host, folder)
 	}
 	return backup.CopyCatalog(cat, to, sameDisk)
 }

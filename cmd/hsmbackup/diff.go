@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 )
 
 func newDiffCommand(a *app) *cobra.Command {
@@ -28,17 +29,17 @@ type jsonDifference struct {
 }
 
 func (a *app) diff(older, newer string) error {
-	cat, err := a.needCatalog()
+	cat, err := a.NeedCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	pair, err := a.snapshots(cat, []string{older, newer})
 	if err != nil {
 		return err
 	}
 	list := backup.Diff(pair[0], pair[1])
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := struct {
 			From        string           `json:"from"`
 			To          string           `json:"to"`

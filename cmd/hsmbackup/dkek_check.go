@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
@@ -39,7 +40,7 @@ in this computer's memory.`,
   hsmbackup dkek check alice.txt.age bob.txt --identity key.txt
   hsmbackup dkek check key1.bin`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 && len(a.flags.shares) == 0 {
+			if len(args) == 0 && len(a.Flags.Shares) == 0 {
 				return console.Usagef(seeHelp(cmd), "%s needs a share or a wrapped key", verb(cmd))
 			}
 			return nil
@@ -51,15 +52,15 @@ in this computer's memory.`,
 }
 
 func (a *app) dkekCheck(ctx context.Context, args []string) error {
-	given, err := a.parseShares("", args)
+	given, err := a.ParseShares("", args)
 	if err != nil {
 		return err
 	}
 	cat, notRecorded := a.catalogOfCheck()
-	defer closeCatalog(cat)
-	c, key, err := a.opener().Check(ctx, cat, append(slices.Clone(a.flags.shareArgs), given...))
+	defer cli.CloseCatalog(cat)
+	c, key, err := a.Opener().Check(ctx, cat, append(slices.Clone(a.Flags.ShareArgs), given...))
 	if c != nil {
-		a.gathered = c.Material // wiped when the program ends
+		a.Gathered = c.Material // wiped when the program ends
 	}
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 	if key != nil && (cat != nil || notRecorded != nil) {
 		a.recordCheck(cat, c, key, notRecorded)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		err = a.Document(c)
 	} else {
 		a.printDKEKCheck(c)
@@ -83,13 +84,13 @@ func (a *app) dkekCheck(ctx context.Context, args []string) error {
 // catalogOfCheck opens the catalog for what it knows, and to record in it. A check
 // goes on without: why nothing is recorded is the second result.
 func (a *app) catalogOfCheck() (*store.Catalog, error) {
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err == nil {
 		return cat, nil
 	}
-	look, lookErr := a.lookCatalog()
+	look, lookErr := a.LookCatalog()
 	if lookErr != nil {
-		a.Note("the catalog does not tell whose the parts are: %s", describe(lookErr, false).Message)
+		a.Note("the catalog does not tell whose the parts are: %s", cli.Describe(lookErr, false).Message)
 	}
 	return look, err
 }
@@ -99,13 +100,13 @@ func (a *app) recordCheck(cat *store.Catalog, c *custody.Checked, key *dkek.Key,
 	seen, opened := why, why
 	if why == nil {
 		seen, opened = c.Record(cat, key)
-		a.changed = a.changed || seen == nil
+		a.Changed = a.Changed || seen == nil
 	}
 	if seen != nil {
-		a.Note("not recorded that these shares were seen: %s", describe(seen, false).Message)
+		a.Note("not recorded that these shares were seen: %s", cli.Describe(seen, false).Message)
 	}
 	if opened != nil {
-		a.Note("not recorded which keys were opened: %s", describe(opened, false).Message)
+		a.Note("not recorded which keys were opened: %s", cli.Describe(opened, false).Message)
 	}
 }
 

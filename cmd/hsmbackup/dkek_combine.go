@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	from "hsmbackup/internal/source"
@@ -33,7 +34,7 @@ all of them. The parts stay valid.`,
   hsmbackup dkek combine --share prompt --load`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(a.flags.shareArgs) == 0 {
+			if len(a.Flags.ShareArgs) == 0 {
 				return console.Usagef("", "--share FILE is missing: it names what is brought together")
 			}
 			if f.load == (f.out != "") {
@@ -42,7 +43,7 @@ all of them. The parts stay valid.`,
 			if f.load {
 				return a.dkekLoad(cmd.Context(), f.domain)
 			}
-			if a.flags.token != "" || a.flags.untrusted != "" || f.domain != 0 {
+			if a.Flags.Token != "" || a.Flags.Untrusted != "" || f.domain != 0 {
 				return console.Usagef("", "--token, --untrusted-token and --domain are for --load")
 			}
 			return a.dkekCombine(cmd.Context(), f)
@@ -61,17 +62,17 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		return err
 	}
 	// --password is for the new file.
-	for i := range a.flags.shareArgs {
-		if s := &a.flags.shareArgs[i]; !s.OwnPassword {
-			s.Password = a.passwordFrom(from.Source{Flag: "--share " + s.File + ",password=", Kind: "prompt"})
+	for i := range a.Flags.ShareArgs {
+		if s := &a.Flags.ShareArgs[i]; !s.OwnPassword {
+			s.Password = a.PasswordFrom(from.Source{Flag: "--share " + s.File + ",password=", Kind: "prompt"})
 		}
 	}
 	cat, notRecorded, err := a.catalogToRecord()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	m, err := a.gather(ctx, cat)
+	defer cli.CloseCatalog(cat)
+	m, err := a.Gather(ctx, cat)
 	if err != nil {
 		return err
 	}
@@ -85,19 +86,19 @@ func (a *app) dkekCombine(ctx context.Context, f combineFlags) error {
 		return err
 	}
 	defer password.Wipe()
-	kcv, err := custody.WriteShare(ctx, desk{a}, f.out, one, password)
+	kcv, err := custody.WriteShare(ctx, a.Desk(), f.out, one, password)
 	if err != nil {
 		return err
 	}
-	a.changed = true
+	a.Changed = true
 	if of.IsZero() {
 		of = kcv
 	}
 	if notRecorded != "" {
 		a.Note("not recorded in the catalog: %s", notRecorded)
 	}
-	a.ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: m.SetNames(), Outcome: "done"})
-	if a.flags.json {
+	a.Ceremony(cat, store.Ceremony{Job: "combine", KCV: of.String(), Sets: m.SetNames(), Outcome: "done"})
+	if a.Flags.JSON {
 		return a.Document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`

@@ -42,7 +42,7 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 	if err := custody.NotThere(o.out); err != nil {
 		return err
 	}
-	given, err := a.parseShares("", names)
+	given, err := a.ParseShares("", names)
 	if err != nil {
 		return err
 	}
@@ -55,9 +55,9 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 		return err
 	}
 	if !one.OwnPassword { // --password is for the new file
-		one.Password = a.passwordFrom(from.Source{Flag: one.File + ",password=", Kind: "prompt"})
+		one.Password = a.PasswordFrom(from.Source{Flag: one.File + ",password=", Kind: "prompt"})
 	}
-	share, err := a.opener().OpenFile(ctx, one)
+	share, err := a.Opener().OpenFile(ctx, one)
 	if err != nil {
 		return err
 	}
@@ -67,12 +67,12 @@ func (a *app) dkekConvert(ctx context.Context, names []string, o dkekCreate) err
 		return err
 	}
 	defer password.Wipe()
-	kcv, err := custody.WriteShare(ctx, desk{a}, o.out, share, password)
+	kcv, err := custody.WriteShare(ctx, a.Desk(), o.out, share, password)
 	if err != nil {
 		return err
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(struct {
 			File string `json:"file"`
 			From string `json:"from"`

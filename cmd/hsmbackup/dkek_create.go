@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/secret"
@@ -88,21 +89,21 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 	if from != "" {
 		a.Note("made of random numbers of this computer and of %s", from)
 	}
-	kcv, err := custody.WriteShare(ctx, desk{a}, o.out, share, password)
+	kcv, err := custody.WriteShare(ctx, a.Desk(), o.out, share, password)
 	if err != nil {
 		return err
 	}
-	a.changed = true
-	cat, err := a.existingCatalog()
-	if err == nil && cat == nil && (a.flags.catalog != "" || a.flags.who != "") {
-		err = a.noCatalog()
+	a.Changed = true
+	cat, err := a.ExistingCatalog()
+	if err == nil && cat == nil && (a.Flags.Catalog != "" || a.Flags.Who != "") {
+		err = a.NoCatalog()
 	}
 	if err != nil {
-		a.Note("not recorded in the log: %s", describe(err, false).Message)
+		a.Note("not recorded in the log: %s", cli.Describe(err, false).Message)
 	}
-	defer closeCatalog(cat)
-	a.ceremony(cat, store.Ceremony{Job: "create", KCV: kcv.String(), Outcome: "a share made, which gives this recovery key if it is the only one"})
-	if a.flags.json {
+	defer cli.CloseCatalog(cat)
+	a.Ceremony(cat, store.Ceremony{Job: "create", KCV: kcv.String(), Outcome: "a share made, which gives this recovery key if it is the only one"})
+	if a.Flags.JSON {
 		return a.Document(struct {
 			File string `json:"file"`
 			KCV  string `json:"kcv"`
@@ -117,14 +118,14 @@ func (a *app) dkekCreate(ctx context.Context, o dkekCreate) error {
 // newPassword reads the password of --password, or makes one and shows it on
 // the terminal.
 func (a *app) newPassword(ctx context.Context, weak bool) (*secret.Bytes, error) {
-	if a.flags.password.text == "" {
-		return custody.GeneratedPassword(ctx, desk{a})
+	if a.Flags.Password.Text == "" {
+		return custody.GeneratedPassword(ctx, a.Desk())
 	}
-	password, err := a.readSecret(ctx, a.flags.password.Source, "password of the new share", true)
+	password, err := a.ReadSecret(ctx, a.Flags.Password.Source, "password of the new share", true)
 	if err != nil {
 		return nil, err
 	}
-	if err := custody.CheckPassword(desk{a}, password, weak); err != nil {
+	if err := custody.CheckPassword(a.Desk(), password, weak); err != nil {
 		password.Wipe()
 		return nil, err
 	}

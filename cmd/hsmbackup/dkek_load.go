@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 )
 
@@ -35,35 +36,35 @@ is asked for then, and only then.`,
 }
 
 func (a *app) dkekLoad(ctx context.Context, domain int) error {
-	if len(a.flags.shareArgs) == 0 {
+	if len(a.Flags.ShareArgs) == 0 {
 		return console.Usagef("", "--share FILE is missing")
 	}
 	if domain < 0 || domain > 255 {
 		return console.Usagef("", "--domain takes 0 to 255")
 	}
-	t, err := a.openToken(ctx)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	j := &backup.LoadJob{Work: a.work(ctx, t, 0), Domain: domain}
 	if j.Catalog, j.NotRecorded, err = a.catalogToRecord(); err != nil {
 		return err
 	}
-	defer closeCatalog(j.Catalog)
+	defer cli.CloseCatalog(j.Catalog)
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {
 		return err
 	}
 	switch {
-	case a.flags.json:
+	case a.Flags.JSON:
 		return a.Document(r)
 	case r.KCV == "":
-		a.Printf("%s loaded into %s, %d missing", console.Count(r.Loaded, "share"), t.name(), r.Outstanding)
+		a.Printf("%s loaded into %s, %d missing", console.Count(r.Loaded, "share"), t.Name(), r.Outstanding)
 		return nil
 	}
-	a.Printf("%s has the recovery key %s", t.name(), r.KCV)
+	a.Printf("%s has the recovery key %s", t.Name(), r.KCV)
 	if !r.Compared {
 		a.Note("the shares came one by one: compare the KCV with the one you expect")
 	}

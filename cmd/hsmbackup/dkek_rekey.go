@@ -12,6 +12,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -66,23 +67,23 @@ sets.`,
 
 func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	switch {
-	case len(a.flags.shareArgs) == 0:
+	case len(a.Flags.ShareArgs) == 0:
 		return console.Usagef("", "the shares of the old recovery key are missing: --share FILE for each")
 	case len(o.newShares) == 0:
 		return console.Usagef("`hsmbackup dkek create` makes them", "the shares of the new recovery key are missing: --new-share FILE for each")
 	}
-	next, err := a.parseShares("--new-share", o.newShares)
+	next, err := a.ParseShares("--new-share", o.newShares)
 	if err != nil {
 		return err
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
 	if cat == nil {
-		return a.noCatalog()
+		return a.NoCatalog()
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
@@ -94,13 +95,13 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 		return err
 	}
 	a.Note("private keys are open in this computer's memory while they are sealed anew")
-	from, shares, err := a.openKey(ctx, cat)
+	from, shares, err := a.OpenKey(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer from.Wipe()
 	dkek.WipeShares(shares)
-	m, err := a.opener().Gather(ctx, cat, next)
+	m, err := a.Opener().Gather(ctx, cat, next)
 	if err != nil {
 		return err
 	}
@@ -112,14 +113,14 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 	defer to.Wipe()
 	dkek.WipeShares(shares)
 	r, err := backup.Rekey(ctx, cat, list, from, to, backup.RekeyOptions{Shares: len(shares), Why: o.why, Program: build.Program(), Progress: a.Steps})
-	a.progress.Close()
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
 	left := r.Left()
 	if r.Any() || len(r.Retired) > 0 {
-		a.changed = true
-		a.recordRekey(cat, r, o.why, slices.Concat(a.gathered.SetNames(), m.SetNames(), r.Retired), left)
+		a.Changed = true
+		a.recordRekey(cat, r, o.why, slices.Concat(a.Gathered.SetNames(), m.SetNames(), r.Retired), left)
 		state, err := cat.Read()
 		if err != nil {
 			return err
@@ -132,7 +133,7 @@ func (a *app) rekey(ctx context.Context, o rekeyFlags, names []string) error {
 // askWhy asks for the reason, and says what follows from it.
 func (a *app) askWhy(ctx context.Context, why string) (string, error) {
 	if why == "" {
-		line, err := a.tty.ReadLine(ctx, "why a new recovery key? (routine, custodian-left, compromise, or in your words):")
+		line, err := a.TTY.ReadLine(ctx, "why a new recovery key? (routine, custodian-left, compromise, or in your words):")
 		switch {
 		case errors.Is(err, terminal.ErrNone):
 			return "", console.Usagef("give --why routine, custodian-left, compromise, or in your words", "there is no terminal to ask why")
@@ -168,7 +169,7 @@ func (a *app) recordRekey(cat *store.Catalog, r *backup.RekeyReport, why string,
 	if len(left) > 0 {
 		c.Outcome = "left: " + strings.Join(left, "; ")
 	}
-	a.ceremony(cat, c)
+	a.Ceremony(cat, c)
 }
 
 type jsonRekey struct {
@@ -222,7 +223,7 @@ func (a *app) printRekey(r *backup.RekeyReport, why string, left []string) error
 			}
 		}
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(doc); err != nil {
 			return err
 		}

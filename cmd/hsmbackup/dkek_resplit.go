@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 )
 
@@ -35,19 +36,19 @@ new set does not help: it takes new keys.`,
 }
 
 func (a *app) dkekResplit(ctx context.Context, f splitFlags) error {
-	h, err := f.plan("resplit", a.flags.who)
+	h, err := f.plan("resplit", a.Flags.Who)
 	if err != nil {
 		return err
 	}
-	if len(a.flags.shareArgs) == 0 {
+	if len(a.Flags.ShareArgs) == 0 {
 		return console.Usagef("", "--share FILE is missing: it names the parts that bring the share together")
 	}
 	cat, err := a.custodyCatalog(ctx, h)
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	m, err := a.gather(ctx, cat)
+	defer cli.CloseCatalog(cat)
+	m, err := a.Gather(ctx, cat)
 	if err != nil {
 		return err
 	}

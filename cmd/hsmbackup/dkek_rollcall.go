@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/terminal"
@@ -80,7 +81,7 @@ func (t *textFlag) Set(text string) error {
 }
 
 func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
-	shares := len(a.flags.shareArgs) > 0
+	shares := len(a.Flags.ShareArgs) > 0
 	modes := 0
 	for _, on := range []bool{o.answer.given, o.record, o.list} {
 		if on {
@@ -107,14 +108,14 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	if o.list {
 		return a.listKeepers(o)
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
 	if cat == nil {
-		return a.noCatalog()
+		return a.NoCatalog()
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	// A part or an answer says by itself which set it is of, and that may be one
 	// that nobody calls any more.
 	var sets []custody.KeptSet
@@ -129,11 +130,11 @@ func (a *app) rollCall(ctx context.Context, o rollCall, args []string) error {
 	case o.record:
 		return a.recordAnswers(ctx, cat, o, args)
 	}
-	call, err := custody.Call(cat, desk{a}, a.now())
+	call, err := custody.Call(cat, a.Desk(), a.Now())
 	if err != nil {
 		return err
 	}
-	if a.flags.json || !a.tty.Available() {
+	if a.Flags.JSON || !a.TTY.Available() {
 		return a.giveChallenge(call, sets)
 	}
 	return a.callRoll(ctx, cat, call, sets, o)
@@ -145,14 +146,14 @@ func (a *app) called(cat *store.Catalog, names []string) ([]custody.KeptSet, err
 	if err != nil {
 		return nil, err
 	}
-	return custody.Called(custody.Keepers(state, a.now()), names)
+	return custody.Called(custody.Keepers(state, a.Now()), names)
 }
 
 // answerCall is the custodian's side; it needs no catalog and leaves nothing
 // behind. The answer alone goes to stdout.
 func (a *app) answerCall(ctx context.Context, text string) error {
 	if text == "" {
-		line, err := a.tty.ReadLine(ctx, "challenge (hsmcall2…):")
+		line, err := a.TTY.ReadLine(ctx, "challenge (hsmcall2…):")
 		switch {
 		case errors.Is(err, terminal.ErrNone):
 			return console.Usagef("", "--answer CHALLENGE: the challenge is missing, and there is no terminal to ask for it")
@@ -161,11 +162,11 @@ func (a *app) answerCall(ctx context.Context, text string) error {
 		}
 		text = line
 	}
-	answers, err := a.opener().Answer(ctx, text, a.flags.shareArgs, a.now())
+	answers, err := a.Opener().Answer(ctx, text, a.Flags.ShareArgs, a.Now())
 	if err != nil {
 		return err
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		return a.Document(struct {
 			Answers []custody.GivenAnswer `json:"answers"`
 		}{answers})
@@ -193,8 +194,8 @@ type jsonCall struct {
 
 // giveChallenge is the first step without a terminal.
 func (a *app) giveChallenge(call custody.OpenCall, sets []custody.KeptSet) error {
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		place := call.Place()
 		return a.Document(jsonRollCall{Challenge: call.Challenge, Place: &place, Good: call.Good().Format(time.DateOnly), Answers: []custody.Came{}, Sets: a.partSets(sets)})
 	}
@@ -208,7 +209,7 @@ func (a *app) giveChallenge(call custody.OpenCall, sets []custody.KeptSet) error
 // recordCall leaves a ceremony behind if anybody answered.
 func (a *app) recordCall(r *custody.Roll, missing []string) {
 	if c, any := r.Ceremony(missing); any {
-		a.ceremony(r.Cat, c)
+		a.Ceremony(r.Cat, c)
 	}
 }
 
@@ -221,12 +222,12 @@ func (a *app) printAnswered(got custody.Answered) {
 }
 
 func (a *app) roll(cat *store.Catalog, o rollCall) *custody.Roll {
-	return &custody.Roll{Cat: cat, Only: o.custodians, Now: a.now(), Desk: desk{a}}
+	return &custody.Roll{Cat: cat, Only: o.custodians, Now: a.Now(), Desk: a.Desk()}
 }
 
 // answerHere has parts that are at hand answer at once.
 func (a *app) answerHere(ctx context.Context, cat *store.Catalog, o rollCall) error {
-	parts, err := a.opener().OpenParts(ctx, a.flags.shareArgs)
+	parts, err := a.Opener().OpenParts(ctx, a.Flags.ShareArgs)
 	if err != nil {
 		return err
 	}
@@ -238,7 +239,7 @@ func (a *app) answerHere(ctx context.Context, cat *store.Catalog, o rollCall) er
 		if err != nil {
 			return err
 		}
-		refused = a.answered(got, a.flags.shareArgs[i].File, bad, refused)
+		refused = a.answered(got, a.Flags.ShareArgs[i].File, bad, refused)
 	}
 	return a.closeCall(r, refused)
 }
@@ -270,14 +271,14 @@ func (a *app) recordAnswers(ctx context.Context, cat *store.Catalog, o rollCall,
 // answered reports one answer; a refusal is kept as the error if it is the first.
 func (a *app) answered(got custody.Answered, what string, err, first error) error {
 	if err == nil {
-		a.changed = true
-		if !a.flags.json {
+		a.Changed = true
+		if !a.Flags.JSON {
 			a.printAnswered(got)
 		}
 		return first
 	}
 	if what != "" {
-		f := describe(err, false)
+		f := cli.Describe(err, false)
 		f.Message = what + ": " + f.Message
 		err = &f
 	}
@@ -299,14 +300,14 @@ func (a *app) closeCall(r *custody.Roll, refused error) error {
 	if err != nil {
 		return err
 	}
-	sets := custody.InUse(state, a.now())
-	if a.flags.json {
+	sets := custody.InUse(state, a.Now())
+	if a.Flags.JSON {
 		if err := a.Document(jsonRollCall{Answers: r.Came, Sets: a.partSets(sets)}); err != nil {
 			return err
 		}
 	}
 	if refused != nil {
-		f := describe(refused, false)
+		f := cli.Describe(refused, false)
 		return &console.Outcome{Exit: console.ExitIncomplete, Message: f.Message, Hints: f.Hints}
 	}
 	for _, s := range sets {
@@ -319,7 +320,7 @@ func (a *app) closeCall(r *custody.Roll, refused error) error {
 
 // callRoll asks for answers at a terminal.
 func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.OpenCall, sets []custody.KeptSet, o rollCall) error {
-	a.changed = true
+	a.Changed = true
 	for _, s := range sets {
 		a.printKeepers(s)
 	}
@@ -361,26 +362,26 @@ func (a *app) callRoll(ctx context.Context, cat *store.Catalog, call custody.Ope
 
 // listKeepers shows all sets, the retired ones too, and changes nothing.
 func (a *app) listKeepers(o rollCall) error {
-	cat, err := a.needCatalog()
+	cat, err := a.NeedCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
-	sets := custody.Keepers(state, a.now())
+	sets := custody.Keepers(state, a.Now())
 	if len(o.custodians) > 0 {
 		if sets, err = custody.Called(sets, o.custodians); err != nil {
 			return err
 		}
 	}
-	open, err := custody.OpenCalls(cat, a.now())
+	open, err := custody.OpenCalls(cat, a.Now())
 	if err != nil {
 		return err
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := jsonRollCall{Answers: []custody.Came{}, Sets: a.partSets(sets)}
 		for _, c := range open {
 			doc.Open = append(doc.Open, jsonCall{c.Challenge, c.Good().Format(time.DateOnly), append([]string{}, c.Answered...)})

@@ -8,6 +8,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
@@ -65,11 +66,11 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 		return console.Usagef("", "--paper takes a4 or letter")
 	case o.admin && len(args) > 0:
 		return console.Usagef("", "--admin makes a sheet without a part: leave out %s", args[0])
-	case !o.admin && len(a.flags.shareArgs) > 0:
+	case !o.admin && len(a.Flags.ShareArgs) > 0:
 		return console.Usagef("", "the part is named without --share; that is for --admin")
 	case o.out != "" && !custody.IsSheetName(o.out):
 		return console.Usagef("", "--out takes a file that ends in .pdf or .txt")
-	case o.out == "" && (a.flags.json || !a.tty.Available()):
+	case o.out == "" && (a.Flags.JSON || !a.TTY.Available()):
 		return console.Usagef("give --out FILE.pdf or FILE.txt", "there is no terminal to show the sheet on, and it is never written to standard output: that is kept")
 	}
 	if o.out != "" {
@@ -78,7 +79,7 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 		}
 	}
 	cat := a.catalogForSheet()
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	if o.admin {
 		return a.adminSheet(ctx, cat, o, paper)
 	}
@@ -88,9 +89,9 @@ func (a *app) dkekSheet(ctx context.Context, o dkekSheet, args []string) error {
 // catalogForSheet opens the catalog for what it knows. A sheet can be made
 // without, so that one that cannot be read is no reason to stop. It may be nil.
 func (a *app) catalogForSheet() *store.Catalog {
-	cat, err := a.lookCatalog()
+	cat, err := a.LookCatalog()
 	if err != nil {
-		a.Note("the sheet is made without the catalog: %s", describe(err, false).Message)
+		a.Note("the sheet is made without the catalog: %s", cli.Describe(err, false).Message)
 		return nil
 	}
 	return cat
@@ -111,18 +112,18 @@ type jsonSheet struct {
 func (a *app) partSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, paper sheet.Paper, args []string) error {
 	var given []custody.Given
 	if len(args) > 0 {
-		g, err := a.parseShare("", args[0])
+		g, err := a.ParseShare("", args[0])
 		if err != nil {
 			return err
 		}
 		given = append(given, g)
 	}
-	p, known, err := a.opener().PartForSheet(ctx, given, cat)
+	p, known, err := a.Opener().PartForSheet(ctx, given, cat)
 	if err != nil {
 		return err
 	}
 	defer p.Wipe()
-	s := custody.SheetOfPart(p, known, cat, a.now())
+	s := custody.SheetOfPart(p, known, cat, a.Now())
 	defer clear(s.Text)
 	defer clear(s.Code)
 	if len(o.serials) > 0 {
@@ -145,7 +146,7 @@ func (a *app) adminSheet(ctx context.Context, cat *store.Catalog, o dkekSheet, p
 			}
 		}
 	}
-	s, err := custody.SheetOfAdmin(desk{a}, cat, o.serials, a.flags.shareArgs, a.now())
+	s, err := custody.SheetOfAdmin(a.Desk(), cat, o.serials, a.Flags.ShareArgs, a.Now())
 	if err != nil {
 		return err
 	}
@@ -165,13 +166,13 @@ func (a *app) giveSheet(ctx context.Context, s custody.Printable, doc jsonSheet,
 			return err
 		}
 		defer clear(text)
-		return custody.ShowPages(ctx, desk{a}, text)
+		return custody.ShowPages(ctx, a.Desk(), text)
 	}
 	if err := custody.WriteSheet(s, doc.File, paper, part); err != nil {
 		return err
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(doc)
 	}
 	a.Printf("%s: sheet written and read back", doc.File)

@@ -9,6 +9,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/pubkey"
@@ -27,34 +28,34 @@ func (a *app) newShare(ctx context.Context) (*dkek.Share, string, error) {
 		return dkek.NewShare(), "", nil
 	}
 	t := found[0]
-	extra, err := t.card.Random(ctx, dkek.Size)
+	extra, err := t.Card.Random(ctx, dkek.Size)
 	switch {
-	case err != nil && (a.flags.token != "" || ctx.Err() != nil):
+	case err != nil && (a.Flags.Token != "" || ctx.Err() != nil):
 		return nil, "", err
 	case err != nil:
-		a.Note("without random numbers of %s: %s", t.name(), describe(err, false).Message)
+		a.Note("without random numbers of %s: %s", t.Name(), cli.Describe(err, false).Message)
 		return dkek.NewShare(), "", nil
 	}
-	return dkek.NewMixedShare(extra), t.name(), nil
+	return dkek.NewMixedShare(extra), t.Name(), nil
 }
 
 // custodyCatalog opens the catalog that knows the custodians, and makes it if
 // there is none. What is in the way of a hand-out ends it here, and so do
 // recipients that would lock a part in its own box.
 func (a *app) custodyCatalog(ctx context.Context, h *custody.HandOut) (*store.Catalog, error) {
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return nil, err
 	}
-	err = h.Begin(desk{a}, cat)
+	err = h.Begin(a.Desk(), cat)
 	if err == nil && cat == nil {
-		cat, err = a.makeCatalog()
+		cat, err = a.MakeCatalog()
 	}
 	if err == nil {
 		err = h.GuardRecipients(cat, func() ([]*pubkey.Key, error) { return a.keysAtHand(ctx) })
 	}
 	if err != nil {
-		closeCatalog(cat)
+		cli.CloseCatalog(cat)
 		return nil, err
 	}
 	return cat, nil
@@ -68,7 +69,7 @@ func (a *app) keysAtHand(ctx context.Context) (keys []*pubkey.Key, err error) {
 	}
 	defer closeTokens(found)
 	for _, t := range found {
-		inv, err := backup.Take(ctx, t.card)
+		inv, err := backup.Take(ctx, t.Card)
 		if err != nil {
 			return nil, err
 		}
@@ -83,30 +84,30 @@ func (a *app) keysAtHand(ctx context.Context) (keys []*pubkey.Key, err error) {
 
 // tokensAtHand are the token that was named, or else all that are attached;
 // none, where this computer has no readers.
-func (a *app) tokensAtHand(ctx context.Context) ([]*token, error) {
-	if a.flags.token != "" {
-		t, err := a.openToken(ctx)
+func (a *app) tokensAtHand(ctx context.Context) ([]*cli.Token, error) {
+	if a.Flags.Token != "" {
+		t, err := a.OpenToken(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return []*token{t}, nil
+		return []*cli.Token{t}, nil
 	}
-	found, _, err := a.attached(ctx)
+	found, _, err := a.Attached(ctx)
 	if err != nil {
 		return nil, ctx.Err()
 	}
 	return found, nil
 }
 
-func closeTokens(list []*token) {
+func closeTokens(list []*cli.Token) {
 	for _, t := range list {
-		t.close()
+		t.Close()
 	}
 }
 
 // createSplit makes a share and hands out its parts.
 func (a *app) createSplit(ctx context.Context, f splitFlags) error {
-	h, err := f.plan("create", a.flags.who)
+	h, err := f.plan("create", a.Flags.Who)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	share, from, err := a.newShare(ctx)
 	if err != nil {
 		return err
@@ -135,20 +136,20 @@ func (a *app) createSplit(ctx context.Context, f splitFlags) error {
 // splitAndPrint hands out the parts of a share and, if the recovery key is known
 // with it, notes that it was here.
 func (a *app) splitAndPrint(ctx context.Context, cat *store.Catalog, h *custody.HandOut, share *dkek.Share) (*custody.HandedOut, error) {
-	r, err := h.Run(ctx, desk{a}, cat, share, a.now())
-	a.changed = a.changed || h.Changed
+	r, err := h.Run(ctx, a.Desk(), cat, share, a.Now())
+	a.Changed = a.Changed || h.Changed
 	if err != nil {
 		return nil, err
 	}
 	if err := h.RecordSeen(cat, share, r); err != nil {
-		a.Note("not recorded that this share was seen: %s", describe(err, false).Message)
+		a.Note("not recorded that this share was seen: %s", cli.Describe(err, false).Message)
 	}
 	return r, a.printHandOut(r, h)
 }
 
 // printHandOut says what was handed out.
 func (a *app) printHandOut(r *custody.HandedOut, h *custody.HandOut) error {
-	if a.flags.json {
+	if a.Flags.JSON {
 		return a.Document(r)
 	}
 	var rows [][]string
@@ -225,7 +226,7 @@ The share stays the same, and the file with its password still opens it.`,
 }
 
 func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error {
-	h, err := f.plan("split", a.flags.who)
+	h, err := f.plan("split", a.Flags.Who)
 	if err != nil {
 		return err
 	}
@@ -242,13 +243,13 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	share, err := a.opener().OpenFile(ctx, arg)
+	defer cli.CloseCatalog(cat)
+	share, err := a.Opener().OpenFile(ctx, arg)
 	if err != nil {
 		return err
 	}
 	defer share.Wipe()
-	others, err := a.openShares(ctx, cat)
+	others, err := a.OpenShares(ctx, cat)
 	if err != nil {
 		return err
 	}
@@ -273,7 +274,7 @@ func (a *app) dkekSplit(ctx context.Context, names []string, f splitFlags) error
 
 // oneShareFile is the share file that arguments name, with its sheets.
 func (a *app) oneShareFile(names []string) (custody.Given, error) {
-	given, err := a.parseShares("", names)
+	given, err := a.ParseShares("", names)
 	if err != nil {
 		return custody.Given{}, err
 	}

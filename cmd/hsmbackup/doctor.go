@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/doctor"
 	"hsmbackup/internal/newfile"
@@ -51,11 +52,11 @@ func (a *app) doctor(ctx context.Context, out string) error {
 			return console.Failf("exists", "", "%s exists already, and nothing is ever overwritten", out)
 		}
 	}
-	file, soft := strings.CutPrefix(a.flags.token, softPrefix)
-	if a.flags.token != "" && !soft {
+	file, soft := strings.CutPrefix(a.Flags.Token, cli.SoftPrefix)
+	if a.Flags.Token != "" && !soft {
 		return console.Usagef("leave --token out, or name a software token: --token soft:FILE", "doctor looks at every reader")
 	}
-	f := doctor.Gather(ctx, a.now(), build.Time())
+	f := doctor.Gather(ctx, a.Now(), build.Time())
 	f.Catalog = a.catalogFacts()
 	var trace []string
 	var err error
@@ -76,7 +77,7 @@ func (a *app) doctor(ctx context.Context, out string) error {
 		}
 		a.Note("%s is written: it names readers, serials and programs of this computer, so look through it before you hand it on", out)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(doc); err != nil {
 			return err
 		}
@@ -90,17 +91,17 @@ func (a *app) doctor(ctx context.Context, out string) error {
 func softFacts(ctx context.Context, file string) ([]doctor.Reader, []string, error) {
 	soft, err := softtoken.Open(file)
 	if err != nil {
-		return nil, nil, softError(file, err)
+		return nil, nil, cli.SoftError(file, err)
 	}
 	defer soft.Close()
-	fact := doctor.Reader{Name: softPrefix + file}
+	fact := doctor.Reader{Name: cli.SoftPrefix + file}
 	trace := fact.Examine(ctx, soft)
 	return []doctor.Reader{fact}, trace, ctx.Err()
 }
 
 // catalogPlace looks at the catalog's place alone; without one it is empty.
 func (a *app) catalogPlace() doctor.Catalog {
-	path, err := a.catalogPath()
+	path, err := a.CatalogPath()
 	if err != nil {
 		return doctor.Catalog{}
 	}
@@ -113,15 +114,15 @@ func (a *app) catalogFacts() doctor.Catalog {
 	if c.Path == "" {
 		return c
 	}
-	cat, err := a.lookCatalog()
+	cat, err := a.LookCatalog()
 	switch {
 	case err != nil && errors.Is(err, store.ErrLocked):
 		return c // another hsmbackup is at work
 	case err != nil:
-		f := describe(err, false)
+		f := cli.Describe(err, false)
 		c.Exists, c.Problem, c.Remedy = true, f.Message, strings.Join(f.Hints, "; ")
 	case cat != nil:
-		defer closeCatalog(cat)
+		defer cli.CloseCatalog(cat)
 		c.Exists, c.Newest = true, newestTaken(cat)
 	}
 	return c
@@ -145,7 +146,7 @@ func newestTaken(cat *store.Catalog) (newest time.Time) {
 // readers and what is in memory. What stands in the way is an error, the rest
 // of what may go wrong is noted.
 func (a *app) checkMachine(ctx context.Context, cat *store.Catalog, reader string) error {
-	f := doctor.Gather(ctx, a.now(), build.Time())
+	f := doctor.Gather(ctx, a.Now(), build.Time())
 	f.PCSC, f.Readers = doctor.PCSCNotAsked, []doctor.Reader{{Name: reader, State: doctor.HasToken}}
 	f.Catalog = a.catalogPlace()
 	if cat != nil {

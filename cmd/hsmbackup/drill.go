@@ -9,6 +9,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/softtoken"
 )
@@ -28,7 +29,7 @@ this computer's memory meanwhile; no token is needed.`,
 		Example: `  hsmbackup drill --share share1.pbe
   hsmbackup drill DENK0404144 --share alice.txt --share carol.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(a.flags.shareArgs) == 0 {
+			if len(a.Flags.ShareArgs) == 0 {
 				return console.Usagef("", "a drill needs the shares of the recovery key: --share FILE")
 			}
 			return a.drill(cmd.Context(), args)
@@ -39,24 +40,24 @@ this computer's memory meanwhile; no token is needed.`,
 }
 
 func (a *app) drill(ctx context.Context, names []string) error {
-	cat, why, err := a.recordingCatalog()
+	cat, why, err := a.RecordingCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}
 	a.Note("private keys are in this computer's memory while they are tried on a software token")
-	started := a.now()
-	shares, err := a.openShares(ctx, cat)
+	started := a.Now()
+	shares, err := a.OpenShares(ctx, cat)
 	if err != nil {
 		return err
 	}
 	defer dkek.WipeShares(shares)
 	v, err := backup.Drill(ctx, cat, list, shares, backup.DrillOptions{NewToken: memoryToken, Progress: a.Steps, Started: started})
-	a.progress.Close()
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}

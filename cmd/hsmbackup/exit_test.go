@@ -11,6 +11,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
@@ -71,10 +72,10 @@ func TestExitCodes(t *testing.T) {
 		{&console.Outcome{Exit: console.ExitIncomplete}, 3, 3, ""},
 		{&console.Outcome{Exit: console.ExitDamaged}, 5, 5, ""},
 	} {
-		if f := describe(c.err, false); f.Exit != c.exit || f.Code != c.code {
+		if f := cli.Describe(c.err, false); f.Exit != c.exit || f.Code != c.code {
 			t.Errorf("%v: exit %d, code %q, want %d, %q", c.err, f.Exit, f.Code, c.exit, c.code)
 		}
-		if f := describe(c.err, true); f.Exit != c.changed {
+		if f := cli.Describe(c.err, true); f.Exit != c.changed {
 			t.Errorf("%v, after a change: exit %d, want %d", c.err, f.Exit, c.changed)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/store"
 )
@@ -34,11 +35,11 @@ under the recovery key. This is the form for archives.`,
 }
 
 func (a *app) export(dir, name string) error {
-	cat, why, err := a.recordingCatalog()
+	cat, why, err := a.RecordingCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	s, err := a.chooseSnapshot(cat, name, "")
 	if err != nil {
 		return err
@@ -51,16 +52,16 @@ func (a *app) export(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	a.changed = true
+	a.Changed = true
 	if why == "" {
 		if err := cat.Append(store.Exported{Snapshot: s.ID, Hash: s.Hash}); err != nil {
-			why = describe(err, false).Message
+			why = cli.Describe(err, false).Message
 		}
 	}
 	if why != "" {
 		a.Note("the export was not recorded: %s", why)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		err := a.Document(struct {
 			Snapshot string      `json:"snapshot"`
 			Dir      string      `json:"dir"`

@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/report"
@@ -71,7 +72,7 @@ No update after all? --abort puts everything back onto the emptied token.`,
 			if o.abort && (o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "") {
 				return console.Usagef("", "--abort puts everything back: it goes with none of --copy-to, --discard, --successor-of")
 			}
-			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || a.flags.checked != "") {
+			if o.settle != "" && (o.abort || o.copyTo != "" || len(o.discard) > 0 || o.successorOf != "" || a.Flags.Checked != "") {
 				return console.Usagef("", "--settle ends an update as it is: it goes with none of --copy-to, --discard, --successor-of, --shares-checked, --abort")
 			}
 			return a.firmwareUpdate(cmd.Context(), o)
@@ -96,26 +97,26 @@ type updater struct {
 }
 
 func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
 	if o.settle != "" {
-		defer closeCatalog(cat)
+		defer cli.CloseCatalog(cat)
 		return a.settleUpdate(ctx, cat, o.settle)
 	}
-	t, err := a.openToken(ctx)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
-		closeCatalog(cat)
+		cli.CloseCatalog(cat)
 		return a.noToken(cat, err)
 	}
-	defer t.close()
+	defer t.Close()
 	j := &backup.UpdateJob{
-		Work: a.work(ctx, t, o.soFloor), Person: &updater{holder{a, t, a.flags.pin.Source}, o},
+		Work: a.work(ctx, t, o.soFloor), Person: &updater{holder{a, t, a.Flags.PIN.Source}, o},
 		Begin: o.copyTo != "", Abort: o.abort, SuccessorOf: o.successorOf, Discard: o.discard,
 	}
 	j.Catalog = cat
-	defer func() { closeCatalog(j.Catalog) }()
+	defer func() { cli.CloseCatalog(j.Catalog) }()
 	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.Steps, Program: build.Program(), NewToken: memoryToken}
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
@@ -145,8 +146,8 @@ func (a *app) noToken(cat *store.Catalog, err error) error {
 }
 
 func (u *updater) Check(ctx context.Context, cat *store.Catalog) error {
-	if u.flags.confirm != "" { // a wrong one need not wait for the proofs
-		if err := u.confirm(ctx, u.t, ""); err != nil {
+	if u.Flags.Confirm != "" { // a wrong one need not wait for the proofs
+		if err := u.Confirm(ctx, u.t, ""); err != nil {
 			return err
 		}
 	}
@@ -155,14 +156,14 @@ func (u *updater) Check(ctx context.Context, cat *store.Catalog) error {
 			return err
 		}
 	}
-	return u.checkMachine(ctx, cat, u.t.reader)
+	return u.checkMachine(ctx, cat, u.t.Reader)
 }
 
 func (u *updater) Warn(inv *backup.Inventory, more []backup.Fault) {
-	for _, n := range backup.TokenNotes(inv.Certificate, u.now()) {
+	for _, n := range backup.TokenNotes(inv.Certificate, u.Now()) {
 		u.Note("%s: %s", u.Name(), n)
 	}
-	for _, c := range citations(append(backup.FaultsFor(inv, u.t.reader), more...)) {
+	for _, c := range citations(append(backup.FaultsFor(inv, u.t.Reader), more...)) {
 		u.Note("%s", c)
 	}
 }
@@ -186,12 +187,12 @@ func (u *updater) Copy(ctx context.Context, cat *store.Catalog) (store.Copy, sto
 
 // GiveUp has somebody type that a key which cannot be backed up may go.
 func (u *updater) GiveUp(ctx context.Context, k backup.KeyCoverage) (bool, error) {
-	if !u.tty.Available() {
+	if !u.TTY.Available() {
 		return false, nil
 	}
-	u.progress.Close()
+	u.Progress.Close()
 	word := fmt.Sprintf("discard %d", k.Key.Reference)
-	err := u.tty.TypeBack(ctx, fmt.Sprintf("%s cannot be backed up (%s: %s) and would be lost for good. Type %q if it may go:", k.Key.Name(), k.Coverage, k.Reason, word), word)
+	err := u.TTY.TypeBack(ctx, fmt.Sprintf("%s cannot be backed up (%s: %s) and would be lost for good. Type %q if it may go:", k.Key.Name(), k.Coverage, k.Reason, word), word)
 	if errors.Is(err, terminal.ErrMismatch) || errors.Is(err, terminal.ErrNone) {
 		return false, nil
 	}
@@ -201,10 +202,10 @@ func (u *updater) GiveUp(ctx context.Context, k backup.KeyCoverage) (bool, error
 // PutBack is asked at a terminal only: without one the same command may have been
 // run twice.
 func (u *updater) PutBack(ctx context.Context, up *backup.Update) (bool, error) {
-	if !u.tty.Available() || u.flags.yes {
+	if !u.TTY.Available() || u.Flags.Yes {
 		return false, nil
 	}
-	return u.tty.Ask(ctx, fmt.Sprintf("Put everything back onto %s? No leaves it empty for the vendor.", up.Serial))
+	return u.TTY.Ask(ctx, fmt.Sprintf("Put everything back onto %s? No leaves it empty for the vendor.", up.Serial))
 }
 
 func (u *updater) Ready(r *backup.Readiness, c store.Copy, copied store.Entry) {
@@ -247,7 +248,7 @@ func (a *app) guide(r *backup.UpdateReport) {
 	lines = append(lines, usbip(a.onWSL(), true)...)
 	lines = append(lines, "then: hsmbackup firmware-update --share FILE"+a.named())
 	r.Next = lines
-	if !a.flags.json {
+	if !a.Flags.JSON {
 		a.Printf("%s", lines[0])
 		for _, l := range lines[1:] {
 			a.Printf("  %s", terminal.Printable(l))
@@ -258,15 +259,15 @@ func (a *app) guide(r *backup.UpdateReport) {
 
 // named is the --token of a command that is proposed.
 func (a *app) named() string {
-	if a.flags.token == "" {
+	if a.Flags.Token == "" {
 		return ""
 	}
-	return " --token " + harmless.Word(a.flags.token)
+	return " --token " + harmless.Word(a.Flags.Token)
 }
 
 // onWSL tells whether this is Linux within Windows, where USB is lent.
 func (a *app) onWSL() bool {
-	b, err := os.ReadFile(a.osRelease)
+	b, err := os.ReadFile(a.OSRelease)
 	return err == nil && strings.Contains(strings.ToLower(string(b)), "microsoft")
 }
 
@@ -284,7 +285,7 @@ func usbip(wsl, attach bool) []string {
 }
 
 // printUpdate says where a run ended, and what comes next.
-func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r *backup.UpdateReport) error {
+func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *cli.Token, r *backup.UpdateReport) error {
 	used := &usedThrough{}
 	if r.Taken != nil {
 		used = a.usedAfter(ctx, t, j.Catalog, r.Taken.Snapshot, r.Taken.Snapshot.Keys)
@@ -298,7 +299,7 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r 
 	if r.Last.Seq > 0 {
 		r.Head = report.Head(r.Last)
 	}
-	if !a.flags.json && r.Restored != nil {
+	if !a.Flags.JSON && r.Restored != nil {
 		a.printBack(r)
 	}
 	a.printUsed(used)
@@ -307,7 +308,7 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r 
 		a.guide(r)
 	case r.Waits:
 		r.Next = []string{"hsmbackup dkek load --share FILE" + a.named(), "hsmbackup firmware-update" + a.named()}
-		if !a.flags.json {
+		if !a.Flags.JSON {
 			a.Printf("  %s", strings.Join(r.Next, "\n  "))
 		}
 	case r.Phase == backup.UpdateFinished || r.Phase == backup.UpdatePutBack:
@@ -316,7 +317,7 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *token, r 
 	case len(r.Left) > 0:
 		a.Next("`hsmbackup firmware-update --abort%s` puts back what is missing, where nothing else is in its place; `--settle %s` ends the update as it is", a.named(), r.Token)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := struct {
 			*backup.UpdateReport
 			PKCS11 *jsonUsed `json:"pkcs11,omitempty"`
@@ -365,19 +366,19 @@ func (a *app) printBack(r *backup.UpdateReport) {
 // settleUpdate ends an update that cannot be finished. It needs no token.
 func (a *app) settleUpdate(ctx context.Context, cat *store.Catalog, serial string) error {
 	if cat == nil {
-		return a.noCatalog()
+		return a.NoCatalog()
 	}
 	r, err := backup.EndUpdate(cat, serial, func(u *backup.Update) error {
-		if !a.flags.json {
+		if !a.Flags.JSON {
 			a.Printf("%s", u.Standing(nil))
 		}
-		return a.confirm(ctx, &token{serial: u.Serial}, "The firmware update of "+u.Serial+" ends as it is.")
+		return a.Confirm(ctx, &cli.Token{Serial: u.Serial}, "The firmware update of "+u.Serial+" ends as it is.")
 	})
 	if err != nil {
 		return err
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(r)
 	}
 	a.Printf("the firmware update of %s is over; what has not come back is in snapshot %s: `hsmbackup restore --from %s` brings it onto any token that takes it", r.Token, r.Snapshot, r.Snapshot)

@@ -8,39 +8,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
-	"hsmbackup/internal/custody"
 	from "hsmbackup/internal/source"
 )
-
-// sharedFlags are the flags that mean the same for every verb.
-type sharedFlags struct {
-	catalog string
-	token   string
-	shares  []string
-	// identities are files that open what is sealed with age.
-	identities []string
-	confirm    string
-	untrusted  string
-	who        string
-	yes, json  bool
-	pin        sourceFlag
-	soPIN      sourceFlag
-	tokenPIN   sourceFlag
-	// checked is the KCV of shares that were checked on another computer.
-	checked string
-	// spend names keys of which a proof may spend a use.
-	spend    []string
-	password sourceFlag
-
-	shareArgs []custody.Given // shares, parsed
-}
-
-// sourceFlag is a flag that says where a secret is read.
-type sourceFlag struct {
-	text string
-	from.Source
-}
 
 // Names of the shared flags that a verb lists when it uses them. The flags for
 // secrets are taken by every verb, which reads only what it needs, so that a
@@ -82,19 +53,19 @@ func isUsed(cmd *cobra.Command, flag string) bool {
 
 // addShared defines the shared flags on the root command.
 func (a *app) addShared(f *pflag.FlagSet) {
-	f.StringVar(&a.flags.catalog, useCatalog, "", "the catalog `FILE` (default $HSMBACKUP_CATALOG, else hsmbackup/catalog.db in the user's data directory)")
-	f.StringVar(&a.flags.token, useToken, "", "`WHICH` token: its serial, its label, or soft:FILE (default: the only one attached)")
-	f.StringVar(&a.flags.pin.text, "pin", "", "`SOURCE` of the PIN: "+from.Kinds)
-	f.StringVar(&a.flags.soPIN.text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
-	f.StringVar(&a.flags.tokenPIN.text, useTokenPIN, "", "`SOURCE` of the PIN that the token has now, where it holds anything; --pin is the new one")
-	f.StringVar(&a.flags.checked, useChecked, "", "the `KCV` that `hsmbackup dkek check` showed where the shares are, in place of --share; it counts for this run")
-	f.StringArrayVar(&a.flags.spend, useSpend, nil, "a proof may spend one use of this `KEY`, which has a use counter: reference, ID or label; repeat for each")
-	f.StringVar(&a.flags.password.text, "password", "", "`SOURCE` of the password of share files")
-	f.StringArrayVar(&a.flags.shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK), or a custodian's part of one; repeat for each, and for the sheets of a threshold .pbe after it; prompt: parts are typed")
-	f.StringArrayVar(&a.flags.identities, useIdentity, nil, "`FILE` with the key that opens parts sealed with age: an identity of age, or an OpenSSH private key; repeat for each")
-	f.StringVar(&a.flags.confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
-	f.StringVar(&a.flags.untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
-	f.StringVar(&a.flags.who, useWho, "", "`NAME` of who does this, for the log: a claim")
+	f.StringVar(&a.Flags.Catalog, useCatalog, "", "the catalog `FILE` (default $HSMBACKUP_CATALOG, else hsmbackup/catalog.db in the user's data directory)")
+	f.StringVar(&a.Flags.Token, useToken, "", "`WHICH` token: its serial, its label, or soft:FILE (default: the only one attached)")
+	f.StringVar(&a.Flags.PIN.Text, "pin", "", "`SOURCE` of the PIN: "+from.Kinds)
+	f.StringVar(&a.Flags.SOPIN.Text, "so-pin", "", "`SOURCE` of the SO-PIN, 16 hex digits")
+	f.StringVar(&a.Flags.TokenPIN.Text, useTokenPIN, "", "`SOURCE` of the PIN that the token has now, where it holds anything; --pin is the new one")
+	f.StringVar(&a.Flags.Checked, useChecked, "", "the `KCV` that `hsmbackup dkek check` showed where the shares are, in place of --share; it counts for this run")
+	f.StringArrayVar(&a.Flags.Spend, useSpend, nil, "a proof may spend one use of this `KEY`, which has a use counter: reference, ID or label; repeat for each")
+	f.StringVar(&a.Flags.Password.Text, "password", "", "`SOURCE` of the password of share files")
+	f.StringArrayVar(&a.Flags.Shares, useShare, nil, "`FILE[,password=SOURCE]` with a share of the recovery key (DKEK), or a custodian's part of one; repeat for each, and for the sheets of a threshold .pbe after it; prompt: parts are typed")
+	f.StringArrayVar(&a.Flags.Identities, useIdentity, nil, "`FILE` with the key that opens parts sealed with age: an identity of age, or an OpenSSH private key; repeat for each")
+	f.StringVar(&a.Flags.Confirm, useConfirm, "", "the `SERIAL` of the token, in place of typing it")
+	f.StringVar(&a.Flags.Untrusted, useUntrusted, "", "send shares to the token with this `SERIAL` although it could not be shown to be genuine")
+	f.StringVar(&a.Flags.Who, useWho, "", "`NAME` of who does this, for the log: a claim")
 	f.BoolVar(&a.Yes, useYes, false, "answer every question with yes, but for secrets and serials")
 	f.BoolVar(&a.JSON, "json", false, "print one JSON document")
 }
@@ -102,7 +73,7 @@ func (a *app) addShared(f *pflag.FlagSet) {
 // checkShared is called before each verb: it refuses flags that the verb does
 // not use, reads the sources, and takes secrets out of the environment.
 func (a *app) checkShared(cmd *cobra.Command) error {
-	a.flags.yes, a.flags.json = a.Yes, a.JSON
+	a.Flags.Yes, a.Flags.JSON = a.Yes, a.JSON
 	var unused string
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if unused == "" && cmd.InheritedFlags().Lookup(f.Name) != nil && !isUsed(cmd, f.Name) {
@@ -115,15 +86,15 @@ func (a *app) checkShared(cmd *cobra.Command) error {
 	if unused != "" && hasSharedFlags(cmd) {
 		return console.Usagef("", "`%s` has no use for --%s", cmd.CommandPath(), unused)
 	}
-	for flag, s := range map[string]*sourceFlag{"--pin": &a.flags.pin, "--so-pin": &a.flags.soPIN, "--token-pin": &a.flags.tokenPIN, "--password": &a.flags.password} {
+	for flag, s := range map[string]*cli.SourceFlag{"--pin": &a.Flags.PIN, "--so-pin": &a.Flags.SOPIN, "--token-pin": &a.Flags.TokenPIN, "--password": &a.Flags.Password} {
 		var err error
-		if s.Source, err = from.Parse(flag, s.text); err != nil {
+		if s.Source, err = from.Parse(flag, s.Text); err != nil {
 			return err
 		}
 	}
-	a.secrets.DropEnvironment(a.flags.pin.Source, a.flags.soPIN.Source, a.flags.tokenPIN.Source, a.flags.password.Source)
+	a.Secrets.DropEnvironment(a.Flags.PIN.Source, a.Flags.SOPIN.Source, a.Flags.TokenPIN.Source, a.Flags.Password.Source)
 	var err error
-	a.flags.shareArgs, err = a.parseShares("--share", a.flags.shares)
+	a.Flags.ShareArgs, err = a.ParseShares("--share", a.Flags.Shares)
 	return err
 }
 

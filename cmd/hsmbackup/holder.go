@@ -9,6 +9,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
@@ -21,27 +22,27 @@ import (
 // and say goes through flags, terminal and standard output.
 type holder struct {
 	*app
-	t   *token
+	t   *cli.Token
 	pin from.Source // of the PIN that the token has
 }
 
 // work is what a job on a token works with, besides the catalog.
-func (a *app) work(ctx context.Context, t *token, soFloor int) backup.Work {
-	untrusted := a.flags.untrusted
-	if backup.SameSerial(untrusted, t.serial) {
-		untrusted = t.serial
+func (a *app) work(ctx context.Context, t *cli.Token, soFloor int) backup.Work {
+	untrusted := a.Flags.Untrusted
+	if backup.SameSerial(untrusted, t.Serial) {
+		untrusted = t.Serial
 	}
 	return backup.Work{
-		Card: t.card, Person: &holder{a, t, a.flags.pin.Source}, NewCatalog: a.makeCatalog, Who: a.flags.who, MinSOTries: soFloor, SharesChecked: a.flags.checked,
+		Card: t.Card, Person: &holder{a, t, a.Flags.PIN.Source}, NewCatalog: a.MakeCatalog, Who: a.Flags.Who, MinSOTries: soFloor, SharesChecked: a.Flags.Checked,
 		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()},
-		Trust:  backup.Trust{SoftFile: t.softFile, Untrusted: untrusted, Roots: a.roots, Now: a.now()},
+		Trust:  backup.Trust{SoftFile: t.SoftFile, Untrusted: untrusted, Roots: a.Roots, Now: a.Now()},
 	}
 }
 
 // did takes over what a job has left, also beside an error.
 func (a *app) did(w *backup.Work) {
-	a.progress.Close()
-	a.changed = a.changed || w.Changed
+	a.Progress.Close()
+	a.Changed = a.Changed || w.Changed
 }
 
 // verdict is how a job ends whose result was printed.
@@ -56,18 +57,18 @@ func (a *app) verdict(v backup.Verdict, hints ...string) error {
 	return exits.Outcome(console.Brief(v.Left), hints...)
 }
 
-func (p *holder) Name() string { return p.t.name() }
+func (p *holder) Name() string { return p.t.Name() }
 
 func (p *holder) Say(format string, args ...any) {
-	if !p.flags.json {
-		p.progress.Close()
+	if !p.Flags.JSON {
+		p.Progress.Close()
 		p.Printf("%s", terminal.Printable(fmt.Sprintf(format, args...)))
 	}
 }
 
 func (p *holder) Show(plan *backup.Plan) {
-	if !p.flags.json {
-		p.progress.Close()
+	if !p.Flags.JSON {
+		p.Progress.Close()
 		p.printPlan(plan)
 	}
 }
@@ -75,48 +76,48 @@ func (p *holder) Show(plan *backup.Plan) {
 // Agree has --confirm answer whatever is asked, if the serial is right.
 func (p *holder) Agree(ctx context.Context, q backup.Question) error {
 	switch {
-	case p.flags.confirm != "":
-		return p.confirm(ctx, p.t, "")
+	case p.Flags.Confirm != "":
+		return p.Confirm(ctx, p.t, "")
 	case q.What == "":
 		return nil
 	case q.Typed:
-		return p.confirm(ctx, p.t, q.What)
+		return p.Confirm(ctx, p.t, q.What)
 	}
 	return p.Ask(ctx, q.What)
 }
 
-func (p *holder) Login(ctx context.Context) error { return p.loginWith(ctx, p.t, p.pin) }
+func (p *holder) Login(ctx context.Context) error { return p.LoginWith(ctx, p.t, p.pin) }
 
 // LoginNow takes --token-pin, or asks; where nobody knows the PIN, only a person
 // says so.
 func (p *holder) LoginNow(ctx context.Context) (known bool, err error) {
-	if p.flags.tokenPIN.text == "" {
-		if !p.tty.Available() {
+	if p.Flags.TokenPIN.Text == "" {
+		if !p.TTY.Available() {
 			return true, nil // what is missing is said where it is needed
 		}
-		known, err := p.tty.Ask(ctx, fmt.Sprintf("Each key of %s has to answer before it is wiped. Does somebody know the PIN that it has now?", p.Name()))
+		known, err := p.TTY.Ask(ctx, fmt.Sprintf("Each key of %s has to answer before it is wiped. Does somebody know the PIN that it has now?", p.Name()))
 		if err != nil || !known {
 			return false, err
 		}
 	}
-	return true, p.loginWith(ctx, p.t, p.flags.tokenPIN.Source)
+	return true, p.LoginWith(ctx, p.t, p.Flags.TokenPIN.Source)
 }
 
 func (p *holder) TypeBack(ctx context.Context, what, word string) error {
-	p.progress.Close()
-	if !p.tty.Available() {
+	p.Progress.Close()
+	if !p.TTY.Available() {
 		return console.Refusef("unasked", "run this on a terminal: --yes and --confirm do not serve", "%s What goes unasked has to be typed, one by one", what)
 	}
-	return p.tty.TypeBack(ctx, fmt.Sprintf("%s Type %q if it may go:", terminal.Printable(what), word), word)
+	return p.TTY.TypeBack(ctx, fmt.Sprintf("%s Type %q if it may go:", terminal.Printable(what), word), word)
 }
 
 // NewPINs reads the PIN to set and the SO-PIN, and checks both before anything
 // is sent. An SO-PIN that the token has already is asked for once.
 func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
-	if p.soPIN, err = p.send(p.t, "SO-PIN", p.flags.soPIN.Source); err != nil {
+	if p.SOPIN, err = p.Send(p.t, "SO-PIN", p.Flags.SOPIN.Source); err != nil {
 		return nil, nil, err
 	}
-	text, err := p.secrets.Read(ctx, p.flags.soPIN.Source, "SO-PIN of "+p.Name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
+	text, err := p.Secrets.Read(ctx, p.Flags.SOPIN.Source, "SO-PIN of "+p.Name()+", 16 hex digits", inv.SOPIN.Missing, checkSOPINFormat)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +125,7 @@ func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = p.secrets.Read(ctx, p.flags.pin.Source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
+	pin, err = p.Secrets.Read(ctx, p.Flags.PIN.Source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err
@@ -145,15 +146,15 @@ func checkPINLength(typed *secret.Bytes) error {
 	return nil
 }
 
-func (p *holder) PINsSet() { p.forgetRefused(p.t) }
+func (p *holder) PINsSet() { p.ForgetRefused(p.t) }
 
-func (p *holder) Given() bool { return len(p.flags.shareArgs) > 0 }
+func (p *holder) Given() bool { return len(p.Flags.ShareArgs) > 0 }
 
 func (p *holder) Gather(ctx context.Context, cat *store.Catalog) (*backup.Shares, error) {
 	if !p.Given() {
 		return nil, console.Usagef("`hsmbackup dkek create` or `sc-hsm-tool --create-dkek-share` made their files", "--init needs the shares of the recovery key: --share FILE for each")
 	}
-	m, err := p.gather(ctx, cat)
+	m, err := p.app.Gather(ctx, cat)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +166,13 @@ func (p *holder) Gather(ctx context.Context, cat *store.Catalog) (*backup.Shares
 }
 
 func (p *holder) Open(ctx context.Context, cat *store.Catalog) ([]*dkek.Share, error) {
-	return p.openShares(ctx, cat)
+	return p.OpenShares(ctx, cat)
 }
 
 // Became asks what became of a token.
 func (p *holder) Became(ctx context.Context, serial string) (string, error) {
-	p.progress.Close()
-	answer, err := p.tty.ReadLine(ctx, fmt.Sprintf("What became of %s: broken, lost, stolen, wiped? (empty: say nothing)", serial))
+	p.Progress.Close()
+	answer, err := p.TTY.ReadLine(ctx, fmt.Sprintf("What became of %s: broken, lost, stolen, wiped? (empty: say nothing)", serial))
 	if errors.Is(err, terminal.ErrNoAnswer) || errors.Is(err, terminal.ErrNone) {
 		return "", nil
 	}

@@ -313,8 +313,8 @@ func TestFault17HostileSerial(t *testing.T) {
 	hostileCatalog(t)
 	for _, line := range []string{"status --token soft:old.tok", "backup --token soft:old.tok --pin file:PIN"} {
 		a := newApp()
-		open := a.openCard
-		a.openCard = func(ctx context.Context, way apdu.Transmitter) (*schsm.Card, error) { return open(ctx, impostor{way}) }
+		open := a.OpenCard
+		a.OpenCard = func(ctx context.Context, way apdu.Transmitter) (*schsm.Card, error) { return open(ctx, impostor{way}) }
 		exit, stdout, stderr := runApp(t, a, strings.Fields(line)...)
 		if strings.Contains(stdout+stderr, impostorSerial) {
 			t.Errorf("%s: %s%s", line, stdout, stderr)

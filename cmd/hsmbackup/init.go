@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/store"
@@ -91,28 +92,28 @@ func tooMany(given, shares int) error {
 }
 
 func (a *app) init(ctx context.Context, o initOptions) error {
-	if err := o.check(a.flags.shareArgs); err != nil {
+	if err := o.check(a.Flags.ShareArgs); err != nil {
 		return err
 	}
-	t, err := a.openToken(ctx)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	j := &backup.InitJob{Work: a.work(ctx, t, o.soFloor), Label: o.label, Shares: o.shares, AsGiven: o.asGiven, NoDKEK: o.noDKEK, NoUnblock: o.noUnblock, PINTries: o.pinTries}
 	if j.Catalog, j.NotRecorded, err = a.catalogToRecord(); err != nil {
 		return err
 	}
-	defer func() { closeCatalog(j.Catalog) }()
+	defer func() { cli.CloseCatalog(j.Catalog) }()
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {
 		return err
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		return a.Document(r)
 	}
-	a.Printf("%s is initialised", t.name())
+	a.Printf("%s is initialised", t.Name())
 	switch {
 	case o.noDKEK:
 		a.Printf("it has no recovery key: its keys can never be exported")
@@ -132,11 +133,11 @@ func (a *app) init(ctx context.Context, o initOptions) error {
 // can. Without one, and with one that cannot be written, the second result
 // says why nothing is recorded.
 func (a *app) catalogToRecord() (*store.Catalog, string, error) {
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err == nil || !errors.Is(err, store.ErrReadOnly) {
 		return cat, "", err
 	}
 	why := err.Error()
-	cat, err = a.lookCatalog()
+	cat, err = a.LookCatalog()
 	return cat, why, err
 }

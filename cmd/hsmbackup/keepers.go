@@ -12,7 +12,7 @@ import (
 func (a *app) partSets(sets []custody.KeptSet) []custody.PartSet {
 	list := []custody.PartSet{}
 	for _, s := range sets {
-		list = append(list, s.Document(a.now()))
+		list = append(list, s.Document(a.Now()))
 	}
 	return list
 }
@@ -46,7 +46,7 @@ func (a *app) riskText(s custody.KeptSet) string {
 	var lately, not []string
 	for _, k := range s.Keepers {
 		switch {
-		case k.Lately(a.now()):
+		case k.Lately(a.Now()):
 			lately = append(lately, k.Name)
 		case k.Undated:
 			not = append(not, k.Name+" (while a clock ran ahead)")

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 )
@@ -25,17 +26,17 @@ func newListCommand(a *app) *cobra.Command {
 }
 
 func (a *app) list() error {
-	cat, err := a.needCatalog()
+	cat, err := a.NeedCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	state, err := cat.Read()
 	if err != nil {
 		return err
 	}
 	all := state.Snapshots
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := struct {
 			Snapshots []report.Snapshot `json:"snapshots"`
 		}{[]report.Snapshot{}}
@@ -89,11 +90,11 @@ knows RSA keys and those on P-256, P-384 and P-521.`,
 }
 
 func (a *app) show(names []string, o showOptions) error {
-	cat, err := a.needCatalog()
+	cat, err := a.NeedCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ func (a *app) show(names []string, o showOptions) error {
 		doc.Snapshots = append(doc.Snapshots, report.NewShown(s, backup.Origins(state, s)))
 	}
 	switch {
-	case a.flags.json:
+	case a.Flags.JSON:
 		return a.Document(doc)
 	case o.ssh != sshNothing:
 		return a.printSSH(o, doc.Snapshots)

@@ -29,7 +29,7 @@ func inProcess(ctx context.Context, c lives.Conditions, args []string) (int, []b
 	var out, errs bytes.Buffer
 	a := newApp()
 	a.redirect(&out, &errs, noTerminal{})
-	a.now, a.openCard, a.beforeWrite, a.readOnly = c.Now, c.OpenCard, c.BeforeWrite, c.ReadOnly
+	a.Now, a.OpenCard, a.BeforeWrite, a.ReadOnly = c.Now, c.OpenCard, c.BeforeWrite, c.ReadOnly
 	exit := a.run(ctx, args)
 	return exit, out.Bytes(), errs.Bytes()
 }

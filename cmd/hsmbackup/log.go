@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -38,11 +39,11 @@ It holds no secret. With --json the file is one JSON document.`,
 }
 
 func (a *app) log(out string) error {
-	cat, err := a.needCatalog()
+	cat, err := a.NeedCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	state, err := cat.Read()
 	if err != nil {
 		return err
@@ -55,7 +56,7 @@ func (a *app) log(out string) error {
 	switch {
 	case out != "":
 		return a.exportLog(out, all, list)
-	case a.flags.json:
+	case a.Flags.JSON:
 		return a.Document(struct {
 			Entries []report.Entry `json:"entries"`
 		}{list})
@@ -73,9 +74,9 @@ func (a *app) log(out string) error {
 // hand. Like all of `log` it leaves no entry.
 func (a *app) exportLog(path string, all []store.Entry, list []report.Entry) error {
 	last := all[len(all)-1] // there is one: a catalog begins with an entry
-	exported := a.now().UTC().Format(time.RFC3339)
+	exported := a.Now().UTC().Format(time.RFC3339)
 	var content bytes.Buffer
-	if a.flags.json {
+	if a.Flags.JSON {
 		e := json.NewEncoder(&content)
 		e.SetEscapeHTML(false)
 		if err := e.Encode(struct {
@@ -95,7 +96,7 @@ func (a *app) exportLog(path string, all []store.Entry, list []report.Entry) err
 	if err := newfile.Write(path, content.Bytes()); err != nil {
 		return err
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		return a.Document(struct {
 			File    string `json:"file"`
 			Entries int    `json:"entries"`

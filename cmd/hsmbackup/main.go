@@ -39,3 +39,10 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	return newApp().run(ctx, os.Args[1:])
 }
+
+// run carries out one command line and gives the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := newRoot(a)
+	root.SetArgs(args)
+	return a.Finish(ctx, root.ExecuteContext(ctx), args)
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/p11"
@@ -88,7 +89,7 @@ func isAES(k *store.Key) bool {
 // must have been accepted before: the module sends the same PIN, once. Whatever
 // other programs do to the token's session meanwhile is made up for by the next
 // command to it, so that this comes after what must not be cut off.
-func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s *store.Snapshot, keys []store.Key, module string) (*usedThrough, error) {
+func (a *app) throughPKCS11(ctx context.Context, t *cli.Token, cat *store.Catalog, s *store.Snapshot, keys []store.Key, module string) (*usedThrough, error) {
 	u := &usedThrough{Module: module}
 	var wanted []p11.Key
 	var tried []int
@@ -110,18 +111,18 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 	if len(tried) == 0 {
 		return u, nil
 	}
-	pin := t.card.AcceptedPIN()
+	pin := t.Card.AcceptedPIN()
 	defer pin.Wipe()
 	if pin.Len() == 0 {
 		return nil, fmt.Errorf("%w: the token has taken no PIN here", p11.ErrPIN)
 	}
 	a.Steps("using keys through PKCS#11", 0, len(tried))
-	results, err := p11.UseInChild(ctx, module, t.serial, pin, wanted)
-	a.progress.Close()
+	results, err := p11.UseInChild(ctx, module, t.Serial, pin, wanted)
+	a.Progress.Close()
 	if err != nil {
 		return nil, err
 	}
-	record := store.Use{Snapshot: s.ID, Token: t.serial, Module: module}
+	record := store.Use{Snapshot: s.ID, Token: t.Serial, Module: module}
 	for n, i := range tried {
 		k, r := &u.Keys[i], results[n]
 		k.OK, k.Reason, k.Mechanism = r.Reason == "", harmless.Text(r.Reason), harmless.Text(r.Way)
@@ -133,7 +134,7 @@ func (a *app) throughPKCS11(ctx context.Context, t *token, cat *store.Catalog, s
 		return u, nil
 	}
 	if err := cat.Append(record); err != nil {
-		u.NotRecorded = describe(err, false).Message
+		u.NotRecorded = cli.Describe(err, false).Message
 	}
 	return u, nil
 }
@@ -145,8 +146,8 @@ var findModule = p11.Find
 // with the module of this computer. For a token that no module can see it is
 // empty. That there is no module is a note, no failure; keys that could not be
 // used are among what bad gives.
-func (a *app) usedAfter(ctx context.Context, t *token, cat *store.Catalog, s *store.Snapshot, keys []store.Key) *usedThrough {
-	if t.softFile || len(keys) == 0 {
+func (a *app) usedAfter(ctx context.Context, t *cli.Token, cat *store.Catalog, s *store.Snapshot, keys []store.Key) *usedThrough {
+	if t.SoftFile || len(keys) == 0 {
 		return &usedThrough{}
 	}
 	module, err := findModule()
@@ -178,7 +179,7 @@ func (a *app) printUsed(u *usedThrough) {
 	if u.NotRecorded != "" {
 		a.Note("the use through PKCS#11 was not recorded: %s", u.NotRecorded)
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		return
 	}
 	if good, of := u.used(); of > 0 {
@@ -210,7 +211,7 @@ func (u *usedThrough) document() *jsonUsed {
 
 // verifyPKCS11 is `verify --pkcs11`.
 func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) error {
-	if strings.HasPrefix(a.flags.token, softPrefix) {
+	if strings.HasPrefix(a.Flags.Token, cli.SoftPrefix) {
 		return console.Usagef("`hsmbackup soft serve FILE` plugs it into pcscd, where every program sees it", "--pkcs11 needs a token in a reader: no other program sees one that is opened from its file")
 	}
 	var err error
@@ -223,16 +224,16 @@ func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) e
 	if err != nil {
 		return err
 	}
-	cat, why, err := a.recordingCatalog()
+	cat, why, err := a.RecordingCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	t, err := a.openToken(ctx)
+	defer cli.CloseCatalog(cat)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	list, err := a.snapshotsOf(cat, t, names)
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) e
 	if why != "" {
 		record = nil
 	}
-	if err := a.login(ctx, t); err != nil {
+	if err := a.Login(ctx, t); err != nil {
 		return err
 	}
 	for _, s := range list {
@@ -261,5 +262,5 @@ func (a *app) verifyPKCS11(ctx context.Context, names []string, module string) e
 		}
 		v.Snapshots = append(v.Snapshots, backup.SnapshotProof{ID: s.ID, Token: s.Token.Serial, Keys: u.Keys, Missing: s.Missing})
 	}
-	return a.printVerification(v, fmt.Sprintf("proof: used on %s through PKCS#11, by %s", t.name(), harmless.Text(module)), why, nil)
+	return a.printVerification(v, fmt.Sprintf("proof: used on %s through PKCS#11, by %s", t.Name(), harmless.Text(module)), why, nil)
 }

@@ -239,17 +239,17 @@ func TestVerifyThroughPKCS11(t *testing.T) {
 func goesOn(t *testing.T, reader string) {
 	t.Helper()
 	ctx := t.Context()
-	at, err := newApp().openReader(ctx, reader)
+	at, err := newApp().OpenReader(ctx, reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer at.close()
+	defer at.Close()
 	cat, err := store.Open("c.db", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	s, err := read(t, cat).Find(at.serial)
+	s, err := read(t, cat).Find(at.Serial)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,11 +258,11 @@ func goesOn(t *testing.T, reader string) {
 		t.Fatal(err)
 	}
 	a := newApp()
-	a.Progress, a.progress = nil, nil
+	a.Progress = nil
 	if _, err := a.throughPKCS11(ctx, at, nil, s, s.Keys, path); !errors.Is(err, p11.ErrPIN) {
 		t.Errorf("without a login: %v", err)
 	}
-	if err := at.card.Login(ctx, secret.New([]byte("648219")), false); err != nil {
+	if err := at.Card.Login(ctx, secret.New([]byte("648219")), false); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -270,7 +270,7 @@ func goesOn(t *testing.T, reader string) {
 		if err != nil || len(u.bad()) > 0 {
 			t.Fatalf("%+v, %v", u, err)
 		}
-		if _, err := at.card.Wrap(ctx, 1); err != nil {
+		if _, err := at.Card.Wrap(ctx, 1); err != nil {
 			t.Errorf("after other programs used the token: %v", err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	from "hsmbackup/internal/source"
@@ -20,12 +21,12 @@ func soTries(t *testing.T, file string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := newApp().openTransmitter(t.Context(), soft, file, soft.Close)
+	tok, err := newApp().OpenTransmitter(t.Context(), soft, file, soft.Close)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tok.close()
-	status, err := tok.card.SOPIN(t.Context())
+	defer tok.Close()
+	status, err := tok.Card.SOPIN(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,15 +158,15 @@ func TestFault05WrongSOPINOfSetup(t *testing.T) {
 	workIn(t)
 	secretFile(t, "SO", "8237465901283746")
 	a := newApp()
-	j := &setter{holder: holder{app: a, t: &token{serial: "SOFT0200001"}}}
-	a.flags.soPIN = sourceFlag{"file:SO", from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
+	j := &setter{holder: holder{app: a, t: &cli.Token{Serial: "SOFT0200001"}}}
+	a.Flags.SOPIN = cli.SourceFlag{Text: "file:SO", Source: from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 	for run, refuses := range []bool{false, true} {
 		so, err := j.newSOPIN(t.Context(), &backup.Inventory{Software: true})
 		so.Wipe()
 		if (err != nil) != refuses {
 			t.Fatalf("run %d: %v", run+1, err)
 		}
-		a.sent(a.soPIN, &schsm.PINError{Name: "SO-PIN", Tries: 14})
+		a.Sent(a.SOPIN, &schsm.PINError{Name: "SO-PIN", Tries: 14})
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
@@ -102,7 +103,7 @@ anything is wiped only if all of it would come back from the catalog.`,
 					return console.Usagef("broken, lost, stolen or wiped", "--old-token says what became of the old token")
 				}
 			}
-			if !o.init && a.flags.untrusted != "" {
+			if !o.init && a.Flags.Untrusted != "" {
 				return console.Usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--untrusted-token is for --init")
 			}
 			if o.soFloor < 0 || o.soFloor > 15 {
@@ -139,19 +140,19 @@ func (a *app) fromExport(o restoreFlags) (*store.Snapshot, []store.Finding, erro
 // imported puts the snapshot of an export into the catalog, which is made if
 // there is none.
 func (a *app) imported(ctx context.Context, s *store.Snapshot) (*store.Catalog, *store.Snapshot, error) {
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return nil, nil, err
 	}
 	if cat == nil {
-		if cat, err = a.makeCatalog(); err != nil {
+		if cat, err = a.MakeCatalog(); err != nil {
 			return nil, nil, err
 		}
-		a.changed = true
+		a.Changed = true
 	}
 	in, err := backup.ImportSnapshot(ctx, cat, s)
 	if err != nil {
-		closeCatalog(cat)
+		cli.CloseCatalog(cat)
 		return nil, nil, err
 	}
 	a.Note("the snapshot of the export is in the catalog, as %s", in.ID)
@@ -243,23 +244,23 @@ func findStored(s *store.Snapshot, name string) (*store.Key, error) {
 func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	var s *store.Snapshot
 	var found []store.Finding
-	cat, err := a.lookCatalog()
+	cat, err := a.LookCatalog()
 	if err == nil && o.export != "" {
 		s, found, err = a.fromExport(o)
 	} else if err == nil && cat == nil {
-		err = a.noCatalog()
+		err = a.NoCatalog()
 	}
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
-	t, err := a.openToken(ctx)
+	defer cli.CloseCatalog(cat)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	if s == nil {
-		if s, err = a.chooseSnapshot(cat, o.from, t.serial); err != nil {
+		if s, err = a.chooseSnapshot(cat, o.from, t.Serial); err != nil {
 			return err
 		}
 	}
@@ -271,13 +272,13 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	if cat != nil {
 		options.Journal = cat.Journal()
 	}
-	p, err := backup.MakePlan(ctx, t.card, s, options)
+	p, err := backup.MakePlan(ctx, t.Card, s, options)
 	if err != nil {
 		return err
 	}
 	// A token that only has to be initialised is not one that does not fit.
 	fits := p.AfterInit().Fits()
-	if a.flags.json {
+	if a.Flags.JSON {
 		if err := a.Document(planDocument(p, fits)); err != nil {
 			return err
 		}
@@ -398,19 +399,19 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		if s, found, err = a.fromExport(o); err != nil {
 			return err
 		}
-	} else if cat, notRecorded, err = a.recordingCatalog(); err != nil {
+	} else if cat, notRecorded, err = a.RecordingCatalog(); err != nil {
 		return err
 	}
-	defer func() { closeCatalog(cat) }()
-	t, err := a.openToken(ctx)
+	defer func() { cli.CloseCatalog(cat) }()
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	if s != nil {
 		cat, s, err = a.imported(ctx, s)
 	} else {
-		s, err = a.chooseSnapshot(cat, o.from, t.serial)
+		s, err = a.chooseSnapshot(cat, o.from, t.Serial)
 	}
 	if err != nil {
 		return err
@@ -426,8 +427,8 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		}
 		options.Journal = cat.Journal()
 	} else if o.journal != "" {
-		if options.Journal, err = store.OpenJournal(o.journal, a.storing()...); err != nil {
-			return named(o.journal, err)
+		if options.Journal, err = store.OpenJournal(o.journal, a.Storing()...); err != nil {
+			return cli.Named(o.journal, err)
 		}
 		defer options.Journal.Close()
 	} else if len(o.replace) > 0 {
@@ -440,8 +441,8 @@ func (a *app) restore(ctx context.Context, o restoreFlags) error {
 		if j.Fate, err = backup.ParseFate(o.fate); err != nil {
 			return err
 		}
-	} else if !a.flags.yes && !a.flags.json && a.tty.Available() {
-		j.Asker = &holder{a, t, a.flags.pin.Source}
+	} else if !a.Flags.Yes && !a.Flags.JSON && a.TTY.Available() {
+		j.Asker = &holder{a, t, a.Flags.PIN.Source}
 	}
 	out, err := j.Run(ctx)
 	a.did(&w)
@@ -466,7 +467,7 @@ type jsonReport struct {
 }
 
 func (a *app) writeReport(file string, out *backup.Outcome) error {
-	doc := jsonReport{build.Program(), a.now().UTC().Format(time.RFC3339), out.Record(), out.Fate, out.SSH(), append([]string{}, out.FollowUp...)}
+	doc := jsonReport{build.Program(), a.Now().UTC().Format(time.RFC3339), out.Record(), out.Fate, out.SSH(), append([]string{}, out.FollowUp...)}
 	content, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return err
@@ -484,7 +485,7 @@ func (a *app) printRestore(out *backup.Outcome, used *usedThrough, report string
 		}
 	}
 	out.Left = append(out.Left, used.bad()...)
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := struct {
 			backup.RestoreDocument
 			PKCS11 *jsonUsed `json:"pkcs11,omitempty"`

@@ -78,7 +78,7 @@ func later(t *testing.T, by time.Duration, args ...string) (exit int, stdout, st
 	var out, errs strings.Builder
 	a := newApp()
 	a.redirect(&out, &errs, noTerminal{})
-	a.now = func() time.Time { return time.Now().Add(by) }
+	a.Now = func() time.Time { return time.Now().Add(by) }
 	exit = a.run(context.Background(), args)
 	return exit, out.String(), errs.String()
 }

@@ -56,7 +56,7 @@ Without a command it shows what is attached, and the next command.`
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
 		// Help for a command that does not exist is no help.
 		if rest := cmd.Flags().Args(); cmd.HasSubCommands() && len(rest) > 0 {
-			a.helpless = cmd.Args(cmd, rest)
+			a.Helpless = cmd.Args(cmd, rest)
 			return
 		}
 		help(cmd)

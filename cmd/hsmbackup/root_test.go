@@ -32,7 +32,7 @@ func runApp(t *testing.T, a *app, args ...string) (exit int, stdout, stderr stri
 // redirect has the program read nothing, write to buffers and ask at tty.
 func (a *app) redirect(out, errs io.Writer, tty console.Terminal) {
 	a.Stdin, a.Stdout, a.Stderr = strings.NewReader(""), &console.Output{W: out}, errs
-	a.TTY, a.Progress, a.tty, a.progress = tty, nil, tty, nil
+	a.TTY, a.Progress = tty, nil
 }
 
 // noTerminal is what a program without a terminal sees.

@@ -9,6 +9,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
 )
@@ -54,23 +55,23 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	if o.from == o.to {
 		return console.Refusef("same-token", "name two tokens", "--from and --to are the same token: a successor there can leave it as little")
 	}
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
-	defer func() { closeCatalog(cat) }()
-	from, to, old, err := a.openPair(ctx, o.from, o.to)
+	defer func() { cli.CloseCatalog(cat) }()
+	from, to, old, err := a.OpenPair(ctx, o.from, o.to)
 	if err != nil {
 		return err
 	}
-	defer from.close()
-	defer to.close()
+	defer from.Close()
+	defer to.Close()
 	options := backup.RotateOptions{Progress: a.Steps}
-	if options.Keys, err = references(old, o.keys); err != nil {
+	if options.Keys, err = cli.References(old, o.keys); err != nil {
 		return err
 	}
 	plan := func() (*backup.Rotation, error) {
-		inv, err := backup.Take(ctx, to.card)
+		inv, err := backup.Take(ctx, to.Card)
 		if err != nil {
 			return nil, err
 		}
@@ -81,51 +82,51 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 		return err
 	}
 	if len(r.Items) == 0 {
-		if a.flags.json {
+		if a.Flags.JSON {
 			return a.Document(report.Rotation{From: r.From, To: r.To, Keys: []report.Succession{}})
 		}
 		a.Printf("every key of %s can leave it, or is accepted: nothing to do", r.From)
 		return nil
 	}
-	if !a.flags.json {
+	if !a.Flags.JSON {
 		report.PrintRotation(a.Console, r)
 	}
 	if slices.ContainsFunc(r.Items, func(i backup.RotationItem) bool { return i.Action == backup.New || i.Action == backup.Repair }) {
-		if a.flags.confirm != "" {
-			err = a.confirm(ctx, to, "")
+		if a.Flags.Confirm != "" {
+			err = a.Confirm(ctx, to, "")
 		} else {
-			err = a.Ask(ctx, fmt.Sprintf("Make these keys on %s?", to.name()))
+			err = a.Ask(ctx, fmt.Sprintf("Make these keys on %s?", to.Name()))
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if err := a.login(ctx, to); err != nil {
+	if err := a.Login(ctx, to); err != nil {
 		return err
 	}
 	if cat == nil {
-		if cat, err = a.makeCatalog(); err != nil {
+		if cat, err = a.MakeCatalog(); err != nil {
 			return err
 		}
 	}
 	if r, err = plan(); err != nil { // what was shown may not hold any more
 		return err
 	}
-	results, err := backup.Rotate(ctx, to.card, cat, r, options)
-	a.progress.Close()
+	results, err := backup.Rotate(ctx, to.Card, cat, r, options)
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
 	for _, x := range results {
-		a.changed = a.changed || x.OK && x.Action != backup.Same
+		a.Changed = a.Changed || x.OK && x.Action != backup.Same
 	}
-	taken, err := backup.Run(ctx, to.card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
-	a.progress.Close()
+	taken, err := backup.Run(ctx, to.Card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
 	doc := report.NewRotation(r, results, taken)
-	if !a.flags.json {
+	if !a.Flags.JSON {
 		doc.Print(a.Console)
 	} else if err := a.Document(doc); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
@@ -58,7 +59,7 @@ use already is left alone: it starts at hsmbackup backup.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.labelSet = cmd.Flags().Changed("label")
-			if len(a.flags.shareArgs) > 0 && (o.split != "" || o.out != "") {
+			if len(a.Flags.ShareArgs) > 0 && (o.split != "" || o.out != "") {
 				return console.Usagef("", "--share brings a recovery key that there is, --split and --out are for a new one")
 			}
 			if o.split == "" && o.out == "" {
@@ -107,20 +108,20 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	t, err := a.openToken(ctx)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	s := &setter{holder: holder{a, t, a.flags.pin.Source}, o: o}
+	defer t.Close()
+	s := &setter{holder: holder{a, t, a.Flags.PIN.Source}, o: o}
 	j := &backup.SetUpJob{
 		Work: a.work(ctx, t, backup.DefaultSOFloor), Person: s, Label: o.label, AskLabel: !o.labelSet && s.guided(), Domains: o.domains, NoUnblock: o.noUnblock,
-		Now: a.now(), Before: func(step string) error { return a.step(ctx, step) },
+		Now: a.Now(), Before: func(step string) error { return a.step(ctx, step) },
 	}
-	if j.Catalog, err = a.existingCatalog(); err != nil {
+	if j.Catalog, err = a.ExistingCatalog(); err != nil {
 		return err
 	}
-	defer func() { closeCatalog(j.Catalog) }()
+	defer func() { cli.CloseCatalog(j.Catalog) }()
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {
@@ -130,12 +131,12 @@ func (a *app) setup(ctx context.Context, o setupOptions) error {
 }
 
 // guided tells whether there is somebody to explain things to.
-func (s *setter) guided() bool { return s.tty.Available() && !s.flags.yes && !s.flags.json }
+func (s *setter) guided() bool { return s.TTY.Available() && !s.Flags.Yes && !s.Flags.JSON }
 
 // Tell explains, to somebody at a terminal.
 func (s *setter) Tell(format string, args ...any) {
 	if s.guided() {
-		s.progress.Close()
+		s.Progress.Close()
 		fmt.Fprintf(s.Stderr, "\n%s\n", console.Wrapped(harmless.Sprintf(format, args...), 80))
 	}
 }
@@ -143,14 +144,14 @@ func (s *setter) Tell(format string, args ...any) {
 // step is called before each step that writes something, to end there if the
 // program was told to.
 func (a *app) step(ctx context.Context, name string) error {
-	if a.testOnlyStep != nil {
-		a.testOnlyStep(name)
+	if a.TestOnlyStep != nil {
+		a.TestOnlyStep(name)
 	}
 	return ctx.Err()
 }
 
 func (s *setter) NewLabel(ctx context.Context) (string, error) {
-	label, err := s.tty.ReadLine(ctx, "label of the token (Enter: none):")
+	label, err := s.TTY.ReadLine(ctx, "label of the token (Enter: none):")
 	return strings.TrimSpace(label), err
 }
 
@@ -181,7 +182,7 @@ func (s *setter) ForbidUnblock(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	s.Tell("Whoever has the SO-PIN can unblock the PIN and set a new one, and then use the keys. That is what it is for, if you are the only one. Where the holder of the SO-PIN must not be able to use the keys, it can be forbidden; a blocked PIN then stays blocked until the token is wiped.")
-	return s.tty.Ask(ctx, "Forbid that the SO-PIN unblocks the PIN?")
+	return s.TTY.Ask(ctx, "Forbid that the SO-PIN unblocks the PIN?")
 }
 
 // Agree says of a no what is there by then.
@@ -216,7 +217,7 @@ func (s *setter) printReady(j *backup.SetUpJob, r *backup.SetUpReport) error {
 	if out, err := setHandedOut(j, r); err == nil && out != nil && s.o.split != "" {
 		set = out.Set
 	}
-	if s.flags.json {
+	if s.Flags.JSON {
 		return s.Document(struct {
 			Serial string `json:"serial"`
 			Label  string `json:"label"`

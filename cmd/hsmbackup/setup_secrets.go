@@ -31,9 +31,9 @@ func (s *setter) patiently(ctx context.Context, prompt bool, f func() error) err
 
 // newPIN asks for the PIN to set.
 func (s *setter) newPIN(ctx context.Context, inv *backup.Inventory) (pin *secret.Bytes, err error) {
-	source := s.flags.pin.Source
+	source := s.Flags.PIN.Source
 	err = s.patiently(ctx, source.Kind == "prompt", func() error {
-		pin, err = s.secrets.Read(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
+		pin, err = s.Secrets.Read(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
 			if err := checkPINLength(typed); err != nil {
 				return err
 			}
@@ -54,8 +54,8 @@ func defaultPIN(what string) error {
 // newSOPIN makes the SO-PIN and shows it, or reads it where --so-pin says. That
 // of a token which has one already is asked for.
 func (s *setter) newSOPIN(ctx context.Context, inv *backup.Inventory) (*secret.Bytes, error) {
-	if s.flags.soPIN.text == "" && inv.SOPIN.Missing {
-		if !s.tty.Available() {
+	if s.Flags.SOPIN.Text == "" && inv.SOPIN.Missing {
+		if !s.TTY.Available() {
 			return nil, console.Usagef("give --so-pin env:NAME, file:PATH, fd:N or cmd:COMMAND", "there is no terminal to show a new SO-PIN on")
 		}
 		text, err := randomDigits(2 * schsm.SOPINLen)
@@ -68,14 +68,14 @@ func (s *setter) newSOPIN(ctx context.Context, inv *backup.Inventory) (*secret.B
 		}
 		return text, nil
 	}
-	source := s.flags.soPIN.Source
+	source := s.Flags.SOPIN.Source
 	var text *secret.Bytes
 	var err error
-	if s.soPIN, err = s.send(s.t, "SO-PIN", source); err != nil {
+	if s.SOPIN, err = s.Send(s.t, "SO-PIN", source); err != nil {
 		return nil, err
 	}
 	err = s.patiently(ctx, source.Kind == "prompt", func() (err error) {
-		text, err = s.secrets.Read(ctx, source, "SO-PIN of "+s.Name()+", 16 hex digits", inv.SOPIN.Missing, func(typed *secret.Bytes) error {
+		text, err = s.Secrets.Read(ctx, source, "SO-PIN of "+s.Name()+", 16 hex digits", inv.SOPIN.Missing, func(typed *secret.Bytes) error {
 			if err := checkSOPINFormat(typed); err != nil {
 				return err
 			}
@@ -125,13 +125,13 @@ func (s *setter) showSOPIN(ctx context.Context, text *secret.Bytes) error {
 // it typed back from what was written down; blanks do not count.
 func (s *setter) shown(ctx context.Context, screen []byte, what string, want *secret.Bytes) error {
 	return s.patiently(ctx, true, func() error {
-		s.progress.Close()
-		typed, err := s.tty.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
+		s.Progress.Close()
+		typed, err := s.TTY.Screen(ctx, screen, "Press Enter when it is written down, and it goes off the screen.")
 		typed.Wipe()
 		if err != nil {
 			return err
 		}
-		back, err := s.tty.ReadSecret(ctx, "Type the "+what+" from what you have written down, to see that it is right:")
+		back, err := s.TTY.ReadSecret(ctx, "Type the "+what+" from what you have written down, to see that it is right:")
 		if err != nil {
 			return err
 		}

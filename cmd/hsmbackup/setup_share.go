@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/harmless"
@@ -90,7 +91,7 @@ func (j *sharing) bring(ctx context.Context) error {
 	if j.share, err = j.makeShare(ctx); err != nil {
 		return err
 	}
-	if j.kcv, err = custody.WriteShare(ctx, desk{j.app}, j.o.out, j.share, password); err != nil {
+	if j.kcv, err = custody.WriteShare(ctx, j.app.Desk(), j.o.out, j.share, password); err != nil {
 		return err
 	}
 	j.job.Changed = true
@@ -103,20 +104,20 @@ func (j *sharing) bring(ctx context.Context) error {
 // makeShare makes a share of the random numbers of this computer and of the
 // token.
 func (j *sharing) makeShare(ctx context.Context) (*dkek.Share, error) {
-	extra, err := j.t.card.Random(ctx, dkek.Size)
+	extra, err := j.t.Card.Random(ctx, dkek.Size)
 	switch {
 	case err == nil:
 		return dkek.NewMixedShare(extra), nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	j.Note("without random numbers of %s: %s", j.Name(), describe(err, false).Message)
+	j.Note("without random numbers of %s: %s", j.Name(), cli.Describe(err, false).Message)
 	return dkek.NewShare(), nil
 }
 
 // givenShare opens what --share brings. It must be all of a recovery key.
 func (j *sharing) givenShare(ctx context.Context) error {
-	shares, err := j.openShares(ctx, j.job.Catalog)
+	shares, err := j.OpenShares(ctx, j.job.Catalog)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (j *sharing) taken() error {
 // handOut makes a share and hands its parts out. Those that an earlier run
 // handed out come back from their files, or are typed.
 func (j *sharing) handOut(ctx context.Context) error {
-	h, err := j.o.plan("create", j.flags.who)
+	h, err := j.o.plan("create", j.Flags.Who)
 	if err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func (j *sharing) handOut(ctx context.Context) error {
 	if done != nil {
 		return j.partsBack(ctx, h, done.Set, done.Needed)
 	}
-	if err := h.Begin(desk{j.app}, j.job.Catalog); err != nil {
+	if err := h.Begin(j.app.Desk(), j.job.Catalog); err != nil {
 		return err
 	}
 	if err := h.GuardRecipients(j.job.Catalog, func() ([]*pubkey.Key, error) { return j.keysAtHand(ctx) }); err != nil {
@@ -175,7 +176,7 @@ func (j *sharing) handOut(ctx context.Context) error {
 	if err := j.keep(); err != nil {
 		return err
 	}
-	r, err := h.Run(ctx, desk{j.app}, j.job.Catalog, j.share, j.now())
+	r, err := h.Run(ctx, j.app.Desk(), j.job.Catalog, j.share, j.Now())
 	j.job.Changed = j.job.Changed || h.Changed
 	if err != nil {
 		return err
@@ -209,12 +210,12 @@ func (j *sharing) partsBack(ctx context.Context, h *custody.HandOut, set string,
 	j.Note("the parts of set %s were handed out by an earlier run: %d of them bring the recovery key back", set, needed)
 	args := h.PartsBack(needed)
 	if len(args) < needed {
-		if !j.tty.Available() {
+		if !j.TTY.Available() {
 			return console.Failf("parts-needed", "give them with --share FILE, or --share prompt at a terminal", "set %s was handed out: %d of its parts are needed to load the recovery key into %s", set, needed, j.Name())
 		}
 		args = []custody.Given{{File: custody.TypedPart, Typed: true}}
 	}
-	j.flags.shareArgs = args
+	j.Flags.ShareArgs = args
 	return j.givenShare(ctx)
 }
 
@@ -228,7 +229,7 @@ func (s *setter) files() int {
 	if needed, _, err := parsePair("--split", s.o.split); err == nil {
 		return needed
 	}
-	return max(1, len(s.flags.shareArgs))
+	return max(1, len(s.Flags.ShareArgs))
 }
 
 // where says where the share is, for the sheet.
@@ -240,7 +241,7 @@ func (s *setter) where(r *backup.SetUpReport) []string {
 		return []string{fmt.Sprintf("in parts (%s of them needed), with %s", s.o.split, strings.Join(s.o.custodians, ", "))}
 	}
 	var list []string
-	for _, given := range s.flags.shareArgs {
+	for _, given := range s.Flags.ShareArgs {
 		list = append(list, given.File)
 	}
 	return list
@@ -263,14 +264,14 @@ func (j *sharing) knowKCV() error {
 // sharePassword reads the password of a new share, or makes one, shows it, and
 // has it typed back.
 func (j *sharing) sharePassword(ctx context.Context) (password *secret.Bytes, err error) {
-	if j.flags.password.text != "" {
-		err = j.patiently(ctx, j.flags.password.Kind == "prompt", func() error {
+	if j.Flags.Password.Text != "" {
+		err = j.patiently(ctx, j.Flags.Password.Kind == "prompt", func() error {
 			password, err = j.newPassword(ctx, j.o.weak)
 			return err
 		})
 		return password, err
 	}
-	if password, err = custody.RandomPassword(desk{j.app}); err != nil {
+	if password, err = custody.RandomPassword(j.app.Desk()); err != nil {
 		return nil, err
 	}
 	screen := custody.PasswordScreen(password)
@@ -284,7 +285,7 @@ func (j *sharing) sharePassword(ctx context.Context) (password *secret.Bytes, er
 
 // takeUp opens a share file that is there already.
 func (j *sharing) takeUp(ctx context.Context, path string) error {
-	arg := custody.Given{File: j.o.out, Password: j.passwordFrom(j.flags.password.Source)}
+	arg := custody.Given{File: j.o.out, Password: j.PasswordFrom(j.Flags.Password.Source)}
 	content, err := arg.Read()
 	if err != nil {
 		return err
@@ -294,7 +295,7 @@ func (j *sharing) takeUp(ctx context.Context, path string) error {
 	}
 	j.Note("%s exists already: its recovery key is taken up, and the file stays as it is", j.o.out)
 	j.Tell("It opens with the password that was written down when it was made. If nobody has that, move the file away and run this again.")
-	if j.share, err = j.opener().OpenFile(ctx, arg); err != nil {
+	if j.share, err = j.Opener().OpenFile(ctx, arg); err != nil {
 		return err
 	}
 	j.file, j.r.Note.Share = content, path

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/secret"
 	from "hsmbackup/internal/source"
@@ -63,7 +64,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 			a := newApp()
 			a.redirect(&out, &errs, noTerminal{})
 			at := ""
-			a.testOnlyStep = func(name string) {
+			a.TestOnlyStep = func(name string) {
 				if at == "" && !slices.Contains(ended, name) {
 					at = name
 					cancel()
@@ -79,7 +80,7 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 			}
 			points++
 			ended = append(ended, at)
-			if exit != console.ExitChanged && exit != console.ExitInterrupted || exit == console.ExitInterrupted && at != "catalog" && a.changed {
+			if exit != console.ExitChanged && exit != console.ExitInterrupted || exit == console.ExitInterrupted && at != "catalog" && a.Changed {
 				t.Errorf("ended before %q: exit %d\n%s%s", at, exit, &out, &errs)
 			}
 			_, status, _ := runIn(t, "status", "--token", "soft:new.tok")
@@ -126,10 +127,10 @@ func TestSetupEndedBeforeEachStep(t *testing.T) {
 
 // Default PINs are refused on hardware, and taken by software tokens.
 func TestSetupDefaultPINs(t *testing.T) {
-	j := &setter{holder: holder{app: newApp(), t: &token{serial: "DENK0400001"}}}
+	j := &setter{holder: holder{app: newApp(), t: &cli.Token{Serial: "DENK0400001"}}}
 	inv := &backup.Inventory{}
 	inv.SOPIN.Missing = true
-	j.tty, j.TTY = noTerminal{}, noTerminal{}
+	j.TTY = noTerminal{}
 	t.Chdir(t.TempDir())
 	for _, c := range []struct {
 		pin, so  string
@@ -142,13 +143,13 @@ func TestSetupDefaultPINs(t *testing.T) {
 			}
 		}
 		inv.Software = c.software
-		j.secrets.Wipe()
-		j.flags.pin = sourceFlag{"file:PIN", from.Source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
-		j.flags.soPIN = sourceFlag{"file:SO", from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
+		j.Secrets.Wipe()
+		j.Flags.PIN = cli.SourceFlag{Text: "file:PIN", Source: from.Source{Flag: "--pin", Kind: "file", Arg: "PIN"}}
+		j.Flags.SOPIN = cli.SourceFlag{Text: "file:SO", Source: from.Source{Flag: "--so-pin", Kind: "file", Arg: "SO"}}
 		_, pinErr := j.newPIN(t.Context(), inv)
 		_, soErr := j.newSOPIN(t.Context(), inv)
 		for _, err := range []error{pinErr, soErr} {
-			if (err != nil) != c.refused || err != nil && describe(err, false).Exit != console.ExitRefused {
+			if (err != nil) != c.refused || err != nil && cli.Describe(err, false).Exit != console.ExitRefused {
 				t.Errorf("%s, %s, software %v: %v", c.pin, c.so, c.software, err)
 			}
 		}

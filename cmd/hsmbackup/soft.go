@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/internal/vpcd"
@@ -27,27 +26,6 @@ one to other programs as well.`,
   hsmbackup soft keygen old.tok --type rsa:4096 --label "SSH CA" --id 01
   hsmbackup soft serve old.tok`,
 		newSoftNewCommand(a), newSoftServeCommand(a), newSoftKeygenCommand(a), newSoftUpdateCommand(a))
-}
-
-// softError puts the file before what is wrong with a software token.
-func softError(file string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, softtoken.ErrInUse):
-		return console.Failf("token-in-use", "end the other program (`soft serve` holds the file as long as it runs)", "%s: %s", file, softtoken.ErrInUse)
-	case errors.Is(err, softtoken.ErrHoldsObjects):
-		return console.Refusef("holds-objects", "back it up, then initialise it: a firmware update takes empty tokens only", "%s: %s", file, err)
-	case errors.Is(err, softtoken.ErrNotToken):
-		return &console.Failure{Exit: console.ExitDamaged, Code: "not-a-token-file", Message: file + ": " + softtoken.ErrNotToken.Error()}
-	case errors.Is(err, softtoken.ErrNewer):
-		return console.Failf("token-newer", "use the hsmbackup that wrote it, or a newer one", "%s: %s", file, softtoken.ErrNewer)
-	case errors.Is(err, softtoken.ErrOption):
-		return console.Usagef("", "%s", err)
-	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("%s: %w", file, syscall.ENOSPC)
-	}
-	return err
 }
 
 func newSoftNewCommand(a *app) *cobra.Command {
@@ -81,11 +59,11 @@ func (a *app) softNew(file string, o softtoken.Options) error {
 		if errors.Is(err, fs.ErrExist) {
 			return console.Failf("exists", "", "%s exists already, and nothing is ever overwritten", file)
 		}
-		return softError(file, err)
+		return cli.SoftError(file, err)
 	}
 	defer t.Close()
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(softDocument(t))
 	}
 	a.Printf("%s: software token %s, firmware %s, not initialised", file, t.Serial(), t.Firmware())
@@ -121,12 +99,12 @@ The connection carries PINs in clear, so it goes to this computer only.`,
 }
 
 func (a *app) softServe(ctx context.Context, file, addr string) error {
-	if a.flags.json {
+	if a.Flags.JSON {
 		return console.Usagef("", "soft serve has no result, so it has no --json")
 	}
 	t, err := softtoken.Open(file)
 	if err != nil {
-		return softError(file, err)
+		return cli.SoftError(file, err)
 	}
 	defer t.Close()
 	a.Note("%s waits for the virtual reader at %s", t.Serial(), addr)
@@ -171,15 +149,15 @@ func (a *app) softUpdate(file string, o softUpdate) error {
 	}
 	t, err := softtoken.Open(file)
 	if err != nil {
-		return softError(file, err)
+		return cli.SoftError(file, err)
 	}
 	defer t.Close()
 	before := t.Serial()
 	if err := t.Update(o.firmware, o.serial); err != nil {
-		return softError(file, err)
+		return cli.SoftError(file, err)
 	}
-	a.changed = true
-	if a.flags.json {
+	a.Changed = true
+	if a.Flags.JSON {
 		return a.Document(softDocument(t))
 	}
 	a.Printf("%s: %s is now %s, firmware %s, not initialised", file, before, t.Serial(), t.Firmware())

@@ -55,26 +55,26 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if err != nil {
 		return console.Usagef("", "--id takes hex digits in pairs, such as 01 or 0a2f")
 	}
-	t, err := a.openSoft(ctx, file)
+	t, err := a.OpenSoft(ctx, file)
 	if err != nil {
 		return err
 	}
-	defer t.close()
-	if err := a.login(ctx, t); err != nil {
+	defer t.Close()
+	if err := a.Login(ctx, t); err != nil {
 		return err
 	}
-	reference, err := keygen.FreeReference(ctx, t.card)
+	reference, err := keygen.FreeReference(ctx, t.Card)
 	if err != nil {
 		return err
 	}
-	a.changed = true
+	a.Changed = true
 	d := &pkcs15.KeyDescription{Kind: kind.Of, Label: o.label, ID: id, Usage: pkcs15.DefaultUsage(kind.Of), Bits: kind.Bits, Reference: int(reference)}
-	public, err := keygen.Make(ctx, t.card, kind, d)
+	public, err := keygen.Make(ctx, t.Card, kind, d)
 	if err != nil {
 		if errors.Is(err, apdu.ErrConditions) {
-			err = console.Failf("no-dkek", "`hsmbackup dkek load` loads the shares that are missing", "%s makes no key now: are shares of its recovery key missing?", t.name())
+			err = console.Failf("no-dkek", "`hsmbackup dkek load` loads the shares that are missing", "%s makes no key now: are shares of its recovery key missing?", t.Name())
 		}
-		a.changed = false // the token refused, or the key was taken back
+		a.Changed = false // the token refused, or the key was taken back
 		return err
 	}
 	line := ""
@@ -85,7 +85,7 @@ func (a *app) softKeygen(ctx context.Context, file string, o softKeygen) error {
 	if public != nil {
 		name = public.Type()
 	}
-	if a.flags.json {
+	if a.Flags.JSON {
 		return a.Document(struct {
 			Reference int    `json:"reference"`
 			Label     string `json:"label"`

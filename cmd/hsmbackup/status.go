@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
-	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -39,7 +39,7 @@ has changed since), missing (in no snapshot), not-exportable, accepted.`,
   hsmbackup status --json`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if a.askedWithin, err = parseDays("--asked-within", within); err != nil {
+			if a.AskedWithin, err = parseDays("--asked-within", within); err != nil {
 				return err
 			}
 			return a.status(cmd.Context())
@@ -52,7 +52,7 @@ has changed since), missing (in no snapshot), not-exportable, accepted.`,
 
 // seen is a token with what is known of it.
 type seen struct {
-	token    *token
+	token    *cli.Token
 	inv      *backup.Inventory
 	coverage []backup.KeyCoverage
 	// behind: the backup was re-keyed, and the token has the old recovery key.
@@ -62,22 +62,22 @@ type seen struct {
 }
 
 func (s seen) shown() report.SeenToken {
-	return report.SeenToken{Reader: s.token.reader, Argument: s.token.argument(), Inventory: s.inv, Coverage: s.coverage, Behind: s.behind, Notes: s.notes}
+	return report.SeenToken{Reader: s.token.Reader, Argument: s.token.Argument(), Inventory: s.inv, Coverage: s.coverage, Behind: s.behind, Notes: s.notes}
 }
 
 func (a *app) status(ctx context.Context) error {
-	cat, err := a.lookCatalog()
+	cat, err := a.LookCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	tokens, unreached := a.reach(ctx)
-	if unreached != nil && (len(tokens) == 0 && a.flags.token != "" || ctx.Err() != nil) {
+	if unreached != nil && (len(tokens) == 0 && a.Flags.Token != "" || ctx.Err() != nil) {
 		return unreached
 	}
 	defer func() {
 		for _, t := range tokens {
-			t.close()
+			t.Close()
 		}
 	}()
 	state, err := cat.Read()
@@ -87,14 +87,14 @@ func (a *app) status(ctx context.Context) error {
 	var list []seen
 	for _, t := range tokens {
 		s := seen{token: t}
-		if s.inv, err = backup.Take(ctx, t.card); err != nil {
+		if s.inv, err = backup.Take(ctx, t.Card); err != nil {
 			return err
 		}
-		s.notes = backup.TokenNotes(s.inv.Certificate, a.now())
+		s.notes = backup.TokenNotes(s.inv.Certificate, a.Now())
 		s.coverage, s.behind = backup.Cover(s.inv, state, nil), backup.BehindRekey(s.inv, state)
 		list = append(list, s)
 	}
-	sets := custody.InUse(state, a.now())
+	sets := custody.InUse(state, a.Now())
 	updates, err := backup.Updates(cat)
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (a *app) status(ctx context.Context) error {
 		attached = append(attached, s.inv)
 	}
 	holders := backup.Holders(state, attached)
-	if a.flags.json {
+	if a.Flags.JSON {
 		if unreached != nil {
 			return unreached
 		}
@@ -136,7 +136,7 @@ func (a *app) status(ctx context.Context) error {
 	if len(list) == 0 {
 		a.Printf("no token is attached")
 	}
-	next, err := report.Next(shown, len(list) > 1 || a.flags.token != "", cat, a.done)
+	next, err := report.Next(shown, len(list) > 1 || a.Flags.Token != "", cat, a.done)
 	if err != nil {
 		return err
 	}
@@ -151,15 +151,15 @@ func (a *app) status(ctx context.Context) error {
 
 // reach opens the token of --token, or all that are attached. Other cards are
 // noted.
-func (a *app) reach(ctx context.Context) ([]*token, error) {
-	if a.flags.token != "" {
-		t, err := a.openToken(ctx)
+func (a *app) reach(ctx context.Context) ([]*cli.Token, error) {
+	if a.Flags.Token != "" {
+		t, err := a.OpenToken(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return []*token{t}, nil
+		return []*cli.Token{t}, nil
 	}
-	found, others, err := a.attached(ctx)
+	found, others, err := a.Attached(ctx)
 	for _, o := range others {
 		a.Note("%s", o)
 	}
@@ -200,7 +200,7 @@ func standing(updates []*backup.Update, list []seen) []string {
 // printCatalog says how old backup, proof, drill and the sight of shares are,
 // and how many copies hold the newest snapshot.
 func (a *app) printCatalog(cat *store.Catalog) error {
-	path, err := a.catalogPath()
+	path, err := a.CatalogPath()
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (a *app) printCatalog(cat *store.Catalog) error {
 	if err != nil {
 		return err
 	}
-	list := backup.TakeAges(state, a.now())
+	list := backup.TakeAges(state, a.Now())
 	var rows [][]string
 	for _, s := range state.Latest() {
 		taken := s.Taken
@@ -240,7 +240,7 @@ func (a *app) age(t time.Time) string {
 	if t.Equal(store.UnknownTime) {
 		return "at an unknown time"
 	}
-	d := a.now().Sub(t)
+	d := a.Now().Sub(t)
 	switch {
 	case d < 2*time.Minute:
 		return "just now"
@@ -250,14 +250,6 @@ func (a *app) age(t time.Time) string {
 		return fmt.Sprintf("%d hours ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
-}
-
-// argument is what --token takes to name this token.
-func (t *token) argument() string {
-	if t.softFile || t.serial == "" {
-		return harmless.Word(t.reader)
-	}
-	return t.serial
 }
 
 // withoutPCSC tells errors that only mean that there are no tokens to look at.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 )
 
@@ -28,19 +29,19 @@ func TestSameSerial(t *testing.T) {
 // The guard against the wrong token: one, by serial, by label if that is
 // unique; the reader's name only for a token that has no serial.
 func TestChooseToken(t *testing.T) {
-	a := &token{serial: "DENK0000001", label: "ssh", reader: "Reader A", keys: 2}
-	b := &token{serial: "DENK0000002", label: "ssh", reader: "Reader B", keys: 1}
-	c := &token{serial: "DENK0000003", label: "vpn", reader: "Reader C"}
-	d := &token{reader: "Reader D"}
-	all := []*token{a, b, c, d}
+	a := &cli.Token{Serial: "DENK0000001", Label: "ssh", Reader: "Reader A", Keys: 2}
+	b := &cli.Token{Serial: "DENK0000002", Label: "ssh", Reader: "Reader B", Keys: 1}
+	c := &cli.Token{Serial: "DENK0000003", Label: "vpn", Reader: "Reader C"}
+	d := &cli.Token{Reader: "Reader D"}
+	all := []*cli.Token{a, b, c, d}
 	for _, x := range []struct {
-		found []*token
+		found []*cli.Token
 		which string
-		want  *token
+		want  *cli.Token
 		exit  int
 		says  string
 	}{
-		{[]*token{a}, "", a, 0, ""},
+		{[]*cli.Token{a}, "", a, 0, ""},
 		{all, "DENK0000002", b, 0, ""},
 		{all, "DENK00000020000", b, 0, ""},
 		{all, "vpn", c, 0, ""},
@@ -48,11 +49,11 @@ func TestChooseToken(t *testing.T) {
 		{all, "", nil, console.ExitRefused, "4 tokens are attached"},
 		{all, "ssh", nil, console.ExitRefused, `"ssh" is the label of 2 tokens`},
 		{all, "Reader A", nil, console.ExitRefused, "no attached token"},
-		{[]*token{a}, "DENK0000009", nil, console.ExitRefused, "no attached token"},
+		{[]*cli.Token{a}, "DENK0000009", nil, console.ExitRefused, "no attached token"},
 		{nil, "", nil, console.ExitFailed, "no token is attached"},
 		{nil, "DENK0000001", nil, console.ExitFailed, "no token is attached"},
 	} {
-		fits := choose(x.found, x.which)
+		fits := cli.Choose(x.found, x.which)
 		if x.want != nil {
 			if len(fits) != 1 || fits[0] != x.want {
 				t.Errorf("%q: %v", x.which, fits)
@@ -60,19 +61,19 @@ func TestChooseToken(t *testing.T) {
 			continue
 		}
 		if len(fits) == 1 {
-			t.Errorf("%q gives %s", x.which, fits[0].name())
+			t.Errorf("%q gives %s", x.which, fits[0].Name())
 			continue
 		}
 		var f *console.Failure
-		if err := notOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.Exit != x.exit || !strings.Contains(f.Message, x.says) {
+		if err := cli.NotOne(x.found, fits, nil, x.which); !errors.As(err, &f) || f.Exit != x.exit || !strings.Contains(f.Message, x.says) {
 			t.Errorf("%q: %v", x.which, err)
 		}
 	}
 	var f *console.Failure
-	if !errors.As(notOne(all, all, nil, ""), &f) || !strings.Contains(f.Hints[0], "DENK0000001") || !strings.Contains(f.Hints[0], "2 keys") || !strings.Contains(f.Hints[0], "Reader A") {
+	if !errors.As(cli.NotOne(all, all, nil, ""), &f) || !strings.Contains(f.Hints[0], "DENK0000001") || !strings.Contains(f.Hints[0], "2 keys") || !strings.Contains(f.Hints[0], "Reader A") {
 		t.Errorf("the list of tokens: %q", f.Hints)
 	}
-	if !errors.As(notOne(nil, nil, []string{"the card in X is no SmartCard-HSM"}, ""), &f) || !strings.Contains(f.Hints[0], "no SmartCard-HSM") {
+	if !errors.As(cli.NotOne(nil, nil, []string{"the card in X is no SmartCard-HSM"}, ""), &f) || !strings.Contains(f.Hints[0], "no SmartCard-HSM") {
 		t.Errorf("a card of another kind is not named: %q", f.Hints)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/pcsctest"
 	"hsmbackup/internal/schsm"
@@ -20,9 +21,9 @@ import (
 // trustingApp takes a software token's root for the vendor's.
 func trustingApp(token *softtoken.Token) *app {
 	a := newApp()
-	a.roots = token.Roots()
-	for i := range a.roots {
-		a.roots[i].Kind = cvc.RootProduction
+	a.Roots = token.Roots()
+	for i := range a.Roots {
+		a.Roots[i].Kind = cvc.RootProduction
 	}
 	return a
 }
@@ -97,7 +98,7 @@ func TestDeviceKeyInReader(t *testing.T) {
 		d.Plug(t, 0, spare)
 		secrets[9] = "SOFT0400001"
 		a := trustingApp(spare)
-		a.now = func() time.Time { return time.Now().AddDate(6, 0, 0) }
+		a.Now = func() time.Time { return time.Now().AddDate(6, 0, 0) }
 		said := expect(t, a, 0, c.way, append([]string{"restore", "--from", "SOFT0200002", "--init"}, secrets...)...)
 		if !strings.Contains(said, "1 of 1 key is on SOFT0400001 and was used") || !strings.Contains(said, "its device certificate expired on") {
 			t.Errorf("%s", said)
@@ -144,10 +145,10 @@ func TestCertificatesWithoutKey(t *testing.T) {
 		fake := &showing{Token: token, certificate: real}
 		d.Plug(t, 0, fake)
 		a := newApp()
-		a.now = func() time.Time { return time.Date(2031, 12, 1, 0, 0, 0, 0, time.UTC) }
+		a.Now = func() time.Time { return time.Date(2031, 12, 1, 0, 0, 0, 0, time.UTC) }
 		const expired = "its device certificate expired on 2031-05-27"
 		expect(t, a, 0, "NOTE: "+expired, "status")
-		a.flags = sharedFlags{}
+		a.Flags = cli.SharedFlags{}
 		expect(t, a, 0, `"notes":["`+expired, "status", "--json")
 
 		secrets := []string{"--share", share, "--pin", "file:PIN", "--so-pin", "file:SO", "--password", "file:PWA", "--yes"}

@@ -14,6 +14,7 @@ import (
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/build"
+	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
 	"hsmbackup/internal/report"
@@ -61,21 +62,21 @@ they come back: a round trip does.`,
 				return console.Usagef("`hsmbackup check --head WORDS` compares them without a secret", "--head is for --offline")
 			}
 			if throughPKCS11 {
-				if offline || len(a.flags.shareArgs) > 0 {
+				if offline || len(a.Flags.ShareArgs) > 0 {
 					return console.Usagef("", "--pkcs11 uses the keys on the token: leave --offline and --share out")
 				}
 				return a.verifyPKCS11(cmd.Context(), args, module)
 			}
 			if offline {
-				if len(a.flags.shareArgs) == 0 {
+				if len(a.Flags.ShareArgs) == 0 {
 					return console.Usagef("", "--offline needs the shares of the recovery key: --share FILE")
 				}
-				if a.flags.token != "" || a.flags.confirm != "" {
+				if a.Flags.Token != "" || a.Flags.Confirm != "" {
 					return console.Usagef("", "--offline needs no token: leave --token and --confirm out")
 				}
 				return a.verifyOffline(cmd.Context(), args, headText)
 			}
-			if len(a.flags.shareArgs) > 0 {
+			if len(a.Flags.ShareArgs) > 0 {
 				return console.Usagef("", "--share is for --offline: a round trip needs the PIN only")
 			}
 			return a.verifyRoundTrip(cmd.Context(), args)
@@ -113,14 +114,14 @@ func (a *app) snapshots(cat *store.Catalog, names []string) ([]*store.Snapshot, 
 }
 
 // snapshotsOf gives the named ones, or else the newest of a token.
-func (a *app) snapshotsOf(cat *store.Catalog, t *token, names []string) ([]*store.Snapshot, error) {
+func (a *app) snapshotsOf(cat *store.Catalog, t *cli.Token, names []string) ([]*store.Snapshot, error) {
 	own := len(names) == 0
 	if own {
-		names = []string{t.serial}
+		names = []string{t.Serial}
 	}
 	list, err := a.snapshots(cat, names)
 	if own && errors.Is(err, store.ErrNoSnapshot) {
-		return nil, console.Failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.name())
+		return nil, console.Failf("no-such-snapshot", "`hsmbackup backup` takes one; `hsmbackup list` shows those of other tokens, to be named", "the catalog at %s holds no snapshot of %s", cat.Path(), t.Name())
 	}
 	return list, err
 }
@@ -131,17 +132,17 @@ func (a *app) verifyOffline(ctx context.Context, names []string, headText string
 	if o.Head, o.HeadBits, err = decodeWords("--head", headText, "`hsmbackup backup` prints as head"); err != nil {
 		return err
 	}
-	cat, why, err := a.recordingCatalog()
+	cat, why, err := a.RecordingCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	list, err := a.snapshots(cat, names)
 	if err != nil {
 		return err
 	}
 	a.Note("private keys are open in this computer's memory while they are compared")
-	key, shares, err := a.openKey(ctx, cat)
+	key, shares, err := a.OpenKey(ctx, cat)
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (a *app) verifyOffline(ctx context.Context, names []string, headText string
 	dkek.WipeShares(shares)
 	o.Also = func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, nil, key) }
 	v, err := backup.VerifyOffline(ctx, cat, list, key, o)
-	a.progress.Close()
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
@@ -158,26 +159,26 @@ func (a *app) verifyOffline(ctx context.Context, names []string, headText string
 
 func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 	// A round trip notes in the journal what it is about to leave on the token.
-	cat, err := a.existingCatalog()
+	cat, err := a.ExistingCatalog()
 	if err != nil {
 		return err
 	}
 	if cat == nil {
-		return a.noCatalog()
+		return a.NoCatalog()
 	}
-	defer closeCatalog(cat)
-	t, err := a.openToken(ctx)
+	defer cli.CloseCatalog(cat)
+	t, err := a.OpenToken(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer t.Close()
 	list, err := a.snapshotsOf(cat, t, names)
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
 		// A token proves what is under the recovery key that it has.
-		inv, err := backup.Take(ctx, t.card)
+		inv, err := backup.Take(ctx, t.Card)
 		if err != nil {
 			return err
 		}
@@ -187,15 +188,15 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 		}
 		list[0] = backup.AsBackedUp(state, inv, list[0])
 	}
-	if err := a.login(ctx, t); err != nil {
+	if err := a.Login(ctx, t); err != nil {
 		return err
 	}
-	v, err := backup.VerifyRoundTrip(ctx, t.card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
-	a.progress.Close()
+	v, err := backup.VerifyRoundTrip(ctx, t.Card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+	a.Progress.Close()
 	if err != nil {
 		return err
 	}
-	return a.printVerification(v, "proof: round trip on "+t.name(), "", nil)
+	return a.printVerification(v, "proof: round trip on "+t.Name(), "", nil)
 }
 
 func newCheckCommand(a *app) *cobra.Command {
@@ -226,7 +227,7 @@ check comes to; no names but the serials of tokens.`,
   hsmbackup check --json`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if a.askedWithin, err = parseDays("--asked-within", within); err != nil {
+			if a.AskedWithin, err = parseDays("--asked-within", within); err != nil {
 				return err
 			}
 			return a.check(cmd.Context(), o)
@@ -270,11 +271,11 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 	if ofSet != nil {
 		setWords = words.Encode(ofSet, report.HeadWords)
 	}
-	cat, why, err := a.recordingCatalog()
+	cat, why, err := a.RecordingCatalog()
 	if err != nil {
 		return err
 	}
-	defer closeCatalog(cat)
+	defer cli.CloseCatalog(cat)
 	tokens, uncovered, tokenErr := a.inNoSnapshot(ctx, cat)
 	v, err := backup.Check(cat, prefix, bits,
 		func(v *backup.Verification, state *store.State) { custody.Anchor(v, state, setWords, nil) }, backup.CompareTokens(tokens...))
@@ -282,7 +283,7 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 		return err
 	}
 	if o.metrics != "" {
-		if err := report.WriteMetrics(o.metrics, cat, v, a.now()); err != nil {
+		if err := report.WriteMetrics(o.metrics, cat, v, a.Now()); err != nil {
 			return err
 		}
 	}
@@ -293,19 +294,19 @@ func (a *app) check(ctx context.Context, o checkFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.printVerification(v, "proof: intact, without any secret", why, uncovered, custody.InUse(state, a.now())...)
+	return a.printVerification(v, "proof: intact, without any secret", why, uncovered, custody.InUse(state, a.Now())...)
 }
 
 // inNoSnapshot gives what attached tokens hold, and those of their keys that no
 // snapshot has as they are now. That there is no token or no PC/SC is no error.
 func (a *app) inNoSnapshot(ctx context.Context, cat *store.Catalog) (held []*backup.Inventory, list []backup.KeyCoverage, err error) {
 	tokens, err := a.reach(ctx)
-	if err != nil && (a.flags.token != "" || ctx.Err() != nil || !withoutPCSC(err)) {
+	if err != nil && (a.Flags.Token != "" || ctx.Err() != nil || !withoutPCSC(err)) {
 		return nil, nil, err
 	}
 	for _, t := range tokens {
-		defer t.close()
-		inv, err := backup.Take(ctx, t.card)
+		defer t.Close()
+		inv, err := backup.Take(ctx, t.Card)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -329,7 +330,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if notRecorded == "" {
 		notRecorded = v.NotRecorded
 	}
-	a.changed = a.changed || notRecorded == "" || len(v.Cleaned) > 0
+	a.Changed = a.Changed || notRecorded == "" || len(v.Cleaned) > 0
 	a.printCleaned(v.Cleaned)
 	a.printSpent(v.Spent)
 	exits := console.Exits{}
@@ -340,7 +341,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 		exits.Add(console.ExitIncomplete)
 	}
 	risk := a.stale(sets)
-	if a.flags.json {
+	if a.Flags.JSON {
 		doc := verificationDocument(v, notRecorded, uncovered)
 		doc.OK, doc.PartSets = doc.OK && risk == nil, a.partSets(sets)
 		if err := a.Document(doc); err != nil {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -24,8 +24,8 @@ type sending struct {
 
 // memory is what is kept in mind of a token's PIN or SO-PIN; nothing if there is
 // no place for it.
-func (a *app) memory(t *token, what string) from.Memory {
-	path, err := a.catalogPath()
+func (a *App) memory(t *Token, what string) from.Memory {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return from.Memory{}
 	}
@@ -34,9 +34,9 @@ func (a *app) memory(t *token, what string) from.Memory {
 	return from.Memory{Path: path + name + filepath.Base(word)}
 }
 
-// send refuses a PIN or SO-PIN that the token has refused before. It is called
+// Send refuses a PIN or SO-PIN that the token has refused before. It is called
 // before the secret is read.
-func (a *app) send(t *token, what string, s from.Source) (*sending, error) {
+func (a *App) Send(t *Token, what string, s from.Source) (*sending, error) {
 	if s.Typed() {
 		return nil, nil
 	}
@@ -53,15 +53,15 @@ func (a *app) send(t *token, what string, s from.Source) (*sending, error) {
 	day := when.Local().Format("2006-01-02 15:04")
 	if mark.Modified.IsZero() {
 		return nil, console.Refusef(code, "leave "+s.Flag+" out and type it; or, once that gives another one: rm "+harmless.Word(out.memory.Path),
-			"%s refused the %s that %s gave on %s, and whether it is another one now does not show: it is not sent again", t.name(), what, s.Name(), day)
+			"%s refused the %s that %s gave on %s, and whether it is another one now does not show: it is not sent again", t.Name(), what, s.Name(), day)
 	}
 	return nil, console.Refusef(code, "write the right "+what+" into it (if it was right all along: touch "+harmless.Word(s.Arg)+"), or leave "+s.Flag+" out and type it",
-		"%s refused the %s in %s on %s, and the file is as it was: it is not sent again", t.name(), what, s.Arg, day)
+		"%s refused the %s in %s on %s, and the file is as it was: it is not sent again", t.Name(), what, s.Arg, day)
 }
 
-// sent keeps in mind that a token refused what it got, or that it took it. err
+// Sent keeps in mind that a token refused what it got, or that it took it. err
 // is how that ended.
-func (a *app) sent(s *sending, err error) {
+func (a *App) Sent(s *sending, err error) {
 	if s == nil {
 		return
 	}
@@ -70,7 +70,7 @@ func (a *app) sent(s *sending, err error) {
 	case err == nil:
 		err = s.memory.Accepted(s.mark)
 	case errors.As(err, &wrong) && wrong.Name == s.what:
-		err = s.memory.Add(s.mark, a.now())
+		err = s.memory.Add(s.mark, a.Now())
 	default:
 		return
 	}
@@ -80,8 +80,8 @@ func (a *app) sent(s *sending, err error) {
 	}
 }
 
-// forgetRefused is for a token that has got another PIN.
-func (a *app) forgetRefused(t *token) {
+// ForgetRefused is for a token that has got another PIN.
+func (a *App) ForgetRefused(t *Token) {
 	m := a.memory(t, "PIN")
 	if err := m.Forget(); err != nil {
 		a.Note("%s is out of date and cannot be removed: %s", m.Path, a.Describe(err, false).Message)

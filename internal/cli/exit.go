@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -24,9 +24,9 @@ var classExit = map[backup.Class]int{
 	backup.Misused: console.ExitUsage,
 }
 
-// describe is what is said of an error, and its exit code. changed tells that a
+// Describe is what is said of an error, and its exit code. changed tells that a
 // token or the catalog is not as it was.
-func describe(err error, changed bool) console.Failure {
+func Describe(err error, changed bool) console.Failure {
 	return console.Describe(err, changed || schsm.InDoubt(err), explain)
 }
 

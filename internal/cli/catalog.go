@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -14,11 +14,11 @@ import (
 	"hsmbackup/store"
 )
 
-// catalogPath is where the catalog is: --catalog, else $HSMBACKUP_CATALOG,
+// CatalogPath is where the catalog is: --catalog, else $HSMBACKUP_CATALOG,
 // else hsmbackup/catalog.db in the user's data directory.
-func (a *app) catalogPath() (string, error) {
-	if a.flags.catalog != "" {
-		return a.flags.catalog, nil
+func (a *App) CatalogPath() (string, error) {
+	if a.Flags.Catalog != "" {
+		return a.Flags.Catalog, nil
 	}
 	if p, ok := a.lookupEnv("HSMBACKUP_CATALOG"); ok && p != "" {
 		return p, nil
@@ -32,7 +32,7 @@ func (a *app) catalogPath() (string, error) {
 
 // dataDir is the user's data directory: XDG_DATA_HOME or ~/.local/share,
 // ~/Library/Application Support on macOS, %LocalAppData% on Windows.
-func (a *app) dataDir() (string, error) {
+func (a *App) dataDir() (string, error) {
 	const give = "give --catalog or set HSMBACKUP_CATALOG"
 	variable := "XDG_DATA_HOME"
 	if runtime.GOOS == "windows" {
@@ -53,8 +53,8 @@ func (a *app) dataDir() (string, error) {
 	return filepath.Join(home, ".local", "share"), nil
 }
 
-// named puts the path before an error of the store.
-func named(path string, err error) error {
+// Named puts the path before an error of the store.
+func Named(path string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -69,21 +69,21 @@ func named(path string, err error) error {
 }
 
 // openCatalog opens a catalog under the clock of this run.
-func (a *app) openCatalog(path string, writable bool) (*store.Catalog, error) {
-	options := a.storing()
-	if a.readOnly {
+func (a *App) openCatalog(path string, writable bool) (*store.Catalog, error) {
+	options := a.Storing()
+	if a.ReadOnly {
 		options = append(options, store.ReadOnly())
 	}
 	return store.Open(path, writable, options...)
 }
 
-func (a *app) storing() []store.Option {
-	return []store.Option{store.Clock(a.now), store.BeforeWrite(a.beforeWrite), store.OnMachine(a.machine()), store.Listen(a.hear)}
+func (a *App) Storing() []store.Option {
+	return []store.Option{store.Clock(a.Now), store.BeforeWrite(a.BeforeWrite), store.OnMachine(a.machine()), store.Listen(a.hear)}
 }
 
 // machine is what this computer keeps for itself: in the user's data directory,
 // wherever the catalog is. Without one nothing is kept.
-func (a *app) machine() *store.Machine {
+func (a *App) machine() *store.Machine {
 	dir, err := a.dataDir()
 	if err != nil {
 		return nil
@@ -92,7 +92,7 @@ func (a *app) machine() *store.Machine {
 }
 
 // hear passes on what a job found to say of the catalog.
-func (a *app) hear(what string, damage bool) {
+func (a *App) hear(what string, damage bool) {
 	if damage {
 		a.damaged = errors.Join(a.damaged, errors.New(what))
 		return // said at the end
@@ -100,9 +100,9 @@ func (a *app) hear(what string, damage bool) {
 	a.Note("%s", what)
 }
 
-// lookCatalog opens the catalog for looking. Without one it is nil.
-func (a *app) lookCatalog() (*store.Catalog, error) {
-	path, err := a.catalogPath()
+// LookCatalog opens the catalog for looking. Without one it is nil.
+func (a *App) LookCatalog() (*store.Catalog, error) {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return nil, err
 	}
@@ -110,18 +110,18 @@ func (a *app) lookCatalog() (*store.Catalog, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return a.opened(cat, named(path, err))
+	return a.opened(cat, Named(path, err))
 }
 
 // opened notes what is damaged of a catalog that was opened. The job goes on with
 // what is whole, and ends with 5.
-func (a *app) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
+func (a *App) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
 	state, err := cat.Read()
 	if err != nil {
-		closeCatalog(cat)
+		CloseCatalog(cat)
 		return nil, err
 	}
 	if err := state.Err(); err != nil {
@@ -130,28 +130,28 @@ func (a *app) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
 	return cat, nil
 }
 
-// needCatalog is lookCatalog for verbs that are nothing without one.
-func (a *app) needCatalog() (*store.Catalog, error) {
-	cat, err := a.lookCatalog()
+// NeedCatalog is lookCatalog for verbs that are nothing without one.
+func (a *App) NeedCatalog() (*store.Catalog, error) {
+	cat, err := a.LookCatalog()
 	if err == nil && cat == nil {
-		return nil, a.noCatalog()
+		return nil, a.NoCatalog()
 	}
 	return cat, err
 }
 
-func (a *app) noCatalog() error {
-	path, err := a.catalogPath()
+func (a *App) NoCatalog() error {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return err
 	}
 	return console.Failf("no-catalog", "`hsmbackup backup` makes one; --catalog names another place", "there is no catalog at %s", path)
 }
 
-// recordingCatalog opens the catalog of a verb that records what it found: for
+// RecordingCatalog opens the catalog of a verb that records what it found: for
 // writing if that is allowed and nobody else has it open, else for looking.
 // The second result says why it is not recorded.
-func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
-	path, err := a.catalogPath()
+func (a *App) RecordingCatalog() (cat *store.Catalog, why string, err error) {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return nil, "", err
 	}
@@ -161,19 +161,19 @@ func (a *app) recordingCatalog() (cat *store.Catalog, why string, err error) {
 		cat, err = a.opened(cat, nil)
 		return cat, "", err
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, "", a.noCatalog()
+		return nil, "", a.NoCatalog()
 	case errors.Is(err, store.ErrReadOnly):
 		why := err.Error()
 		cat, err = a.openCatalog(path, false)
-		cat, err = a.opened(cat, named(path, err))
+		cat, err = a.opened(cat, Named(path, err))
 		return cat, why, err
 	}
-	return nil, "", named(path, err)
+	return nil, "", Named(path, err)
 }
 
-// existingCatalog opens the catalog for writing; without one it is nil.
-func (a *app) existingCatalog() (*store.Catalog, error) {
-	path, err := a.catalogPath()
+// ExistingCatalog opens the catalog for writing; without one it is nil.
+func (a *App) ExistingCatalog() (*store.Catalog, error) {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return nil, err
 	}
@@ -181,24 +181,24 @@ func (a *app) existingCatalog() (*store.Catalog, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return a.opened(cat, named(path, err))
+	return a.opened(cat, Named(path, err))
 }
 
-// makeCatalog makes the catalog and says so.
-func (a *app) makeCatalog() (*store.Catalog, error) {
-	path, err := a.catalogPath()
+// MakeCatalog makes the catalog and says so.
+func (a *App) MakeCatalog() (*store.Catalog, error) {
+	path, err := a.CatalogPath()
 	if err != nil {
 		return nil, err
 	}
-	cat, err := store.Create(path, a.storing()...)
+	cat, err := store.Create(path, a.Storing()...)
 	if err == nil {
 		a.Note("new catalog: %s", path)
 	}
-	return cat, named(path, err)
+	return cat, Named(path, err)
 }
 
-// closeCatalog closes a catalog that may be nil.
-func closeCatalog(cat *store.Catalog) {
+// CloseCatalog closes a catalog that may be nil.
+func CloseCatalog(cat *store.Catalog) {
 	if cat != nil {
 		_ = cat.Close() // everything that was written is on the disk already
 	}
