@@ -46,6 +46,9 @@ type Options struct {
 	// Also adds to what an offline verification found, before the result is recorded
 	// and the anchor moves; nil adds nothing.
 	Also func(*Verification, *store.State)
+	// Cleaned is told of each copy that an interrupted proof had left behind, when it
+	// is deleted, whatever comes of the rest; nil is silence.
+	Cleaned func(what string)
 	// Program is recorded with the snapshot.
 	Program string
 	// SuccessorOf is the serial that the token had before a firmware update, to
@@ -56,6 +59,14 @@ type Options struct {
 // gapPKA names in a snapshot what no backup can keep of public key
 // authentication.
 const gapPKA = "public key authentication"
+
+func (o Options) cleaned(list []string) {
+	for _, what := range list {
+		if o.Cleaned != nil {
+			o.Cleaned(what)
+		}
+	}
+}
 
 func (o Options) progress(what string, done, total int) {
 	if o.Progress != nil {
@@ -128,7 +139,8 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	}
 	r := &Report{}
 	trip := &roundTrip{card: card, serial: inv.Serial, journal: cat.Journal(), newest: state.Newest(inv.Serial)}
-	if r.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
+	r.Cleaned, err = trip.cleanUp(ctx, inv)
+	if o.cleaned(r.Cleaned); err != nil {
 		return nil, err
 	}
 	if len(r.Cleaned) > 0 {
@@ -389,7 +401,7 @@ func (r *roundTrip) proveStored(ctx context.Context, inv *Inventory, s *store.Sn
 	switch p.Untried = errors.As(err, &untried); {
 	case err == nil:
 		p.OK = true
-	case isTransport(err):
+	case isTransport(err), ClassOf(err) == Changed: // the copy is still there, or its note
 		return p, err
 	default:
 		p.Reason = err.Error()

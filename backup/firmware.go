@@ -179,6 +179,8 @@ func count(n int, noun string) string {
 
 // UpdateOptions are what PrepareUpdate is told.
 type UpdateOptions struct {
+	// Cleaned is as in Options.
+	Cleaned func(what string)
 	// Discard is asked of each key that would not come back; nil is no. What
 	// it says yes to is lost for good.
 	Discard func(KeyCoverage) (bool, error)
@@ -197,7 +199,7 @@ type UpdateOptions struct {
 }
 
 func (o UpdateOptions) options() Options {
-	return Options{SpendUse: o.SpendUse, Progress: o.Progress, Program: o.Program}
+	return Options{SpendUse: o.SpendUse, Progress: o.Progress, Cleaned: o.Cleaned, Program: o.Program}
 }
 
 // Readiness is a token of which everything was shown to come back.

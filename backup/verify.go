@@ -563,7 +563,8 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 		return nil, err
 	}
 	trip.newest = state.Newest(inv.Serial)
-	if v.Cleaned, err = trip.cleanUp(ctx, inv); err != nil {
+	v.Cleaned, err = trip.cleanUp(ctx, inv)
+	if o.cleaned(v.Cleaned); err != nil {
 		return nil, err
 	}
 	if len(v.Cleaned) > 0 {

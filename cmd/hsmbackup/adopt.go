@@ -121,7 +121,7 @@ func (a *app) adopt(ctx context.Context, args []string, noBackup bool) error {
 	}
 	done := report.Adopted{AdoptReport: r, PassedOver: passedOver}
 	if first {
-		done.Taken, err = backup.Run(ctx, t.Card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+		done.Taken, err = backup.Run(ctx, t.Card, cat, a.proving(ctx))
 		a.Progress.Close()
 		if err != nil {
 			return err

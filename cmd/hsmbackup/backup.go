@@ -151,7 +151,7 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 		}
 	}
 	a.Changed = missing
-	o.SpendUse, o.Progress, o.Program = a.spendUse(ctx), a.Steps, build.Program()
+	o.SpendUse, o.Progress, o.Cleaned, o.Program = a.spendUse(ctx), a.Steps, a.cleaned, build.Program()
 	o.Emptied = func(s *store.Snapshot, gone []string) error {
 		err := backup.KeysGone(t.Serial, s, gone)
 		if a.Confirmed || a.Flags.Confirm == "" && !a.TTY.Available() { // it was about the PIN
@@ -177,7 +177,6 @@ func (a *app) backup(ctx context.Context, o backup.Options) error {
 	for _, name := range gone {
 		a.Note("%s is not on %s any more; snapshot %s keeps it: `hsmbackup restore --from %s`", name, t.Name(), before.ID, before.ID)
 	}
-	a.printCleaned(r.Cleaned)
 	a.printSpent(r.Spent)
 	exits := console.Exits{}
 	if !backup.Complete(r.Keys) || len(r.Snapshot.Missing) > 0 {
@@ -228,11 +227,10 @@ func (a *app) spendUse(ctx context.Context) func(backup.Key) bool {
 	}
 }
 
-// printCleaned says what was deleted of an interrupted proof.
-func (a *app) printCleaned(cleaned []string) {
-	for _, c := range cleaned {
-		a.Note("removed what an interrupted proof had left behind: %s", c)
-	}
+// cleaned says what was deleted of an interrupted proof.
+func (a *app) cleaned(what string) {
+	a.Changed = true
+	a.Note("removed what an interrupted proof had left behind: %s", what)
 }
 
 // printSpent says what the proofs cost keys with a use counter.

@@ -117,7 +117,7 @@ func (a *app) firmwareUpdate(ctx context.Context, o updateFlags) error {
 	}
 	j.Catalog = cat
 	defer func() { cli.CloseCatalog(j.Catalog) }()
-	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.Steps, Program: build.Program(), NewToken: memoryToken}
+	j.Options = backup.UpdateOptions{SpendUse: j.Backup.SpendUse, Progress: a.Steps, Cleaned: a.cleaned, Program: build.Program(), NewToken: memoryToken}
 	r, err := j.Run(ctx)
 	a.did(&j.Work)
 	if err != nil {

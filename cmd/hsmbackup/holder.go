@@ -34,9 +34,14 @@ func (a *app) work(ctx context.Context, t *cli.Token, soFloor int) backup.Work {
 	}
 	return backup.Work{
 		Card: t.Card, Person: &holder{a, t, a.Flags.PIN.Source}, NewCatalog: a.MakeCatalog, Who: a.Flags.Who, MinSOTries: soFloor, SharesChecked: a.Flags.Checked,
-		Backup: backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()},
+		Backup: a.proving(ctx),
 		Trust:  backup.Trust{SoftFile: t.SoftFile, Untrusted: untrusted, Roots: a.Roots, Now: a.Now()},
 	}
+}
+
+// proving is how a token is backed up and proven.
+func (a *app) proving(ctx context.Context) backup.Options {
+	return backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Cleaned: a.cleaned, Program: build.Program()}
 }
 
 // did takes over what a job has left, also beside an error.

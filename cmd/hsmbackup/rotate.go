@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"hsmbackup/backup"
-	"hsmbackup/internal/build"
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/report"
@@ -120,7 +119,7 @@ func (a *app) rotate(ctx context.Context, o rotateFlags) error {
 	for _, x := range results {
 		a.Changed = a.Changed || x.OK && x.Action != backup.Same
 	}
-	taken, err := backup.Run(ctx, to.Card, cat, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+	taken, err := backup.Run(ctx, to.Card, cat, a.proving(ctx))
 	a.Progress.Close()
 	if err != nil {
 		return err

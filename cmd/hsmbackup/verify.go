@@ -191,7 +191,7 @@ func (a *app) verifyRoundTrip(ctx context.Context, names []string) error {
 	if err := a.Login(ctx, t); err != nil {
 		return err
 	}
-	v, err := backup.VerifyRoundTrip(ctx, t.Card, cat, list, backup.Options{SpendUse: a.spendUse(ctx), Progress: a.Steps, Program: build.Program()})
+	v, err := backup.VerifyRoundTrip(ctx, t.Card, cat, list, a.proving(ctx))
 	a.Progress.Close()
 	if err != nil {
 		return err
@@ -330,8 +330,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	if notRecorded == "" {
 		notRecorded = v.NotRecorded
 	}
-	a.Changed = a.Changed || notRecorded == "" || len(v.Cleaned) > 0
-	a.printCleaned(v.Cleaned)
+	a.Changed = a.Changed || notRecorded == ""
 	a.printSpent(v.Spent)
 	exits := console.Exits{}
 	if v.Damaged() {

@@ -178,16 +178,14 @@ func (w *World) adopt(t *Token, c *Catalog, s Step) *command {
 	if dir == "" {
 		return nil
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "key-*.bin"))
-	w.must("glob", err)
-	if len(files) == 0 {
+	if len(snap.Keys) == 0 {
 		return nil
 	}
 	to := w.catalogs[1-s.Catalog]
 	if s.How == "here" {
 		to = c
 	}
-	cmd := &command{t: t, c: to, looks: true, args: at(t, "adopt", append(files, "--yes", "--no-backup")...)}
+	cmd := &command{t: t, c: to, looks: true, args: at(t, "adopt", dir, "--yes", "--no-backup")}
 	if s.How == "share" {
 		if cmd.given = w.recoveriesOf(kcvsOf(snap)...); len(cmd.given) > 1 {
 			cmd.given = cmd.given[:1]

@@ -10,12 +10,14 @@ import (
 )
 
 // proven: the last proof of a blob that showed its return was a good one.
-func (r *record) proven(blob []byte) bool { return len(blob) > 0 && r.proofs[store.HashOf(blob)] }
+func (r *record) proven(blob []byte) bool {
+	return len(blob) > 0 && r.proofs[store.HashOf(blob)].OK
+}
 
-// refuted: the last proof of a blob failed.
-func (r *record) refuted(blob []byte) bool {
-	fine, tried := r.proofs[store.HashOf(blob)]
-	return tried && !fine
+// refuted: the last proof of a blob failed, on this token or on none.
+func (r *record) refuted(blob []byte, serial string) bool {
+	p, tried := r.proofs[store.HashOf(blob)]
+	return tried && !p.OK && (p.Token == "" || p.Token == serial)
 }
 
 // judgeBackup: complete is complete, incomplete has a reason, and what is called
@@ -141,7 +143,7 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 					"%s: the newest snapshot, %s, lacks it", which, last.ID)
 			case last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
 				name, _ := w.private(k.Blob)
-				return name == o.private && r.refuted(k.Blob)
+				return byte(k.Reference) == n && name == o.private && r.refuted(k.Blob, is.Serial)
 			}):
 				w.bad("covered, proof failed", "%s: the last proof failed", which)
 			}
@@ -154,7 +156,7 @@ func (j *judgement) coverage(t *Token, is *truth, c *Catalog, keys []map[string]
 			if last != nil && slices.ContainsFunc(last.Keys, func(k store.Key) bool {
 				name, under := w.private(k.Blob)
 				same := name == o.private && under == kcv && o.described(k)
-				return byte(k.Reference) == n && same && !r.refuted(k.Blob)
+				return byte(k.Reference) == n && same && !r.refuted(k.Blob, is.Serial)
 			}) {
 				any, own := is.shows(n)
 				rule := "called " + said

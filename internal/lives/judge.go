@@ -172,7 +172,10 @@ func (j *judgement) exits() {
 		}
 		j.bad("exit 4: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 	case 5:
-		if !damaged && !j.foreign() {
+		// What contradicts its key is left out of what is adopted, as damage.
+		contradicts := strings.Contains(j.r.said, "left out what is not its key's") ||
+			strings.Contains(j.r.said, "has no certificate, but there is one beside it")
+		if !damaged && !contradicts {
 			j.bad("exit 5: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 		}
 	default:
@@ -193,11 +196,6 @@ func (j *judgement) printed() {
 	case j.r.exit != 0 && j.r.said == "":
 		j.bad("not a word: "+j.s.Do, "exit %d", j.r.exit)
 	}
-}
-
-// foreign: what is adopted has another key's certificate beside it.
-func (j *judgement) foreign() bool {
-	return j.s.Do == "adopt" && strings.Contains(j.r.said, "is for ")
 }
 
 // bystanders are tokens that the command is not about.

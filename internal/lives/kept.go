@@ -3,6 +3,8 @@ package lives
 import (
 	"fmt"
 	"slices"
+
+	"hsmbackup/store"
 )
 
 // comesBack: all that was on a token which was wiped would come back by a restore
@@ -86,6 +88,9 @@ func (j *judgement) needless(what string) {
 	last := r.newest(r.line(was.Serial)...)
 	if last == nil || len(last.Missing) > 0 || w.compare(last, was) != "" {
 		return
+	}
+	if slices.ContainsFunc(last.Files, func(f store.File) bool { return f.Sealed }) {
+		return // whether it is the same shows only with the shares
 	}
 	for _, n := range was.references() {
 		kcv, exportable := was.exportable(n)

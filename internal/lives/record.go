@@ -16,11 +16,12 @@ import (
 
 // record is what is really in a catalog.
 type record struct {
-	snapshots []*store.Snapshot // in the order in which they came
-	updates   []*backup.Update  // under way
-	seen      map[string]bool   // recovery keys whose shares were shown, not made up by a token
-	proofs    map[store.Hash]bool
+	snapshots []*store.Snapshot          // in the order in which they came
+	updates   []*backup.Update           // under way
+	seen      map[string]bool            // recovery keys whose shares were shown, not made up by a token
+	proofs    map[store.Hash]store.Proof // the last that showed its return, or not
 	damage    error
+	unread    bool // not even what is under way
 }
 
 // record reads a catalog; one that is not there is empty.
@@ -28,8 +29,9 @@ func (w *World) record(c *Catalog) *record {
 	if c.known != nil {
 		return c.known
 	}
-	c.known = &record{seen: map[string]bool{}, proofs: map[store.Hash]bool{}}
+	c.known = &record{seen: map[string]bool{}, proofs: map[store.Hash]store.Proof{}}
 	if c.exists() {
+		c.known.unread = true
 		c.known.damage = c.known.read(c.path)
 	}
 	return c.known
@@ -61,13 +63,14 @@ func (r *record) read(path string) error {
 		r.seen[kcv] = !seen.Random
 	}
 	for _, p := range s.Proofs {
-		if store.ShowsReturn(p.Kind) {
-			r.proofs[p.Blob] = p.OK
+		if store.ShowsReturn(p.Kind) && !p.Untried {
+			r.proofs[p.Blob] = p
 		}
 	}
 	if r.updates, err = backup.Updates(cat); err != nil {
 		return err
 	}
+	r.unread = false
 	return s.Err()
 }
 

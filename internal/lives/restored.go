@@ -26,7 +26,7 @@ func judgeRestore(j *judgement) {
 		j.bad("restore of no snapshot", "%q is not in the catalog", j.r.text("snapshot"))
 		return
 	}
-	if complete, _ := j.r.out["complete"].(bool); complete != (j.r.exit == 0) {
+	if complete, _ := j.r.out["complete"].(bool); j.r.exit == 0 && !complete {
 		j.bad("restore: complete and exit", "complete is %v, exit %d", complete, j.r.exit)
 	}
 	j.leftBehind(s)

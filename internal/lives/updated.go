@@ -10,7 +10,7 @@ import (
 func (j *judgement) updates() {
 	c, t := j.cmd.c, j.cmd.t
 	now := j.w.record(c)
-	if now.damage != nil || j.then.damage != nil {
+	if now.unread || j.then.unread {
 		return
 	}
 	was, is := j.then.update(t), now.update(t)
