@@ -18,7 +18,9 @@ func newAcceptCommand(a *app) *cobra.Command {
 		Short: "record that a key which cannot be exported is meant to be so",
 		Long: `Records that a key of the attached token cannot be exported and is meant to stay
 there alone. It then counts as done. The key is named by its reference, ID,
-label, or the SHA-256 of its public key. A key that can be exported is refused.
+label, or the SHA-256 of its public key. A key that can be exported is refused,
+unless nobody may use it to see that it is the one that was backed up: for its
+use counter, or its list of allowed algorithms.
 
 With --clock it records why time runs backwards after that entry of the log, as check
 names it: check and verify are then no longer doubtful for it. What was

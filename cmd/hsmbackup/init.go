@@ -30,8 +30,12 @@ func newInitCommand(a *app) *cobra.Command {
 		Short: "initialise a token and load the shares of its recovery key",
 		Long: `Sets PIN and SO-PIN, the label and the number of shares of the recovery key, and
 loads the shares given. A token that holds anything is wiped by this: that is
-refused unless all of it would come back from the catalog, and then its serial
-has to be typed.
+refused unless all of it would come back from the catalog. Before that each key
+answers, with the PIN that the token has now (--token-pin), and its backup comes
+back beside it; the recovery key is shown in this run (--share, or
+--shares-checked after 'hsmbackup dkek check' elsewhere); and then its serial has
+to be typed. Where nobody knows the PIN, the SO-PIN sets the new one first; if
+the token does not let it, each key is typed on a terminal.
 
 Shares go to a token only after a look at who it is: its certificate up to the
 vendor's root, and proof that it holds the device key.
@@ -47,6 +51,7 @@ can be exported, and restored to this very token until it is initialised again.`
 		Example: `  hsmbackup init --share share1.pbe --label ssh
   hsmbackup init --share alice.pbe --share bob.pbe
   hsmbackup init --shares 2                    the shares are loaded later: dkek load
+  hsmbackup init --share share1.pbe --token-pin prompt     a token that holds keys
   hsmbackup init --token soft:old.tok --share share1.pbe --pin file:PIN --so-pin file:SO --password file:PW --confirm SOFT0200001`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
