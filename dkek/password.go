@@ -1,6 +1,7 @@
 package dkek
 
 import (
+	"bytes"
 	"slices"
 	"unicode"
 	"unicode/utf8"
@@ -24,10 +25,22 @@ func CheckPassword(pw []byte) error {
 	if slices.ContainsFunc(runes, unicode.IsControl) {
 		return fail(ErrWeakPassword, "the password has a control character (a line end, perhaps), which nobody can type at sc-hsm-tool's prompt")
 	}
+	if slices.ContainsFunc(runes, invisible) || unicode.IsSpace(runes[0]) || unicode.IsSpace(runes[len(runes)-1]) {
+		return fail(ErrWeakPassword, "the password has a character that nobody sees, or a blank at one of its ends: whoever types it from paper types another one")
+	}
 	if bits := passwordBits(runes); bits < minPasswordBits {
 		return fail(ErrWeakPassword, "the password is too weak: worth about %d bits, %d are needed, because whoever finds the share file can try passwords at leisure; use seven random words, or have one generated", int(bits), minPasswordBits)
 	}
 	return nil
+}
+
+// invisible tells characters that look like a blank or like nothing.
+func invisible(r rune) bool { return unicode.IsSpace(r) && r != ' ' || unicode.Is(unicode.Cf, r) }
+
+// WithoutBlanks is a password less what looks like a blank, or like nothing, at its
+// end: an editor or a paste has put it there. It is a part of pw.
+func WithoutBlanks(pw []byte) []byte {
+	return bytes.TrimRightFunc(pw, func(r rune) bool { return unicode.IsSpace(r) || invisible(r) })
 }
 
 // decode gives the characters; what is no UTF-8 goes byte by byte. The array

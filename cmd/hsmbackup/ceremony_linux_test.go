@@ -82,7 +82,7 @@ func TestCeremony(t *testing.T) {
 	fresh := func(serial string, typed ...answer) []answer {
 		return append(slices.Clone(typed), answer{"Initialise " + serial + "? [y/N]", "y"},
 			answer{"SO-PIN of " + serial + ", 16 hex digits:", "«SO-PIN»"}, answer{"16 hex digits again:", "«SO-PIN»"},
-			answer{"new PIN of " + serial + ", 6 to 16 characters:", "«PIN»"}, answer{"6 to 16 characters again:", "«PIN»"})
+			answer{"new PIN of " + serial + ", 6 to 15 characters:", "«PIN»"}, answer{"6 to 15 characters again:", "«PIN»"})
 	}
 	pin := answer{"PIN of " + old + " (tries left: 3):", "«PIN»"}
 

@@ -130,7 +130,7 @@ func (p *holder) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN
 	if soPIN, err = schsm.ParseSOPIN(text.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	pin, err = p.Secrets.Read(ctx, p.Flags.PIN.Source, "new PIN of "+p.Name()+", 6 to 16 characters", true, checkPINLength)
+	pin, err = p.Secrets.Read(ctx, p.Flags.PIN.Source, "new PIN of "+p.Name()+", 6 to 15 characters", true, schsm.CheckNewPIN)
 	if err != nil {
 		soPIN.Wipe()
 		return nil, nil, err
@@ -142,13 +142,6 @@ func checkSOPINFormat(typed *secret.Bytes) error {
 	b, err := schsm.ParseSOPIN(typed.Bytes())
 	b.Wipe()
 	return err
-}
-
-func checkPINLength(typed *secret.Bytes) error {
-	if n := typed.Len(); n < schsm.MinPIN || n > schsm.MaxPIN {
-		return schsm.ErrPINLength
-	}
-	return nil
 }
 
 func (p *holder) PINsSet() { p.ForgetRefused(p.t) }

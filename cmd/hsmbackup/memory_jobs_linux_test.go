@@ -182,12 +182,12 @@ func TestMemoryOfTheJob(t *testing.T) {
 	fresh := func(serial string, first answer) []answer {
 		return []answer{first,
 			{"SO-PIN of " + serial + ", 16 hex digits:", "«SO-PIN»"}, {"16 hex digits again:", "«SO-PIN»"},
-			{"new PIN of " + serial + ", 6 to 16 characters:", "«PIN»"}, {"6 to 16 characters again:", "«PIN»"},
+			{"new PIN of " + serial + ", 6 to 15 characters:", "«PIN»"}, {"6 to 15 characters again:", "«PIN»"},
 			password,
 		}
 	}
 	setup := &command{line: "setup --label ssh --untrusted-token " + old, answers: []answer{
-		{"new PIN of " + old + ", 6 to 16 characters:", "«PIN»"}, {"6 to 16 characters again:", "«PIN»"},
+		{"new PIN of " + old + ", 6 to 15 characters:", "«PIN»"}, {"6 to 15 characters again:", "«PIN»"},
 		{"Press Enter when it is written down, and it goes off the screen.", ""},
 		{"Type the SO-PIN from what you have written down, to see that it is right:", "«SO-PIN made»"},
 		{"Forbid that the SO-PIN unblocks the PIN? [y/N]", "n"},
@@ -294,7 +294,7 @@ func TestMemoryOfCustodians(t *testing.T) {
 	look("init --share new/dave.txt --share new/erin.txt --untrusted-token "+serial,
 		answer{"Initialise " + serial + "? [y/N]", "y"},
 		answer{"SO-PIN of " + serial + ", 16 hex digits:", "«SO-PIN»"}, answer{"16 hex digits again:", "«SO-PIN»"},
-		answer{"new PIN of " + serial + ", 6 to 16 characters:", "«PIN»"}, answer{"6 to 16 characters again:", "«PIN»"})
+		answer{"new PIN of " + serial + ", 6 to 15 characters:", "«PIN»"}, answer{"6 to 15 characters again:", "«PIN»"})
 	look("log --export record.txt")
 	d.Unplug(t, 0)
 }

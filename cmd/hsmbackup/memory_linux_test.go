@@ -136,7 +136,7 @@ func TestMemory(t *testing.T) {
 		return []answer{
 			{"Initialise " + serial + "? [y/N]", "y"},
 			{"SO-PIN of " + serial + ", 16 hex digits:", "«SO-PIN»"}, {"16 hex digits again:", "«SO-PIN»"},
-			{"new PIN of " + serial + ", 6 to 16 characters:", "«PIN»"}, {"6 to 16 characters again:", "«PIN»"},
+			{"new PIN of " + serial + ", 6 to 15 characters:", "«PIN»"}, {"6 to 15 characters again:", "«PIN»"},
 			{"password of share1.pbe:", "«password»"},
 		}
 	}

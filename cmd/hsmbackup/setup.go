@@ -156,7 +156,7 @@ func (s *setter) NewLabel(ctx context.Context) (string, error) {
 }
 
 func (s *setter) NewPINs(ctx context.Context, inv *backup.Inventory) (pin, soPIN *secret.Bytes, err error) {
-	s.Tell("The PIN is asked for whenever a key is used. 6 to 16 characters; three wrong ones in a row block it.")
+	s.Tell("The PIN is asked for whenever a key is used. 6 to 15 characters; three wrong ones in a row block it.")
 	if pin, err = s.newPIN(ctx, inv); err != nil {
 		return nil, nil, err
 	}

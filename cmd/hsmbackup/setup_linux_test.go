@@ -41,7 +41,7 @@ func TestSetupAtTerminal(t *testing.T) {
 		return m[1]
 	}
 	const digits, words = `(\d{4} \d{4} \d{4} \d{4})`, `    ((?:[a-z]{3,8} ){6}[a-z]{3,8})`
-	const pin, again = "new PIN of SOFT0200001, 6 to 16 characters:", "new PIN of SOFT0200001, 6 to 16 characters again:"
+	const pin, again = "new PIN of SOFT0200001, 6 to 15 characters:", "new PIN of SOFT0200001, 6 to 15 characters again:"
 	const off, soBack, wordsBack = "it goes off the screen.", "Type the SO-PIN from what you have written down, to see that it is right:", "Type the password from what you have written down, to see that it is right:"
 	answer("label of the token (Enter: none):", "", false)
 	answer(pin, "12345", true) // too short

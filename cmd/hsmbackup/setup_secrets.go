@@ -33,8 +33,8 @@ func (s *setter) patiently(ctx context.Context, prompt bool, f func() error) err
 func (s *setter) newPIN(ctx context.Context, inv *backup.Inventory) (pin *secret.Bytes, err error) {
 	source := s.Flags.PIN.Source
 	err = s.patiently(ctx, source.Kind == "prompt", func() error {
-		pin, err = s.Secrets.Read(ctx, source, "new PIN of "+s.Name()+", 6 to 16 characters", true, func(typed *secret.Bytes) error {
-			if err := checkPINLength(typed); err != nil {
+		pin, err = s.Secrets.Read(ctx, source, "new PIN of "+s.Name()+", 6 to 15 characters", true, func(typed *secret.Bytes) error {
+			if err := schsm.CheckNewPIN(typed); err != nil {
 				return err
 			}
 			if backup.IsDefaultPIN(typed.Bytes()) && !inv.Software {

@@ -59,6 +59,8 @@ func explain(err error) *console.Failure {
 		f.Hint("give --confirm SERIAL to spend it all the same; a blocked PIN can be unblocked with the SO-PIN if the token was initialised that way")
 	case errors.Is(err, schsm.ErrPINLength):
 		f.Code = "pin-length"
+	case errors.Is(err, schsm.ErrNewPIN), errors.Is(err, schsm.ErrPINControl):
+		f.Code = "pin-format"
 	case errors.Is(err, schsm.ErrSOPINFormat):
 		f.Code = "so-pin-format"
 	case errors.Is(err, apdu.ErrBlocked):

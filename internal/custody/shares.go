@@ -247,8 +247,7 @@ func (o *Opener) OpenFiles(ctx context.Context, given []Given) ([]*dkek.Share, [
 		if len(files) > 1 {
 			what = fmt.Sprintf("opening %d shares", len(files))
 		}
-		opened, failed := dkek.OpenPBEs(ctx, files, passwords, o.Desk.Derivation(what))
-		o.Desk.Derived()
+		opened, failed := o.openPBEs(ctx, files, passwords, what)
 		for j, i := range places {
 			shares[i], errs[i] = opened[j], failed[j]
 		}
@@ -258,6 +257,25 @@ func (o *Opener) OpenFiles(ctx context.Context, given []Given) ([]*dkek.Share, [
 		return nil, nil, err
 	}
 	return shares, errs, nil
+}
+
+// openPBEs opens share files with their passwords as they stand, and those that
+// this does not open without the blanks at the end: no try is lost by that.
+func (o *Opener) openPBEs(ctx context.Context, files, passwords [][]byte, what string) ([]*dkek.Share, []error) {
+	opened, failed := dkek.OpenPBEs(ctx, files, passwords, o.Desk.Derivation(what))
+	o.Desk.Derived()
+	for i, password := range passwords {
+		short := dkek.WithoutBlanks(password)
+		if len(short) == 0 || len(short) == len(password) || !errors.Is(failed[i], dkek.ErrWrongPassword) {
+			continue
+		}
+		again, err := dkek.OpenPBE(ctx, files[i], short, o.Desk.Derivation(what+" without the blanks at the password's end"))
+		o.Desk.Derived()
+		if err == nil {
+			opened[i], failed[i] = again, nil
+		}
+	}
+	return opened, failed
 }
 
 // partOf reads the part that a file holds, and forgets the text.

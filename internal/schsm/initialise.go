@@ -16,7 +16,7 @@ import (
 // Initialisation is what INITIALIZE DEVICE is given (fact sheet §2.4).
 type Initialisation struct {
 	Options Options
-	// PIN has 6 to 16 bytes, SOPIN 8. On a token that was initialised before,
+	// PIN is what CheckNewPIN takes, SOPIN 8. On a token that was initialised before,
 	// SOPIN must be the one it has: a wrong one costs a try.
 	PIN, SOPIN *secret.Bytes
 	// PINTries is the retry counter of the PIN: at most 3 for a PIN of six
@@ -99,8 +99,8 @@ func maxPINTries(n int) int {
 
 // check refuses what the token would, before a try of the SO-PIN is at stake.
 func (i *Initialisation) check() error {
-	if i.PIN.Len() < MinPIN || i.PIN.Len() > MaxPIN {
-		return ErrPINLength
+	if err := CheckNewPIN(i.PIN); err != nil {
+		return err
 	}
 	if i.SOPIN.Len() != SOPINLen {
 		return ErrSOPINFormat

@@ -15,20 +15,53 @@ const (
 	pinSO   = 0x88
 )
 
-// Bounds of PINs in bytes.
+// Bounds of PINs in bytes. One of 16 is taken of a token that has it, and set by
+// nobody: OpenSC's programs take 15.
 const (
-	MinPIN   = 6
-	MaxPIN   = 16
-	SOPINLen = 8
+	MinPIN    = 6
+	MaxPIN    = 16
+	MaxNewPIN = 15
+	SOPINLen  = 8
 )
 
 // Errors of PINs.
 var (
 	// ErrPINLength: not 6 to 16 bytes. Nothing was sent.
 	ErrPINLength = errors.New("a PIN has 6 to 16 characters")
+	// ErrPINControl: it has what no key for a character gives. Nothing was sent.
+	ErrPINControl = errors.New("the PIN has a control character in it, as an arrow key leaves one; it was not sent")
+	// ErrNewPIN: it could not be typed everywhere. Nothing was sent.
+	ErrNewPIN = errors.New("a new PIN has 6 to 15 characters, all of them letters, digits or signs of ASCII, and no blank at its ends")
 	// ErrLastTry: one try is left, and it is not spent unless told so.
 	ErrLastTry = errors.New("one PIN try is left; a wrong PIN would block the token")
 )
+
+// CheckPIN refuses what cannot be the PIN of a token, before a try is at stake.
+func CheckPIN(pin *secret.Bytes) error {
+	if pin.Len() < MinPIN || pin.Len() > MaxPIN {
+		return ErrPINLength
+	}
+	for _, b := range pin.Bytes() {
+		if b < ' ' || b == 0x7F {
+			return ErrPINControl
+		}
+	}
+	return nil
+}
+
+// CheckNewPIN refuses a PIN that somebody could not type again.
+func CheckNewPIN(pin *secret.Bytes) error {
+	b := pin.Bytes()
+	if len(b) < MinPIN || len(b) > MaxNewPIN || b[0] == ' ' || b[len(b)-1] == ' ' {
+		return ErrNewPIN
+	}
+	for _, c := range b {
+		if c < ' ' || c > '~' {
+			return ErrNewPIN
+		}
+	}
+	return nil
+}
 
 // PINStatus is what a token says of a PIN without being given one.
 type PINStatus struct {
@@ -125,12 +158,12 @@ func (c *Card) Initialised(ctx context.Context) (bool, error) {
 // Login verifies the user PIN and, if it is right, keeps a copy until Close, to
 // log in again when another program resets the token. The last try is spent
 // only with insist. A refusal is a *PINError, apdu.ErrBlocked, apdu.ErrNotUsable
-// (transport PIN), apdu.ErrNotFound (not initialised), ErrLastTry or
-// ErrPINLength. Only the first has cost a try, and ErrBlocked if this was the
+// (transport PIN), apdu.ErrNotFound (not initialised), ErrLastTry, ErrPINLength or
+// ErrPINControl. Only the first has cost a try, and ErrBlocked if this was the
 // last one; any other error of VERIFY leaves open whether it did.
 func (c *Card) Login(ctx context.Context, pin *secret.Bytes, insist bool) error {
-	if pin.Len() < MinPIN || pin.Len() > MaxPIN {
-		return ErrPINLength
+	if err := CheckPIN(pin); err != nil {
+		return err
 	}
 	c.forgetPIN()
 	return c.Transaction(ctx, func() error {
@@ -253,8 +286,8 @@ var ErrNoUnblock = errors.New("the SO-PIN cannot set a new PIN on this token")
 // one try.
 func (c *Card) Unblock(ctx context.Context, soPIN, pin *secret.Bytes) error {
 	const name = "RESET RETRY COUNTER"
-	if pin.Len() < MinPIN || pin.Len() > MaxPIN {
-		return ErrPINLength
+	if err := CheckNewPIN(pin); err != nil {
+		return err
 	}
 	if soPIN.Len() != SOPINLen {
 		return ErrSOPINFormat

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -237,7 +238,8 @@ func (r *Reader) fromCommand(ctx context.Context, s Source) (*secret.Bytes, erro
 // maxSecret bounds a line that holds a secret.
 const maxSecret = 4096
 
-// firstLine reads the first line without its line end. It reads byte by byte:
+// firstLine reads the first line without its line end and the byte order mark that
+// Windows' editors put before it. It reads byte by byte:
 // what follows is not ours.
 func firstLine(r io.Reader, s Source) (*secret.Bytes, error) {
 	line := make([]byte, 0, maxSecret) // never grows: no copies are left behind
@@ -267,7 +269,9 @@ func firstLine(r io.Reader, s Source) (*secret.Bytes, error) {
 		line = line[:n-1]
 	}
 	all := line[:cap(line)]
-	b := secret.New(line)
-	clear(all)
-	return b, nil
+	defer clear(all)
+	if bytes.IndexByte(line, 0) >= 0 || bytes.HasPrefix(line, []byte{0xFF, 0xFE}) || bytes.HasPrefix(line, []byte{0xFE, 0xFF}) {
+		return nil, console.Failf("no-secret", "save it as UTF-8, or as plain text", "%s is text in UTF-16: nothing of it was used", s.Name())
+	}
+	return secret.New(bytes.TrimPrefix(line, []byte{0xEF, 0xBB, 0xBF})), nil
 }

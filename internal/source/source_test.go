@@ -62,6 +62,7 @@ func TestFirstLine(t *testing.T) {
 		{"\nsecond", ""},
 		{" blanks stay \n", " blanks stay "},
 		{"a\rb\n", "a\rb"},
+		{"\xef\xbb\xbf648219\r\n", "648219"},
 		{strings.Repeat("x", maxSecret-1) + "\n", strings.Repeat("x", maxSecret-1)},
 	} {
 		b, err := firstLine(slow{r: strings.NewReader(c.in)}, Source{})
@@ -71,6 +72,11 @@ func TestFirstLine(t *testing.T) {
 	}
 	if _, err := firstLine(strings.NewReader(strings.Repeat("x", maxSecret+1)), Source{}); err == nil {
 		t.Error("a line without end is taken")
+	}
+	for _, text := range []string{"\xff\xfe6\x004\x00\n\x00", "\xfe\xff\x006\x004\x00\n", "6\x004\x00\n\x00"} {
+		if _, err := firstLine(strings.NewReader(text), Source{}); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 	broken := errors.New("broken")
 	if _, err := firstLine(slow{strings.NewReader("648"), broken}, Source{}); !errors.Is(err, broken) {
