@@ -208,5 +208,5 @@ func throwAwayPINs() (pin, soPIN *secret.Bytes) {
 	defer clear(b)
 	text := make([]byte, 16)
 	hex.Encode(text, b[:8])
-	return secret.New(text), secret.New(slices.Clone(b[8:]))
+	return secret.New(text[:schsm.MaxNewPIN]), secret.New(slices.Clone(b[8:]))
 }
