@@ -14,6 +14,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cmac"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -603,11 +604,11 @@ func (a *adoption) record(ctx context.Context, cat *store.Catalog, r *AdoptRepor
 		}
 	}
 	if err := cat.RecordProofs(proofs); err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	if a.o.Key != nil {
 		if err := RecordShares(cat, a.o.Key, true, "adopt"); err != nil {
-			return changed(err)
+			return fail.After(err)
 		}
 	}
 	a.judge()

@@ -16,6 +16,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -609,7 +610,7 @@ func TestAdoptRestore(t *testing.T) {
 		}
 		return 0, nil
 	})
-	if _, err := Restore(ctx, card, cat, p, o); ClassOf(err) != Changed {
+	if _, err := Restore(ctx, card, cat, p, o); fail.ClassOf(err) != fail.Changed {
 		t.Fatalf("cut off: %v", err)
 	}
 	card = login(t, token)

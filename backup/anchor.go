@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -168,7 +169,7 @@ func AcceptClock(cat *store.Catalog, seq uint64, reason string) error {
 		return err
 	}
 	if !slices.ContainsFunc(state.Jumps(), func(j store.Jump) bool { return j.Seq == seq }) {
-		return failf("no-such-jump", "`hsmbackup check` names the entries where it does", "time does not run backwards after entry %d, or that was accepted already", seq)
+		return fail.Failf("no-such-jump", "`hsmbackup check` names the entries where it does", "time does not run backwards after entry %d, or that was accepted already", seq)
 	}
 	return cat.Append(store.ClockAccepted{Seq: seq, Reason: reason})
 }

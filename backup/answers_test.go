@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 )
@@ -54,8 +55,8 @@ func TestFault24AnswersAfterTheWork(t *testing.T) {
 		token, card := newToken(t, "3.5", "SOFT0200001")
 		lies(token, softtoken.Before, 0x50)
 		_, _, err := Initialise(ctx, card, nil, setUpSSH(share))
-		if !errors.Is(err, apdu.ErrInternal) || ClassOf(err) != Failed || schsm.InDoubt(err) {
-			t.Errorf("class %d, in doubt %v: %v", ClassOf(err), schsm.InDoubt(err), err)
+		if !errors.Is(err, apdu.ErrInternal) || fail.ClassOf(err) != fail.Failed || schsm.InDoubt(err) {
+			t.Errorf("class %d, in doubt %v: %v", fail.ClassOf(err), schsm.InDoubt(err), err)
 		}
 	})
 	t.Run("INITIALIZE of an empty token", func(t *testing.T) {
@@ -68,8 +69,8 @@ func TestFault24AnswersAfterTheWork(t *testing.T) {
 			}
 			lies(token, when, 0x50)
 			// It looks the same whether it was done or not.
-			if _, _, err := Initialise(ctx, card, nil, set); !errors.Is(err, schsm.ErrMaybeInitialised) || ClassOf(err) != Changed {
-				t.Errorf("class %d: %v", ClassOf(err), err)
+			if _, _, err := Initialise(ctx, card, nil, set); !errors.Is(err, schsm.ErrMaybeInitialised) || fail.ClassOf(err) != fail.Changed {
+				t.Errorf("class %d: %v", fail.ClassOf(err), err)
 			}
 			if s, err := card.PIN(ctx); err != nil || s.Tries >= 0 && s.Tries != 3 {
 				t.Errorf("a try of the PIN was spent: %+v, %v", s, err)

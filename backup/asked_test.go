@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/forge"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -302,7 +303,7 @@ func TestFault14ForgedNotes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Restore(ctx, card, nil, p, o); err != nil && ClassOf(err) != Refused {
+		if _, err := Restore(ctx, card, nil, p, o); err != nil && fail.ClassOf(err) != fail.Refused {
 			t.Fatal(err)
 		}
 		keep("a replacement that nobody began")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -19,12 +20,12 @@ import (
 func NewAttachment(name string, content []byte) (store.Attachment, error) {
 	switch {
 	case !store.IsAttachmentName(name):
-		return store.Attachment{}, failf("attachment-name", "copy it to a name of letters, digits, hyphens, underscores and dots", "%q is no name for an attachment", name)
+		return store.Attachment{}, fail.Failf("attachment-name", "copy it to a name of letters, digits, hyphens, underscores and dots", "%q is no name for an attachment", name)
 	case len(content) > store.MaxAttachment:
-		return store.Attachment{}, failf("attachment-size", "an archive of its own is the place for it", "%s has %d bytes; at most %d are kept with a snapshot", name, len(content), store.MaxAttachment)
+		return store.Attachment{}, fail.Failf("attachment-size", "an archive of its own is the place for it", "%s has %d bytes; at most %d are kept with a snapshot", name, len(content), store.MaxAttachment)
 	}
 	if what := secretIn(content); what != "" {
-		return store.Attachment{}, refusef("attachment-secret", "the catalog is no place for secrets: what is attached stands in it in clear", "%s looks like %s, and is not kept", name, what)
+		return store.Attachment{}, fail.Refusef("attachment-secret", "the catalog is no place for secrets: what is attached stands in it in clear", "%s looks like %s, and is not kept", name, what)
 	}
 	return store.Attachment{Name: name, Added: time.Now().UTC().Truncate(time.Second), Content: content}, nil
 }
@@ -117,7 +118,7 @@ func (h *history) attachments(serial string, o Options) ([]store.Attachment, []s
 	list := slices.Clone(h.attachedBefore(serial, o.SuccessorOf))
 	for _, name := range o.Detach {
 		if !slices.ContainsFunc(list, same(name)) {
-			return nil, nil, failf("no-such-attachment", "`hsmbackup show` lists them", "there is no attachment %q", name)
+			return nil, nil, fail.Failf("no-such-attachment", "`hsmbackup show` lists them", "there is no attachment %q", name)
 		}
 		list = slices.DeleteFunc(list, same(name))
 	}
@@ -133,7 +134,7 @@ func (h *history) attachments(serial string, o Options) ([]store.Attachment, []s
 	}
 	list, gaps := whole(list)
 	if n := len(list); n > store.MaxAttachments {
-		return nil, nil, failf("too-many-attachments", "--detach drops one", "there would be %d attachments; at most %d are kept with a snapshot", n, store.MaxAttachments)
+		return nil, nil, fail.Failf("too-many-attachments", "--detach drops one", "there would be %d attachments; at most %d are kept with a snapshot", n, store.MaxAttachments)
 	}
 	slices.SortFunc(list, func(a, b store.Attachment) int { return strings.Compare(a.Name, b.Name) })
 	return list, gaps, nil

@@ -24,6 +24,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/curve"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -82,8 +83,8 @@ func TestAttachmentsGoOn(t *testing.T) {
 		t.Error(d)
 	}
 	_, err := Run(ctx, card, cat, Options{Detach: []string{"none"}})
-	var job *Error
-	if !errors.As(err, &job) || job.Code != "no-such-attachment" || job.Class != Failed {
+	var job *fail.Error
+	if !errors.As(err, &job) || job.Code != "no-such-attachment" || job.Class != fail.Failed {
 		t.Errorf("%v", err)
 	}
 
@@ -217,8 +218,8 @@ func TestAttachmentSecrets(t *testing.T) {
 		"a Java key store":          {0xFE, 0xED, 0xFE, 0xED, 0, 0, 0, 2},
 	} {
 		_, err := NewAttachment("file", b)
-		var job *Error
-		if !errors.As(err, &job) || job.Class != Refused || job.Code != "attachment-secret" {
+		var job *fail.Error
+		if !errors.As(err, &job) || job.Class != fail.Refused || job.Code != "attachment-secret" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

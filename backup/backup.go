@@ -10,6 +10,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -145,7 +146,7 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	}
 	if len(r.Cleaned) > 0 {
 		if inv, err = Take(ctx, card); err != nil {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 	}
 	if r.seen, err = Ask(ctx, card, inv, state, o); err != nil {
@@ -167,22 +168,22 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 	if again, err := Take(ctx, card); err != nil {
 		return nil, err
 	} else if !inv.same(again) {
-		return nil, failf("token-changed", "let the other program finish and run `hsmbackup backup` again", "the token's contents changed while they were read")
+		return nil, fail.Failf("token-changed", "let the other program finish and run `hsmbackup backup` again", "the token's contents changed while they were read")
 	}
 	if err := cat.AddSnapshot(ctx, r.Snapshot); err != nil {
 		return nil, err
 	}
 	if !o.NoProof {
 		if err := proveSnapshot(ctx, trip, cat, inv, r.Snapshot, h, o); err != nil {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 	}
 	if err := r.judge(inv, cat); err != nil {
-		return nil, changed(err)
+		return nil, fail.After(err)
 	}
 	if anchor {
 		if r.Head, err = writeAnchor(ctx, card, cat, inv); err != nil {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 	}
 	return r, nil
@@ -190,7 +191,7 @@ func Run(ctx context.Context, card *schsm.Card, cat *store.Catalog, o Options) (
 
 // KeysGone refuses a snapshot of a token that holds no key any more.
 func KeysGone(serial string, s *store.Snapshot, gone []string) error {
-	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good: `hsmbackup backup --confirm "+serial+"`",
+	return fail.Refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good: `hsmbackup backup --confirm "+serial+"`",
 		"%s holds no key any more, and snapshot %s brings back %s; a new one would be the newest, and bring back none", serial, s.ID, strings.Join(gone, ", "))
 }
 
@@ -218,9 +219,9 @@ func (r *Report) judge(inv *Inventory, cat *store.Catalog) error {
 func backable(inv *Inventory) error {
 	switch {
 	case !inv.Initialised:
-		return failf("not-initialised", "`hsmbackup init` sets it up; `hsmbackup restore --init` does so and restores", "the token is not initialised, there is nothing to back up")
+		return fail.Failf("not-initialised", "`hsmbackup init` sets it up; `hsmbackup restore --init` does so and restores", "the token is not initialised, there is nothing to back up")
 	case inv.Serial == "":
-		return failf("no-serial", "it cannot be told from another; only tokens with a device certificate can be backed up", "the token shows no device certificate to read a serial number from")
+		return fail.Failf("no-serial", "it cannot be told from another; only tokens with a device certificate can be backed up", "the token shows no device certificate to read a serial number from")
 	}
 	return nil
 }
@@ -296,7 +297,7 @@ func exportNew(ctx context.Context, card *schsm.Card, k *Key, stored *store.Key,
 		k.disown(kind)
 	}
 	if err := checkBlob(blob, *k); err != nil {
-		return failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
+		return fail.Failf("bad-blob", "run again; if it stays, the reader may cut long answers", "%s: what the token exported does not fit the key: %v", k.Name(), err)
 	}
 	stored.Blob = blob
 	if k.Public != nil && seen.asked(k.Reference) && !seen.isPublic(*k) {
@@ -401,7 +402,7 @@ func (r *roundTrip) proveStored(ctx context.Context, inv *Inventory, s *store.Sn
 	switch p.Untried = errors.As(err, &untried); {
 	case err == nil:
 		p.OK = true
-	case isTransport(err), ClassOf(err) == Changed: // the copy is still there, or its note
+	case isTransport(err), fail.ClassOf(err) == fail.Changed: // the copy is still there, or its note
 		return p, err
 	default:
 		p.Reason = err.Error()

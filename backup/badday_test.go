@@ -16,6 +16,7 @@ import (
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -105,10 +106,10 @@ func TestReaderWithoutExtended(t *testing.T) {
 	if !errors.Is(err, schsm.ErrNoExtended) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v", err)
 	}
-	if _, err := Run(ctx, card, cat, Options{}); !errors.Is(err, schsm.ErrNoExtended) || ClassOf(err) != Failed {
+	if _, err := Run(ctx, card, cat, Options{}); !errors.Is(err, schsm.ErrNoExtended) || fail.ClassOf(err) != fail.Failed {
 		t.Errorf("%v", err)
 	}
-	if _, _, err := Initialise(ctx, card, cat, SetUp{}); !errors.Is(err, schsm.ErrNoExtended) || ClassOf(err) != Failed {
+	if _, _, err := Initialise(ctx, card, cat, SetUp{}); !errors.Is(err, schsm.ErrNoExtended) || fail.ClassOf(err) != fail.Failed {
 		t.Errorf("%v", err)
 	}
 }
@@ -122,12 +123,12 @@ func TestSlowInitialise(t *testing.T) {
 		name  string
 		lost  error
 		stage softtoken.Stage
-		class Class
+		class fail.Class
 		ok    bool
 	}{
-		{"done", errReader, softtoken.After, Failed, true},
-		{"done, seemed pulled", apdu.ErrGone, softtoken.After, Failed, true},
-		{"not done", errReader, softtoken.Before, Failed, false},
+		{"done", errReader, softtoken.After, fail.Failed, true},
+		{"done, seemed pulled", apdu.ErrGone, softtoken.After, fail.Failed, true},
+		{"not done", errReader, softtoken.Before, fail.Failed, false},
 	} {
 		cat := newCatalog(t)
 		token, card := newToken(t, "3.5", "SOFT0200001")
@@ -152,7 +153,7 @@ func TestSlowInitialise(t *testing.T) {
 			Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), Label: "ssh"},
 			Sets:           []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}, MinSOTries: DefaultSOFloor,
 		})
-		if sent != 1 || (err == nil) != c.ok || err != nil && ClassOf(err) != c.class {
+		if sent != 1 || (err == nil) != c.ok || err != nil && fail.ClassOf(err) != c.class {
 			t.Errorf("%s: sent %d times, %v", c.name, sent, err)
 			continue
 		}

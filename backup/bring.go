@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -62,11 +63,11 @@ func (b *Bring) Run(ctx context.Context) (*RestoreReport, error) {
 		b.Person.Show(p)
 	}
 	if p.replaces() && !b.Person.Given() && b.SharesChecked == "" {
-		return nil, usagef("give them with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked KCV",
+		return nil, fail.Usagef("give them with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked KCV",
 			"a key goes for good only if the shares that bring it back were shown in this run")
 	}
 	for _, x := range p.Problems {
-		return nil, &Error{Class: Failed, Code: x.Code, Message: x.Message, Hint: x.Hint}
+		return nil, &fail.Error{Class: fail.Failed, Code: x.Code, Message: x.Message, Hint: x.Hint}
 	}
 	if !loggedIn {
 		if err := b.begin(ctx, p, sealed); err != nil {
@@ -271,7 +272,7 @@ func (b *Bring) loadRest(ctx context.Context, inv *Inventory) (bool, error) {
 		return false, b.otherSnapshot(err)
 	}
 	note, err := TrustToken(ctx, b.Card, b.Catalog, expect.String(), b.trust())
-	var refused *Error
+	var refused *fail.Error
 	if errors.As(err, &refused) && refused.Code == "not-genuine" && b.Trust.Untrusted == "" {
 		return false, nil // it showed its device key when it was empty, and cannot now
 	}
@@ -284,7 +285,7 @@ func (b *Bring) loadRest(ctx context.Context, inv *Inventory) (bool, error) {
 	b.unlock(shares)
 	b.Changed = true
 	if _, err := LoadShares(ctx, b.Card, 0, shares, expect); err != nil {
-		return false, changed(err)
+		return false, fail.After(err)
 	}
 	if note := withChannel(b.Card, ""); note != "" {
 		b.Person.Note("%s", note)
@@ -309,18 +310,18 @@ func (b *Bring) recoveryKey(p *Plan) (dkek.KCV, error) {
 	case len(list) == 1:
 		return dkek.ParseKCV(list[0])
 	case len(list) > 1:
-		return dkek.KCV{}, failf("several-recovery-keys", "restore them one recovery key at a time with --key", "the keys of snapshot %s are under several recovery keys: %s", b.Snapshot.ID, strings.Join(list, ", "))
+		return dkek.KCV{}, fail.Failf("several-recovery-keys", "restore them one recovery key at a time with --key", "the keys of snapshot %s are under several recovery keys: %s", b.Snapshot.ID, strings.Join(list, ", "))
 	case b.Later: // every key was given up
 		return dkek.KCV{}, nil
 	}
-	return dkek.KCV{}, failf("nothing-to-restore", "`hsmbackup show "+b.Snapshot.ID+"` says why", "snapshot %s holds no exported key", b.Snapshot.ID)
+	return dkek.KCV{}, fail.Failf("nothing-to-restore", "`hsmbackup show "+b.Snapshot.ID+"` says why", "snapshot %s holds no exported key", b.Snapshot.ID)
 }
 
 // otherSnapshot adds to shares that give another recovery key which snapshot of
 // the token is under it.
 func (b *Bring) otherSnapshot(err error) error {
 	var mismatch *KCVMismatchError
-	var job *Error
+	var job *fail.Error
 	if !errors.As(err, &mismatch) || !errors.As(err, &job) || b.Snapshot.Adopted {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -61,11 +62,11 @@ func Choose(state *store.State, name, serial string) (s *store.Snapshot, note st
 	}
 	switch len(newest) {
 	case 0:
-		return nil, "", failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
+		return nil, "", fail.Failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
 	case 1:
 		return newest[0], "", nil
 	}
-	return nil, "", refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one with --from", len(newest))
+	return nil, "", fail.Refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one with --from", len(newest))
 }
 
 // Current gives the newest snapshot of each token, whatever serials it had, and

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -91,7 +92,7 @@ func TestFault12ClockRanAhead(t *testing.T) {
 	// Time passes; what was dated ahead looks like yesterday, and is not.
 	*now = right.Add(366 * 24 * time.Hour)
 	unknown("a year later")
-	if err := AcceptClock(cat, ahead+7, "wrong"); ClassOf(err) != Failed {
+	if err := AcceptClock(cat, ahead+7, "wrong"); fail.ClassOf(err) != fail.Failed {
 		t.Errorf("of another entry: %v", err)
 	}
 	if err := AcceptClock(cat, ahead, "the battery was empty"); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -14,13 +15,13 @@ import (
 func CheckClone(from, to *Inventory) error {
 	switch {
 	case from.Serial == "" || to.Serial == "":
-		return failf("no-serial", "only tokens with a device certificate can be told apart", "one of the tokens shows no serial number")
+		return fail.Failf("no-serial", "only tokens with a device certificate can be told apart", "one of the tokens shows no serial number")
 	case from.Serial == to.Serial:
-		return refusef("same-token", "name two tokens with --from and --to", "both are %s", from.Serial)
+		return fail.Refusef("same-token", "name two tokens with --from and --to", "both are %s", from.Serial)
 	case !from.Initialised:
-		return failf("not-initialised", "", "%s is not initialised: there is nothing to clone", from.Serial)
+		return fail.Failf("not-initialised", "", "%s is not initialised: there is nothing to clone", from.Serial)
 	case !to.Initialised:
-		return failf("not-initialised", "`hsmbackup init --token "+to.Serial+" --share FILE …` sets it up, with the shares of the recovery key of "+from.Serial, "%s is not initialised and has no recovery key", to.Serial)
+		return fail.Failf("not-initialised", "`hsmbackup init --token "+to.Serial+" --share FILE …` sets it up, with the shares of the recovery key of "+from.Serial, "%s is not initialised and has no recovery key", to.Serial)
 	}
 	for _, k := range from.Keys {
 		has := slices.ContainsFunc(to.token().Domains, func(d store.Domain) bool { return d.KCV != "" && d.KCV == k.KCV })
@@ -31,7 +32,7 @@ func CheckClone(from, to *Inventory) error {
 		if to.outstanding() {
 			hint = "`hsmbackup dkek load --token " + to.Serial + " --share FILE …` loads the shares that it waits for"
 		}
-		return refusef("kcv-mismatch", hint, "%s of %s is under the recovery key %s, %s has %s", k.Name(), from.Serial, k.KCV, to.Serial, to.recoveryKeys())
+		return fail.Refusef("kcv-mismatch", hint, "%s of %s is under the recovery key %s, %s has %s", k.Name(), from.Serial, k.KCV, to.Serial, to.recoveryKeys())
 	}
 	return nil
 }
@@ -43,7 +44,7 @@ func (inv *Inventory) outstanding() bool {
 
 // CloneReport is what a clone did.
 type CloneReport struct {
-	Verdict
+	fail.Verdict
 	// From is the backup of the first token, To that of the second one after the
 	// restore.
 	From, To *Report
@@ -104,7 +105,7 @@ func (j *CloneJob) Run(ctx context.Context) (*CloneReport, error) {
 		return nil, err
 	}
 	if r.To, err = Run(ctx, j.To.Card, cat, j.To.Backup); err != nil {
-		return nil, changed(fmt.Errorf("%s has the keys, but its own backup failed: %w", second.Serial, err))
+		return nil, fail.After(fmt.Errorf("%s has the keys, but its own backup failed: %w", second.Serial, err))
 	}
 	r.judge()
 	return r, nil
@@ -115,11 +116,11 @@ func (r *CloneReport) judge() {
 	for _, of := range []*Report{r.From, r.To} {
 		for _, k := range of.Keys {
 			if !k.Coverage.Done() {
-				r.add(fmt.Sprintf("%s of %s is %s", k.Key.Name(), of.Snapshot.Token.Serial, k.Coverage))
+				r.Add(fmt.Sprintf("%s of %s is %s", k.Key.Name(), of.Snapshot.Token.Serial, k.Coverage))
 			}
 		}
 		for _, m := range of.Snapshot.Missing {
-			r.add(m.What + " was not kept")
+			r.Add(m.What + " was not kept")
 		}
 	}
 }

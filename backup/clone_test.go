@@ -8,6 +8,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/store"
@@ -96,15 +97,15 @@ func TestClone(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := read(t, cat).Head
-		var job *Error
-		if _, _, err := clone(first, other, nil); !errors.As(err, &job) || job.Class != Refused || job.Hint == "" {
+		var job *fail.Error
+		if _, _, err := clone(first, other, nil); !errors.As(err, &job) || job.Class != fail.Refused || job.Hint == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 		if after := read(t, cat).Head; after.Seq != before.Seq {
 			t.Errorf("%s: something was done before it was refused (%v)", name, err)
 		}
 	}
-	if _, _, err := clone(first, first, nil); ClassOf(err) != Refused {
+	if _, _, err := clone(first, first, nil); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("onto itself: %v", err)
 	}
 	fresh, _ := newToken(t, "3.6", "SOFT0400003")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
 )
@@ -426,7 +427,7 @@ func Accept(inv *Inventory, cat *store.Catalog, which, reason string) (Key, erro
 	}
 	c := newHistory(state).cover(inv, k)
 	if c.Coverage != NotExportable && c.Coverage != Accepted && !(c.Coverage == Unasked && unaskable(k)) {
-		return k, refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported and asked (coverage: %s), so there is nothing to accept", k.Name(), c.Coverage)
+		return k, fail.Refusef("exportable", "`hsmbackup backup` takes it", "%s can be exported and asked (coverage: %s), so there is nothing to accept", k.Name(), c.Coverage)
 	}
 	return k, cat.Append(store.Accepted{Serial: inv.Serial, Reference: int(k.Reference), PublicKey: publicHash(k.Public), Label: k.Label, Reason: reason})
 }

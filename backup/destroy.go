@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -235,7 +236,7 @@ func (w Warrant) look(ctx context.Context, card *schsm.Card) error {
 		return err
 	}
 	if !w.inv.same(now) || now.Serial != w.inv.Serial {
-		return refusef("token-changed", "let the other program finish and run again", "the token changed since it was proven; nothing was deleted")
+		return fail.Refusef("token-changed", "let the other program finish and run again", "the token changed since it was proven; nothing was deleted")
 	}
 	return nil
 }
@@ -253,7 +254,7 @@ func (w Warrant) remove(ctx context.Context, card *schsm.Card, f schsm.FID) erro
 
 func (w Warrant) mayGo(ctx context.Context, card *schsm.Card, h *history, f schsm.FID) error {
 	changed := func(what string) error {
-		return refusef("token-changed", "`hsmbackup status` says what is on the token", "%s is not what this run has proven to come back; it was left alone", what)
+		return fail.Refusef("token-changed", "`hsmbackup status` says what is on the token", "%s is not what this run has proven to come back; it was left alone", what)
 	}
 	if w.only != nil && !slices.Contains(w.only, f.Index()) {
 		return errNoWarrant
@@ -391,7 +392,7 @@ func Making(ctx context.Context, card *schsm.Card, reference byte, do func() err
 			return err
 		}
 		if slices.Contains(fids, schsm.KeyFile(reference)) {
-			return failf("reference-taken", "run again", "a key came to reference %d meanwhile; it was left alone", reference)
+			return fail.Failf("reference-taken", "run again", "a key came to reference %d meanwhile; it was left alone", reference)
 		}
 		for _, f := range []schsm.FID{schsm.KeyFile(reference), schsm.DescriptionFile(reference), schsm.CertificateFile(reference)} {
 			if !slices.Contains(fids, f) {

@@ -11,6 +11,7 @@ import (
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -107,7 +108,7 @@ func TestKeyDomains(t *testing.T) {
 	if Slots(r.Snapshot) != 4 {
 		t.Fatalf("%d slots", Slots(r.Snapshot))
 	}
-	if _, err := SetsFor(r.Snapshot, []*dkek.Share{c, newShare(t, 150)}); ClassOf(err) != Failed || err == nil {
+	if _, err := SetsFor(r.Snapshot, []*dkek.Share{c, newShare(t, 150)}); fail.ClassOf(err) != fail.Failed || err == nil {
 		t.Errorf("a share of another DKEK: %v", err)
 	}
 	if _, err := SetsFor(r.Snapshot, []*dkek.Share{a}); err == nil {
@@ -190,7 +191,7 @@ func TestDomainsRefused(t *testing.T) {
 	}
 	_, old := newToken(t, "2.6", "SOFT0100001")
 	_, _, err := Initialise(ctx, old, nil, SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN(), Domains: 2}, Sets: []DomainSet{set(0, 1, a)}, Trust: Trust{SoftFile: true}})
-	if err == nil || ClassOf(err) != Failed || !strings.Contains(err.Error(), "2.6") {
+	if err == nil || fail.ClassOf(err) != fail.Failed || !strings.Contains(err.Error(), "2.6") {
 		t.Errorf("key domains on an old token: %v", err)
 	}
 }

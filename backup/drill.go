@@ -12,6 +12,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
@@ -56,7 +57,7 @@ func Drill(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot,
 	for _, s := range snapshots {
 		sp := SnapshotProof{ID: s.ID, Token: s.Token.Serial, Missing: s.Missing}
 		report, err := drill(ctx, s, shares, keys, o)
-		var job *Error
+		var job *fail.Error
 		switch {
 		case errors.As(err, &job) && job.Code == "kcv-mismatch":
 			for i := range s.Keys {
@@ -195,7 +196,7 @@ func drillSets(s *store.Snapshot, shares []*dkek.Share) ([]DomainSet, error) {
 	kcv := key.KCV()
 	under := slices.ContainsFunc(s.Keys, func(k store.Key) bool { return k.KCV == kcv.String() })
 	if !under && slices.ContainsFunc(s.Keys, func(k store.Key) bool { return len(k.Blob) > 0 }) {
-		return nil, failf("kcv-mismatch", "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives",
+		return nil, fail.Failf("kcv-mismatch", "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives",
 			"these shares give the recovery key %s, and nothing in snapshot %s is under it", kcv, s.ID)
 	}
 	return []DomainSet{{Shares: len(shares), Load: shares, Expect: kcv}}, nil

@@ -9,14 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
 
 func refusedWith(t *testing.T, when, code string, err error) {
 	t.Helper()
-	var job *Error
-	if !errors.As(err, &job) || job.Class != Refused || job.Code != code {
+	var job *fail.Error
+	if !errors.As(err, &job) || job.Class != fail.Refused || job.Code != code {
 		t.Errorf("%s: %v", when, err)
 	}
 }
@@ -133,7 +134,7 @@ func TestChangedWhileEmptied(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		var job *Error
+		var job *fail.Error
 		if !errors.As(err, &job) || job.Code != c.code || c.deleted >= 0 && u.Deleted != c.deleted {
 			t.Errorf("%s: %v, %d deletions", c.what, err, u.Deleted)
 		}

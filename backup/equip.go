@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -72,10 +73,10 @@ func (w *Work) ensure() error {
 // can be done.
 func (w *Work) mayWipe(inv *Inventory) error {
 	keys, err := AtFirstSight(inv, w.Catalog)
-	if err == nil || ClassOf(err) != Refused || !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return !k.Coverage.Done() && NoBackupTakes(k) }) {
+	if err == nil || fail.ClassOf(err) != fail.Refused || !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return !k.Coverage.Done() && NoBackupTakes(k) }) {
 		return err
 	}
-	refused := *err.(*Error)
+	refused := *err.(*fail.Error)
 	refused.Hint += "\na key that no backup can take: `hsmbackup rotate` makes its successor on another token; once it is not needed any more, delete it (pkcs11-tool --delete-object)"
 	return &refused
 }
@@ -119,7 +120,7 @@ func (w *Work) equip(ctx context.Context, inv *Inventory, s SetUp, assign func(*
 	s.Trust, s.MinSOTries = w.trust(), w.MinSOTries
 	if most := mostTries(pin.Len()); s.Initialisation.PINTries > most {
 		if s.Origin == "init" {
-			return nil, usagef("", "a PIN of %d characters may have %d tries at most", pin.Len(), most)
+			return nil, fail.Usagef("", "a PIN of %d characters may have %d tries at most", pin.Len(), most)
 		}
 		w.Person.Note("the PIN gets %d tries, not %d as it had: its length allows no more", most, s.Initialisation.PINTries)
 		s.Initialisation.PINTries = most

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -348,12 +349,12 @@ func CheckTypedKCV(inv *Inventory, state *store.State, kcv string) error {
 			continue
 		}
 		if state.Shares[d.KCV].Random || d.Shares == 0 {
-			return refusef("random-key", "`hsmbackup status` says what can be done",
+			return fail.Refusef("random-key", "`hsmbackup status` says what can be done",
 				"the recovery key %s is random: the token made it up, and there are no shares that could have been checked", d.KCV)
 		}
 		return nil
 	}
-	return refusef("kcv-mismatch", "those shares are of another recovery key",
+	return fail.Refusef("kcv-mismatch", "those shares are of another recovery key",
 		"%q is the KCV of no recovery key of this token, which has %s", kcv, inv.recoveryKeys())
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
@@ -135,7 +136,7 @@ func newBundle(s *store.Snapshot, o ExportOptions) (*bundle, error) {
 	for _, f := range b.files { // whatever they are made of, they lie within the folder
 		for part := range strings.SplitSeq(f.name, "/") {
 			if !store.IsAttachmentName(part) {
-				return nil, failf("bad-snapshot", "", "%q is no name for a file of an export", f.name)
+				return nil, fail.Failf("bad-snapshot", "", "%q is no name for a file of an export", f.name)
 			}
 		}
 	}
@@ -192,7 +193,7 @@ func named(fixed, label string) string {
 // addKey adds all files of one key.
 func (b *bundle) addKey(k *store.Key, o ExportOptions) error {
 	if k.Reference < 0 || k.Reference > 255 {
-		return failf("bad-snapshot", "", "key reference %d is not within 1 to 255", k.Reference)
+		return fail.Failf("bad-snapshot", "", "key reference %d is not within 1 to 255", k.Reference)
 	}
 	stem := b.free(named(fmt.Sprintf("key-%03d", k.Reference), k.Label))
 	m := exportKey{
@@ -363,11 +364,11 @@ func (b *bundle) addFiles(s *store.Snapshot) error {
 	for i, f := range s.Files {
 		n, err := strconv.ParseUint(f.FID, 16, 16)
 		if err != nil || len(f.FID) != 4 {
-			return failf("bad-snapshot", "", "file id %q is not 4 hex digits", f.FID)
+			return fail.Failf("bad-snapshot", "", "file id %q is not 4 hex digits", f.FID)
 		}
 		fids[i] = schsm.FID(n)
 		if slices.Contains(fids[:i], fids[i]) {
-			return failf("bad-snapshot", "", "file %s is in the snapshot twice", fids[i])
+			return fail.Failf("bad-snapshot", "", "file %s is in the snapshot twice", fids[i])
 		}
 		var d *pkcs15.ObjectDescription
 		switch fids[i].Prefix() {
@@ -428,7 +429,7 @@ func writeFolder(dir string, files []exportFile, before func(step string) error)
 		before = func(string) error { return nil }
 	}
 	if dir == "" { // Clean would make it the current folder
-		return failf("no-folder", "name a folder to export into", "no folder is named")
+		return fail.Failf("no-folder", "name a folder to export into", "no folder is named")
 	}
 	dir = filepath.Clean(dir)
 	there, err := emptyFolder(dir)
@@ -457,7 +458,7 @@ func writeFolder(dir string, files []exportFile, before func(step string) error)
 	}
 	err = os.Rename(temp, dir)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) {
-		return refusef("not-empty", "name a folder that does not exist", "%s appeared while the export was written; it was left alone", dir)
+		return fail.Refusef("not-empty", "name a folder that does not exist", "%s appeared while the export was written; it was left alone", dir)
 	}
 	if err != nil {
 		return writeFailed(dir, err)
@@ -469,31 +470,31 @@ func writeFolder(dir string, files []exportFile, before func(step string) error)
 }
 
 func writeFailed(dir string, err error) error {
-	return &Error{Class: Failed, Code: "export-failed", Message: fmt.Sprintf("%s: the export could not be written: %v; nothing of it was left", dir, err), Hint: "the folder that it goes into must exist, be writable and have room", Err: err}
+	return &fail.Error{Class: fail.Failed, Code: "export-failed", Message: fmt.Sprintf("%s: the export could not be written: %v; nothing of it was left", dir, err), Hint: "the folder that it goes into must exist, be writable and have room", Err: err}
 }
 
 // emptyFolder tells whether an empty folder is there already; the error is
 // Refused for anything else that is.
 func emptyFolder(dir string) (bool, error) {
 	if dir == "" {
-		return false, failf("no-folder", "name a folder that does not exist or is empty", "no folder named for the export")
+		return false, fail.Failf("no-folder", "name a folder that does not exist or is empty", "no folder named for the export")
 	}
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
-		return false, refusef("not-empty", "name a folder that does not exist or is empty", "%s is there and is no folder", dir)
+		return false, fail.Refusef("not-empty", "name a folder that does not exist or is empty", "%s is there and is no folder", dir)
 	}
 	var list []fs.DirEntry
 	if err == nil {
 		list, err = os.ReadDir(dir)
 	}
 	if err != nil {
-		return false, refusef("not-empty", "name a folder that does not exist or is empty", "%s cannot be looked into: %v", dir, err)
+		return false, fail.Refusef("not-empty", "name a folder that does not exist or is empty", "%s cannot be looked into: %v", dir, err)
 	}
 	if len(list) > 0 {
-		return false, refusef("not-empty", "name a folder that does not exist or is empty", "%s is not empty; an export never mixes with other files", dir)
+		return false, fail.Refusef("not-empty", "name a folder that does not exist or is empty", "%s is not empty; an export never mixes with other files", dir)
 	}
 	return true, nil
 }
@@ -566,7 +567,7 @@ func publishInto(dir, temp string, before func(step string) error) (err error) {
 		return writeFailed(dir, err)
 	}
 	if len(now) != 1 {
-		return refusef("not-empty", "name a folder that does not exist or is empty", "files appeared in %s while the export was written; they were left alone", dir)
+		return fail.Refusef("not-empty", "name a folder that does not exist or is empty", "files appeared in %s while the export was written; they were left alone", dir)
 	}
 	var names, moved []string
 	for _, e := range list {

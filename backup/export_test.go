@@ -27,6 +27,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
@@ -487,18 +488,18 @@ func TestExportRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	refused := map[string]Class{file: Refused, full: Refused, "": Failed, filepath.Join(root, "none", "out"): Failed}
+	refused := map[string]fail.Class{file: fail.Refused, full: fail.Refused, "": fail.Failed, filepath.Join(root, "none", "out"): fail.Failed}
 	if runtime.GOOS != "windows" {
 		link := filepath.Join(root, "link")
 		if err := os.Symlink(filepath.Join(root, "nowhere"), link); err != nil {
 			t.Fatal(err)
 		}
-		refused[link] = Refused
+		refused[link] = fail.Refused
 	}
 	before := under(t, root)
 	for dir, class := range refused {
 		_, err := Export(dir, s, ExportOptions{})
-		if err == nil || ClassOf(err) != class {
+		if err == nil || fail.ClassOf(err) != class {
 			t.Errorf("%q: %v", dir, err)
 		}
 	}
@@ -529,7 +530,7 @@ func TestExportIntoEmptyFolder(t *testing.T) {
 	if diff := cmp.Diff(r.Files, under(t, dir)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := Export(dir, exampleSnapshot(t), ExportOptions{}); ClassOf(err) != Refused {
+	if _, err := Export(dir, exampleSnapshot(t), ExportOptions{}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("again: %v", err)
 	}
 	if diff := cmp.Diff(r.Files, under(t, dir)); diff != "" {
@@ -538,7 +539,7 @@ func TestExportIntoEmptyFolder(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, name := range []string{"here", ".", "./here2/"} {
 		_, err := Export(name, exampleSnapshot(t), ExportOptions{})
-		if wantRefused := name == "."; (ClassOf(err) == Refused) != wantRefused || (err != nil) != wantRefused {
+		if wantRefused := name == "."; (fail.ClassOf(err) == fail.Refused) != wantRefused || (err != nil) != wantRefused {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -580,7 +581,7 @@ func TestExportFailsAtEachStep(t *testing.T) {
 				}
 				return nil
 			})
-			if !errors.Is(err, full) || ClassOf(err) != Failed {
+			if !errors.Is(err, full) || fail.ClassOf(err) != fail.Failed {
 				t.Errorf("%s: %v", at, err)
 			}
 			list, _ := os.ReadDir(root)
@@ -600,7 +601,7 @@ func TestExportFailsAtEachStep(t *testing.T) {
 			}
 			return os.WriteFile(filepath.Join(dir, "theirs"), nil, 0o600)
 		})
-		if left := under(t, root); ClassOf(err) != Refused || !slices.Equal(left, []string{"out/theirs"}) {
+		if left := under(t, root); fail.ClassOf(err) != fail.Refused || !slices.Equal(left, []string{"out/theirs"}) {
 			t.Errorf("somebody came between: %v, left %q", err, left)
 		}
 		root, dir = folder()

@@ -7,6 +7,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/store"
@@ -91,7 +92,7 @@ func TestBackupPulledAtEveryCommand(t *testing.T) {
 					t.Fatalf("stage %d, command %d: %d copies", stage, n, u)
 				} else if u == 1 {
 					left++
-					if ClassOf(err) != Changed {
+					if fail.ClassOf(err) != fail.Changed {
 						t.Errorf("stage %d, command %d left a copy but says that nothing was changed: %v", stage, n, err)
 					}
 				}

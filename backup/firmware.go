@@ -16,6 +16,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -247,7 +248,7 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 	if r.Report, err = Run(ctx, card, cat, o.options()); err != nil {
 		return nil, err
 	}
-	fail := func(err error) (*Readiness, error) { return nil, changed(err) }
+	fail := func(err error) (*Readiness, error) { return nil, fail.After(err) }
 	if len(o.Shares) > 0 {
 		if err := r.open(ctx, cat, o); err != nil {
 			return fail(err)
@@ -264,7 +265,7 @@ func PrepareUpdate(ctx context.Context, card *schsm.Card, cat *store.Catalog, o 
 func (o UpdateOptions) recordShares(cat *store.Catalog, inv *Inventory) error {
 	sets, left := AssignShares(inv.token().Domains, o.Shares)
 	if len(left) > 0 {
-		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
+		return fail.Refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
 	}
 	for _, set := range sets {
 		if len(set.Load) > 0 {
@@ -277,7 +278,7 @@ func (o UpdateOptions) recordShares(cat *store.Catalog, inv *Inventory) error {
 }
 
 func sharesNotSeen(kcv ...store.KCV) error {
-	return refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+kcv[0]+", the KCV that it shows",
+	return fail.Refusef("shares-not-seen", "give them now with --share FILE; or run `hsmbackup dkek check SHARE…` where they are and come back with --shares-checked "+kcv[0]+", the KCV that it shows",
 		"nobody has shown shares of the recovery key %s in this run, and without them nothing comes back", strings.Join(kcv, ", "))
 }
 
@@ -309,7 +310,7 @@ func (r *Readiness) leave(ctx context.Context, card *schsm.Card, cat *store.Cata
 		lost = append(lost, r.Report.gaps()...)
 	}
 	if len(lost) > 0 {
-		return refusef("not-covered", "`hsmbackup status` says what can be done; --share FILE opens what no round trip can prove; a key that may go for good is named with --discard KEY",
+		return fail.Refusef("not-covered", "`hsmbackup status` says what can be done; --share FILE opens what no round trip can prove; a key that may go for good is named with --discard KEY",
 			"an update wants the token empty, and not everything on it would come back: %s", strings.Join(lost, "; "))
 	}
 	for _, kcv := range slices.Sorted(maps.Keys(e.recovery)) {
@@ -346,7 +347,7 @@ func noneVanished(inv *Inventory, state *store.State) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	return refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good, `hsmbackup backup` takes note of that",
+	return fail.Refusef("keys-gone", "`hsmbackup restore` puts them back; if they were deleted for good, `hsmbackup backup` takes note of that",
 		"snapshot %s brings back what is not on the token any more, and so would not be on its successor: %s", s.ID, strings.Join(gone, ", "))
 }
 
@@ -378,7 +379,7 @@ func underUpdate(inv *Inventory, cat *store.Catalog) error {
 	}
 	for _, u := range list {
 		if u.Serial == inv.Serial && u.Phase != UpdateRestoring && (u.Phase == UpdateEmptied || u.Deleted > 0 || u.Intent) {
-			return refusef("under-update", "`hsmbackup firmware-update` goes on with it, with --abort it puts everything back",
+			return fail.Refusef("under-update", "`hsmbackup firmware-update` goes on with it, with --abort it puts everything back",
 				"a firmware update has emptied %s, or part of it: a snapshot of what is left would be taken for the newest, in place of %s", inv.Serial, u.Snapshot)
 		}
 	}
@@ -406,7 +407,7 @@ func (r *Readiness) open(ctx context.Context, cat *store.Catalog, o UpdateOption
 			return err
 		}
 		if v.Damaged() {
-			return &Error{Class: Damaged, Code: "damaged", Message: "the snapshot does not open with these shares as it should: " + v.first(), Hint: "`hsmbackup verify --offline --share FILE` says all of it"}
+			return &fail.Error{Class: fail.Damaged, Code: "damaged", Message: "the snapshot does not open with these shares as it should: " + v.first(), Hint: "`hsmbackup verify --offline --share FILE` says all of it"}
 		}
 	}
 	v, err := Drill(ctx, cat, []*store.Snapshot{s}, o.Shares, DrillOptions{NewToken: o.NewToken, Progress: o.Progress, Started: started})
@@ -414,7 +415,7 @@ func (r *Readiness) open(ctx context.Context, cat *store.Catalog, o UpdateOption
 		return err
 	}
 	if v.Damaged() {
-		return &Error{Class: Damaged, Code: "damaged", Message: "a restore in memory found damage: " + v.first(), Hint: "`hsmbackup drill --share FILE` says all of it"}
+		return &fail.Error{Class: fail.Damaged, Code: "damaged", Message: "a restore in memory found damage: " + v.first(), Hint: "`hsmbackup drill --share FILE` says all of it"}
 	}
 	r.Drilled = v.Took
 	return nil
@@ -460,7 +461,7 @@ func copyPlace(cat *store.Catalog, to string, sameDisk bool) (path string, same 
 		return "", false, head, err
 	}
 	if same && !sameDisk {
-		return "", true, head, refusef("same-disk", "name a place on another disk, a stick or a mounted share; or type --same-disk-anyway", "%s is on the catalog's own file system: one broken disk would take both", to)
+		return "", true, head, fail.Refusef("same-disk", "name a place on another disk, a stick or a mounted share; or type --same-disk-anyway", "%s is on the catalog's own file system: one broken disk would take both", to)
 	}
 	return path, same, head, nil
 }
@@ -479,7 +480,7 @@ func CheckCopyPlace(cat *store.Catalog, to string, sameDisk bool) error {
 }
 
 func copyExists(path string) error {
-	return refusef("copy-exists", "name another file, or a folder", "%s exists already and is no copy of the catalog as it is now; it was left alone", path)
+	return fail.Refusef("copy-exists", "name another file, or a folder", "%s exists already and is no copy of the catalog as it is now; it was left alone", path)
 }
 
 // CopyCatalog copies the catalog to a file, or under a name of its own into a
@@ -550,7 +551,7 @@ func (u *Update) here(ctx context.Context, card *schsm.Card) (*Inventory, error)
 		return nil, err
 	}
 	if inv.Serial != u.Serial {
-		return nil, refusef("wrong-token", "plug in the token that the update is of", "the firmware update is of %s, this is %s; nothing was deleted", u.Serial, orNone(inv.Serial))
+		return nil, fail.Refusef("wrong-token", "plug in the token that the update is of", "the firmware update is of %s, this is %s; nothing was deleted", u.Serial, orNone(inv.Serial))
 	}
 	return inv, nil
 }
@@ -577,33 +578,33 @@ func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Up
 	for i, f := range left {
 		o.progress("deleting "+f.String(), i, len(left))
 		if err := ctx.Err(); err != nil {
-			return changed(err)
+			return fail.After(err)
 		}
 		u.Intent = true
 		if err := u.put(cat); err != nil {
-			return changed(err)
+			return fail.After(err)
 		}
 		if err := w.remove(ctx, card, f); err != nil {
-			return changed(err)
+			return fail.After(err)
 		}
 		u.Deleted, u.Intent = min(u.Deleted+1, len(u.Files)), false
 		if err := u.put(cat); err != nil {
-			return changed(err)
+			return fail.After(err)
 		}
 	}
 	o.progress("deleted", len(left), len(left))
 	if inv, err = Take(ctx, card); err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	if left := inv.files(); len(left) > 0 {
-		return &Error{Class: Changed, Code: "not-empty", Message: fmt.Sprintf("the token still holds %v, which came while it was emptied", left), Hint: "`hsmbackup firmware-update --abort` puts everything back; then begin anew"}
+		return &fail.Error{Class: fail.Changed, Code: "not-empty", Message: fmt.Sprintf("the token still holds %v, which came while it was emptied", left), Hint: "`hsmbackup firmware-update --abort` puts everything back; then begin anew"}
 	}
 	if err := dropAnchor(ctx, card, cat, inv); err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	u.Phase, u.Deleted = UpdateEmptied, len(u.Files)
 	if err := u.put(cat); err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	return u.log(cat, store.UpdateEmptied)
 }
@@ -611,7 +612,7 @@ func EmptyToken(ctx context.Context, card *schsm.Card, cat *store.Catalog, u *Up
 func (u *Update) log(cat *store.Catalog, step string) error {
 	err := cat.Append(store.UpdateStep{Serial: u.Serial, Firmware: u.Firmware, Snapshot: u.Snapshot, Step: step, Successor: u.Successor, Discarded: u.Discarded})
 	if err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	return nil
 }
@@ -629,7 +630,7 @@ func (u *Update) snapshot(cat *store.Catalog) (*store.Snapshot, error) {
 		return nil, err
 	}
 	if s.Hash != u.Hash {
-		return nil, &Error{Class: Damaged, Code: "catalog-damaged", Message: "snapshot " + u.Snapshot + " is not the one that the update began with", Hint: "`hsmbackup check` says what does not check out"}
+		return nil, &fail.Error{Class: fail.Damaged, Code: "catalog-damaged", Message: "snapshot " + u.Snapshot + " is not the one that the update began with", Hint: "`hsmbackup check` says what does not check out"}
 	}
 	return s, nil
 }
@@ -642,7 +643,7 @@ func (u *Update) checkCopy(cat *store.Catalog) error {
 	}
 	for _, c := range CheckCopies(state) {
 		if c.Path == u.Copy && c.Reached && c.Damage != "" {
-			return refusef("copy-damaged", "mend the copy's place and run with --copy-to again", "the copy of the catalog at %s does not check out any more (%s); nothing more is deleted", u.Copy, c.Damage)
+			return fail.Refusef("copy-damaged", "mend the copy's place and run with --copy-to again", "the copy of the catalog at %s does not check out any more (%s); nothing more is deleted", u.Copy, c.Damage)
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/store"
@@ -263,8 +264,8 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	}
 	refused := func(when, code string, n *int, err error) {
 		t.Helper()
-		var job *Error
-		if !errors.As(err, &job) || job.Class != Refused || job.Code != code || *n > 0 {
+		var job *fail.Error
+		if !errors.As(err, &job) || job.Class != fail.Refused || job.Code != code || *n > 0 {
 			t.Errorf("%s: %v, %d deletions", when, err, *n)
 		}
 	}
@@ -319,7 +320,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	}
 
 	// A copy beside the catalog.
-	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); ClassOf(err) != Refused {
+	if _, _, err := CopyCatalog(cat, filepath.Dir(cat.Path())+"/elsewhere/", false); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("a copy on the same disk: %v", err)
 	}
 	if copies := read(t, cat).Copies; len(copies) > 0 {
@@ -333,7 +334,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 	if err := os.WriteFile(occupied, []byte("something else"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := CopyCatalog(cat, occupied, true); ClassOf(err) != Refused {
+	if _, _, err := CopyCatalog(cat, occupied, true); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("over another file: %v", err)
 	}
 
@@ -393,7 +394,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 
 	_, card, cat, u, w, n = begin()
 	u.Hash[0] ^= 1
-	if err := EmptyToken(ctx, card, cat, u, w, nil); ClassOf(err) != Damaged || *n > 0 {
+	if err := EmptyToken(ctx, card, cat, u, w, nil); fail.ClassOf(err) != fail.Damaged || *n > 0 {
 		t.Errorf("another snapshot than it began with: %v, %d deletions", err, *n)
 	}
 
@@ -446,7 +447,7 @@ func TestFirmwareUpdateNotProven(t *testing.T) {
 		t.Fatalf("%+v", c)
 	}
 	token.Reset()
-	var job *Error // the offline proof is of another run
+	var job *fail.Error // the offline proof is of another run
 	if _, err := updateRun(t, token, cat, share, UpdateOptions{}); !errors.As(err, &job) || job.Code != "not-covered" {
 		t.Errorf("%v", err)
 	}
@@ -456,7 +457,7 @@ func TestFirmwareUpdateNotProven(t *testing.T) {
 		token, err := softtoken.New(softtoken.Options{})
 		return token, token.Close, err
 	}}
-	if _, err := updateRun(t, token, cat, share, UpdateOptions{Shares: []*dkek.Share{newShare(t, 9)}}); ClassOf(err) != Refused {
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{Shares: []*dkek.Share{newShare(t, 9)}}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("shares of another recovery key: %v", err)
 	}
 	if phase, err := updateRun(t, token, cat, share, o); err != nil || phase != UpdateEmptied || drills != 1 {
@@ -535,7 +536,7 @@ func TestSuccessor(t *testing.T) {
 	}
 	initToken(t, strangerCard, nil, share)
 	generate(t, strangerCard, 1, "P-256", "somebody's", []byte{1})
-	if err := Succeed(cat, u, inv(stranger)); ClassOf(err) != Refused {
+	if err := Succeed(cat, u, inv(stranger)); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("it holds keys of its own: %v", err)
 	}
 	if u.Phase != UpdateEmptied {
@@ -553,7 +554,7 @@ func TestSuccessor(t *testing.T) {
 		t.Fatalf("%s, %v", phase, err)
 	}
 	fresh, _ := newToken(t, "3.6", "SOFT0400010")
-	if _, _, err := FindUpdate(cat, inv(fresh), ""); ClassOf(err) != Refused {
+	if _, _, err := FindUpdate(cat, inv(fresh), ""); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("two are away: %v", err)
 	}
 	if u, _, err := FindUpdate(cat, inv(fresh), "SOFT0200006"); err != nil || u.Serial != "SOFT0200006" {

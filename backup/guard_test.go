@@ -11,6 +11,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/softtoken"
@@ -111,7 +112,7 @@ func TestNotExportable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := guardWipe(t, card, cat); ClassOf(err) != Refused {
+	if err := guardWipe(t, card, cat); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("a wipe would lose it: %v", err)
 	}
 	if _, err := Accept(inv, cat, "stays", "a test key"); err != nil {
@@ -120,7 +121,7 @@ func TestNotExportable(t *testing.T) {
 	if c := coverageOf(t, card, cat)[0]; c.Coverage != Accepted || c.Reason != "a test key" {
 		t.Errorf("%+v", c)
 	}
-	if err := guardWipe(t, card, cat); ClassOf(err) != Refused || !strings.Contains(err.Error(), "lost for good") {
+	if err := guardWipe(t, card, cat); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "lost for good") {
 		t.Errorf("accepted is not restorable: %v", err)
 	}
 	if v, err := Check(cat, nil, 0); err != nil || !v.OK() || !v.Snapshots[0].Keys[0].Accepted {
@@ -139,7 +140,7 @@ func TestGuardWipe(t *testing.T) {
 	initToken(t, card, cat, share)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	setUp := SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN()}, Sets: []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}}
-	if _, _, err := Initialise(ctx, card, cat, setUp); ClassOf(err) != Refused || !strings.Contains(err.Error(), "missing") {
+	if _, _, err := Initialise(ctx, card, cat, setUp); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "missing") {
 		t.Fatalf("a wipe before any backup: %v", err)
 	}
 	if _, err := Run(ctx, card, cat, Options{}); err != nil {
@@ -148,7 +149,7 @@ func TestGuardWipe(t *testing.T) {
 	if err := card.WriteFile(ctx, 0xCF00, []byte("notes")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Initialise(ctx, card, cat, setUp); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CF00") {
+	if _, _, err := Initialise(ctx, card, cat, setUp); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "CF00") {
 		t.Fatalf("a data object that is in no snapshot: %v", err)
 	}
 	if err := card.DeleteFile(ctx, 0xCF00); err != nil {
@@ -188,7 +189,7 @@ func TestInitialiseRefuses(t *testing.T) {
 		"the floor":   func() SetUp { s := base(); s.MinSOTries = 16; return s }(),
 		"a short PIN": func() SetUp { s := base(); s.Initialisation.PIN = secret.New([]byte("123")); return s }(),
 	} {
-		if _, _, err := Initialise(ctx, card, nil, s); err == nil || touched || ClassOf(err) == Changed {
+		if _, _, err := Initialise(ctx, card, nil, s); err == nil || touched || fail.ClassOf(err) == fail.Changed {
 			t.Errorf("%s: %v, token touched: %v", name, err, touched)
 		}
 	}
@@ -215,10 +216,10 @@ func TestTrust(t *testing.T) {
 	if err := trust(Trust{SoftFile: true}); err != nil {
 		t.Errorf("soft:FILE: %v", err)
 	}
-	if err := trust(Trust{}); ClassOf(err) != Refused {
+	if err := trust(Trust{}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("a software token in a reader: %v", err)
 	}
-	if err := trust(Trust{Untrusted: "SOFT0200002"}); ClassOf(err) != Refused {
+	if err := trust(Trust{Untrusted: "SOFT0200002"}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("another serial typed: %v", err)
 	}
 	if err := trust(Trust{Untrusted: "SOFT0200001"}); err != nil {
@@ -232,7 +233,7 @@ func TestTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tr := range []Trust{{SoftFile: true}, {Untrusted: "SOFT0200001"}} {
-		if err := trust(tr); ClassOf(err) != Refused {
+		if err := trust(tr); fail.ClassOf(err) != fail.Refused {
 			t.Errorf("shares of hardware, %+v: %v", tr, err)
 		}
 	}
@@ -252,7 +253,7 @@ func TestPlanConflicts(t *testing.T) {
 	if err != nil || len(p.Problems) != 1 || p.Problems[0].Code != "kcv-mismatch" {
 		t.Fatalf("another DKEK: %+v, %v", p, err)
 	}
-	if _, err := Restore(ctx, card, cat, p, RestoreOptions{}); err == nil || ClassOf(err) != Failed {
+	if _, err := Restore(ctx, card, cat, p, RestoreOptions{}); err == nil || fail.ClassOf(err) != fail.Failed {
 		t.Errorf("restored under another DKEK: %v", err)
 	}
 	_, card = newToken(t, "3.6", "SOFT0400002")
@@ -359,7 +360,7 @@ func TestProtectedData(t *testing.T) {
 	if err != nil || r.Complete() || len(r.Snapshot.Files) != 0 || len(r.Snapshot.Missing) != 1 || !strings.Contains(r.Snapshot.Missing[0].What, "CD05") {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if err := guardWipe(t, card, cat, share); ClassOf(err) != Refused || !strings.Contains(err.Error(), "CD05") {
+	if err := guardWipe(t, card, cat, share); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "CD05") {
 		t.Errorf("%v", err)
 	}
 

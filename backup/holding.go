@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -19,11 +20,11 @@ import (
 // cannot is a token wiped whose keys were not asked.
 func (s SetUp) leave(ctx context.Context, card *schsm.Card, cat *store.Catalog, inv *Inventory) (Warrant, error) {
 	if !inv.PIN.Verified && !s.Holding.PINUnknown {
-		return Warrant{}, refusef("token-pin", "give it with --token-pin SOURCE; if nobody knows it, leave the answer on the terminal empty",
+		return Warrant{}, fail.Refusef("token-pin", "give it with --token-pin SOURCE; if nobody knows it, leave the answer on the terminal empty",
 			"%s holds %s: before it is wiped each key has to answer, and for that it takes the PIN that the token has now", orNone(inv.Serial), inv.contents())
 	}
 	if cat == nil {
-		return Warrant{}, refusef("not-covered", "`hsmbackup backup` first", "initialising wipes the token, and there is no catalog to bring back what it holds: %s", inv.contents())
+		return Warrant{}, fail.Refusef("not-covered", "`hsmbackup backup` first", "initialising wipes the token, and there is no catalog to bring back what it holds: %s", inv.contents())
 	}
 	state, err := cat.Reread()
 	if err != nil {
@@ -39,12 +40,12 @@ func (s SetUp) leave(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 			return s.leaveUnasked(ctx, cat, state, inv)
 		}
 		if inv, err = Take(ctx, card); err != nil {
-			return Warrant{}, changed(err)
+			return Warrant{}, fail.After(err)
 		}
 	}
 	w, err := s.leaveAsked(ctx, card, cat, state, inv)
 	if err != nil && unblocked {
-		err = changed(err) // the PIN is another one now
+		err = fail.After(err) // the PIN is another one now
 	}
 	return w, err
 }
@@ -130,7 +131,7 @@ func (s SetUp) leaveAsked(ctx context.Context, card *schsm.Card, cat *store.Cata
 }
 
 func wouldBeLost(lost []string) error {
-	return refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left",
+	return fail.Refusef("not-covered", "`hsmbackup backup` first, then `hsmbackup status` says what is left",
 		"initialising wipes the token, and not everything on it would come back: %s", strings.Join(lost, "; "))
 }
 
@@ -159,7 +160,7 @@ func (s SetUp) recoveryKeys(e *Evidence, state *store.State, inv *Inventory) err
 // another public half than the one that was backed up is not among them.
 func (s SetUp) leaveUnasked(ctx context.Context, cat *store.Catalog, state *store.State, inv *Inventory) (Warrant, error) {
 	if s.Holding.Consent.TypeBack == nil {
-		return Warrant{}, refusef("unasked", "run this on a terminal",
+		return Warrant{}, fail.Refusef("unasked", "run this on a terminal",
 			"%s holds %s, and nothing can make it answer; what is wiped unasked has to be typed, one by one", orNone(inv.Serial), inv.contents())
 	}
 	e := newEvidence(inv)

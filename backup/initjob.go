@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 )
 
@@ -85,11 +86,11 @@ func (j *InitJob) fit(given *Shares) error {
 		}
 	}
 	if given.Count > j.Shares && !j.NoDKEK {
-		return usagef("", "%s are given, but --shares says %d", count(given.Count, "share"), j.Shares)
+		return fail.Usagef("", "%s are given, but --shares says %d", count(given.Count, "share"), j.Shares)
 	}
 	for _, s := range given.Sets {
 		if s.Shares != j.Shares {
-			return usagef("", "%s: its recovery key has %s, the token would be set up for %d", s.Name, count(s.Shares, "share"), j.Shares)
+			return fail.Usagef("", "%s: its recovery key has %s, the token would be set up for %d", s.Name, count(s.Shares, "share"), j.Shares)
 		}
 	}
 	return nil

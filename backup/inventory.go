@@ -12,6 +12,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -383,13 +384,13 @@ func (inv *Inventory) FindKey(which string) (Key, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return Key{}, failf("no-such-key", "`hsmbackup status` lists the keys with reference, ID and label", "no key on this token has the reference, ID or label %q", which)
+		return Key{}, fail.Failf("no-such-key", "`hsmbackup status` lists the keys with reference, ID and label", "no key on this token has the reference, ID or label %q", which)
 	}
 	var references []string
 	for _, k := range found {
 		references = append(references, fmt.Sprint(k.Reference))
 	}
-	return Key{}, failf("ambiguous-key", "name it by its reference", "%q fits several keys: references %s", which, strings.Join(references, ", "))
+	return Key{}, fail.Failf("ambiguous-key", "name it by its reference", "%q fits several keys: references %s", which, strings.Join(references, ", "))
 }
 
 // trim cuts what a file holds to its first TLV; what is no TLV stays as it is.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -41,20 +42,20 @@ func (j *LoadJob) Run(ctx context.Context) (*LoadReport, error) {
 	}
 	switch {
 	case missing < 0:
-		return nil, failf("no-dkek", "`hsmbackup init` sets a token up for one; that wipes it", "%s has no place for a recovery key here", name)
+		return nil, fail.Failf("no-dkek", "`hsmbackup init` sets a token up for one; that wipes it", "%s has no place for a recovery key here", name)
 	case missing == 0:
-		return nil, failf("dkek-complete", "", "%s has its recovery key already: no share is missing", name)
+		return nil, fail.Failf("dkek-complete", "", "%s has its recovery key already: no share is missing", name)
 	}
 	given, err := j.Person.Gather(ctx, j.Catalog)
 	if err != nil {
 		return nil, err
 	}
 	if missing < given.Count {
-		return nil, failf("too-many-shares", "", "%s misses %s, %d are given", name, count(missing, "share"), given.Count)
+		return nil, fail.Failf("too-many-shares", "", "%s misses %s, %d are given", name, count(missing, "share"), given.Count)
 	}
 	for _, s := range given.Sets {
 		if s.Shares != slots {
-			return nil, failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.Name, count(s.Shares, "share"), name, slots)
+			return nil, fail.Failf("other-shares", "`hsmbackup init --shares` sets a token up for as many; that wipes it", "%s: the recovery key has %s, %s is set up for %d", s.Name, count(s.Shares, "share"), name, slots)
 		}
 	}
 	shares, err := j.Person.Open(ctx, j.Catalog)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -12,7 +13,7 @@ import (
 func ParseFate(word string) (store.Fate, error) {
 	f := store.Fate(strings.ToLower(strings.TrimSpace(word)))
 	if !slices.Contains([]store.Fate{store.Broken, store.Lost, store.Stolen, store.Wiped}, f) {
-		return "", failf("no-such-fate", "broken, lost, stolen or wiped", "%q is not what a token can have become", word)
+		return "", fail.Failf("no-such-fate", "broken, lost, stolen or wiped", "%q is not what a token can have become", word)
 	}
 	return f, nil
 }

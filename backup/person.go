@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
 )
@@ -69,7 +70,7 @@ type SharesSet struct {
 func (s *Shares) whole() error {
 	for _, set := range s.Sets {
 		if n := set.Shares - s.Count; n > 0 {
-			return failf("missing-shares", "give them all: one --share for each file",
+			return fail.Failf("missing-shares", "give them all: one --share for each file",
 				"%s: the recovery key has %d shares, and %d of them are not here", set.Name, set.Shares, n)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -172,7 +173,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 		}
 	}
 	if !o.all() && len(p.Items) < distinct(o.Keys)+distinct(o.Blobs) {
-		return nil, failf("no-such-key", "`hsmbackup show` lists the keys of a snapshot", "snapshot %s has no key at one of the references %v", s.ID, o.Keys)
+		return nil, fail.Failf("no-such-key", "`hsmbackup show` lists the keys of a snapshot", "snapshot %s has no key at one of the references %v", s.ID, o.Keys)
 	}
 	for i := range p.Items {
 		p.Items[i].Notes = StoredNotes(s, &p.Items[i].Key)

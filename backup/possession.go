@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 )
 
@@ -49,7 +50,7 @@ func byRequest(ctx context.Context, card *schsm.Card, roots []cvc.Root, login fu
 	}
 	root, err := card.GenuineByRequest(ctx, roots, free, domain)
 	if err != nil && !errors.Is(err, schsm.ErrNotGenuine) {
-		return root, changed(err) // the key may be left
+		return root, fail.After(err) // the key may be left
 	}
 	return root, err
 }
@@ -99,7 +100,7 @@ func cleanProofKeys(ctx context.Context, card *schsm.Card, inv *Inventory) (clea
 		if err := removeProofKey(ctx, card, k); errors.Is(err, errAnswer) || errors.Is(err, errNoWarrant) {
 			continue // another key, beside such a request
 		} else if err != nil {
-			return cleaned, changed(err)
+			return cleaned, fail.After(err)
 		}
 		cleaned = append(cleaned, fmt.Sprintf("key %d, which an interrupted look at the token's device key had left behind", k.Reference))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 )
@@ -80,7 +81,7 @@ func TestWaysOfTrust(t *testing.T) {
 	for _, slots := range []int{0, 2} {
 		token := withoutChip(t)
 		card := openCard(t, token)
-		if _, err := TrustToken(ctx, card, nil, "", trusting(token)); ClassOf(err) != Refused || !strings.Contains(err.Error(), "nor by a fresh request: it is not initialised") {
+		if _, err := TrustToken(ctx, card, nil, "", trusting(token)); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "nor by a fresh request: it is not initialised") {
 			t.Errorf("not initialised: %v", err)
 		}
 		share := newShare(t, 1)
@@ -95,7 +96,7 @@ func TestWaysOfTrust(t *testing.T) {
 		// Later, for another key domain: with a login, and not without.
 		later := trusting(token)
 		card = openCard(t, token)
-		if _, err := TrustToken(ctx, card, nil, "", later); ClassOf(err) != Refused || !strings.Contains(err.Error(), "nobody is logged in") {
+		if _, err := TrustToken(ctx, card, nil, "", later); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "nobody is logged in") {
 			t.Errorf("%v", err)
 		}
 		later.Login = func(ctx context.Context) error { return card.Login(ctx, userPIN(), false) }
@@ -118,7 +119,7 @@ func TestRequestBesideMissingShares(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := TrustToken(ctx, card, nil, "", trusting(token))
-		if slots == 0 && (ClassOf(err) != Refused || !strings.Contains(err.Error(), "shares of its recovery key are missing")) || slots > 0 && err != nil {
+		if slots == 0 && (fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "shares of its recovery key are missing")) || slots > 0 && err != nil {
 			t.Errorf("%d slots: %v", slots, err)
 		}
 	}
@@ -139,19 +140,19 @@ func TestCertificatesWithoutKey(t *testing.T) {
 			t.Fatal(card.Serial())
 		}
 		_, _, err = Initialise(ctx, card, nil, setUpFor(Trust{}, newShare(t, 1), 0))
-		if ClassOf(err) != Refused || !strings.Contains(err.Error(), "it was initialised, but no share was sent") {
+		if fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "it was initialised, but no share was sent") {
 			t.Errorf("init: %v", err)
 		}
 		// What it was left as can make keys.
 		_, err = TrustToken(ctx, card, nil, "", Trust{})
-		if ClassOf(err) != Refused || !strings.Contains(err.Error(), "nor by a fresh request: ") {
+		if fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "nor by a fresh request: ") {
 			t.Errorf("both ways: %v", err)
 		}
-		var job *Error
+		var job *fail.Error
 		if !errors.As(err, &job) || job.Code != "not-genuine" || !strings.Contains(job.Hint, "--untrusted-token DENK0404144") {
 			t.Errorf("%+v", job)
 		}
-		if _, err := TrustToken(ctx, card, nil, "", Trust{Untrusted: "DENK0404145"}); ClassOf(err) != Refused || !strings.Contains(err.Error(), "names DENK0404145") {
+		if _, err := TrustToken(ctx, card, nil, "", Trust{Untrusted: "DENK0404145"}); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "names DENK0404145") {
 			t.Errorf("another serial typed: %v", err)
 		}
 		if s.shares > 0 {
@@ -264,7 +265,7 @@ func TestMakersNamed(t *testing.T) {
 		}
 		card := openWay(t, &showing{Token: fake, certificate: certificate})
 		_, err = TrustToken(ctx, card, nil, "", Trust{})
-		var job *Error
+		var job *fail.Error
 		if !errors.As(err, &job) || !strings.Contains(job.Message, "it is "+want) || !strings.Contains(job.Hint, "--untrusted-token DENK0404144") {
 			t.Errorf("%s: %v", from, err)
 		}
@@ -316,7 +317,7 @@ func TestOtherRootsDoNotVouch(t *testing.T) {
 		trust := trusting(token)
 		trust.Roots[0].Kind = kind
 		_, err := TrustToken(context.Background(), openCard(t, token), nil, "", trust)
-		var job *Error
+		var job *fail.Error
 		if kind == cvc.RootProduction && err != nil || kind != cvc.RootProduction && (!errors.As(err, &job) || job.Code != "not-genuine") {
 			t.Errorf("%s: %v", kind, err)
 		}

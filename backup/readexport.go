@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -32,16 +33,16 @@ func ReadExport(dir string) (*store.Snapshot, []store.Finding, error) {
 	raw, err := x.read(exportManifestName)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, failf("not-an-export", "name the folder that `hsmbackup export` wrote", "%s holds no %s", dir, exportManifestName)
+			return nil, nil, fail.Failf("not-an-export", "name the folder that `hsmbackup export` wrote", "%s holds no %s", dir, exportManifestName)
 		}
 		return nil, nil, err
 	}
 	var m exportManifest
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, nil, &Error{Class: Damaged, Code: "damaged", Message: fmt.Sprintf("%s: it cannot be read: %v", filepath.Join(dir, exportManifestName), err), Hint: "try another copy of the folder"}
+		return nil, nil, &fail.Error{Class: fail.Damaged, Code: "damaged", Message: fmt.Sprintf("%s: it cannot be read: %v", filepath.Join(dir, exportManifestName), err), Hint: "try another copy of the folder"}
 	}
 	if m.Format > exportFormat || m.Format < 1 {
-		return nil, nil, failf("export-newer", "use the hsmbackup that wrote it, or a newer one", "%s is an export of format %d, this program knows up to %d", dir, m.Format, exportFormat)
+		return nil, nil, fail.Failf("export-newer", "use the hsmbackup that wrote it, or a newer one", "%s is an export of format %d, this program knows up to %d", dir, m.Format, exportFormat)
 	}
 	x.sums()
 	s := x.snapshot(&m)
@@ -49,7 +50,7 @@ func ReadExport(dir string) (*store.Snapshot, []store.Finding, error) {
 	s.ID = s.Hash.String()[:12]
 	odd, err := s.Sift()
 	if err != nil {
-		return nil, nil, &Error{Class: Damaged, Code: "damaged", Message: fmt.Sprintf("%s: %v", filepath.Join(dir, exportManifestName), err), Hint: "try another copy of the folder"}
+		return nil, nil, &fail.Error{Class: fail.Damaged, Code: "damaged", Message: fmt.Sprintf("%s: %v", filepath.Join(dir, exportManifestName), err), Hint: "try another copy of the folder"}
 	}
 	for _, f := range odd {
 		x.find(exportManifestName, "%s", strings.TrimPrefix(f.String(), ": "))
@@ -291,7 +292,7 @@ func ImportSnapshot(ctx context.Context, cat *store.Catalog, s *store.Snapshot) 
 	}
 	want, err := in.ManifestHash()
 	if err != nil {
-		return nil, &Error{Class: Damaged, Code: "damaged", Message: "the export holds no snapshot that makes sense: " + err.Error(), Hint: "try another copy of the folder"}
+		return nil, &fail.Error{Class: fail.Damaged, Code: "damaged", Message: "the export holds no snapshot that makes sense: " + err.Error(), Hint: "try another copy of the folder"}
 	}
 	for _, old := range all {
 		bare := *old
@@ -302,7 +303,7 @@ func ImportSnapshot(ctx context.Context, cat *store.Catalog, s *store.Snapshot) 
 	}
 	for _, old := range all {
 		if old.Token.Serial == s.Token.Serial && !s.Adopted && !old.Adopted {
-			return nil, refusef("known-token", "`hsmbackup restore --from "+s.Token.Serial+"` takes the newest of those; or name another catalog with --catalog", "the catalog has other snapshots of %s than the export", s.Token.Serial)
+			return nil, fail.Refusef("known-token", "`hsmbackup restore --from "+s.Token.Serial+"` takes the newest of those; or name another catalog with --catalog", "the catalog has other snapshots of %s than the export", s.Token.Serial)
 		}
 	}
 	if err := cat.AddSnapshot(ctx, &in); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -143,7 +144,7 @@ func TestRestoreFromExport(t *testing.T) {
 	}
 	other := *want
 	other.Token.Label = "another"
-	if _, err := ImportSnapshot(ctx, cat, &other); ClassOf(err) != Refused {
+	if _, err := ImportSnapshot(ctx, cat, &other); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("beside other snapshots of the token: %v", err)
 	}
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -85,7 +86,7 @@ func takeTyped(kcvs []store.KCV, cat *store.Catalog, state *store.State, typed R
 		}
 		return keep(kcvs[0], typed.Text)
 	}
-	return "", "", refusef("recipient", "the sheet has the words and the recipient of its recovery key; `hsmbackup dkek check SHARE…` shows them",
+	return "", "", fail.Refusef("recipient", "the sheet has the words and the recipient of its recovery key; `hsmbackup dkek check SHARE…` shows them",
 		"--recipient is of no recovery key of this token that the catalog knows; nothing was backed up")
 }
 

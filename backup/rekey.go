@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
 )
@@ -101,10 +102,10 @@ func (r *RekeyReport) DoneBefore() bool { return !r.Any() && len(r.Retired)+len(
 func Rekey(ctx context.Context, cat *store.Catalog, snapshots []*store.Snapshot, from, to *dkek.Key, o RekeyOptions) (*RekeyReport, error) {
 	r := &RekeyReport{OldKCV: from.KCV().String(), KCV: to.KCV().String()}
 	if r.OldKCV == r.KCV {
-		return nil, failf("same-key", "make the shares of a new one: `hsmbackup dkek create`", "old and new shares give the same recovery key, %s", r.KCV)
+		return nil, fail.Failf("same-key", "make the shares of a new one: `hsmbackup dkek create`", "old and new shares give the same recovery key, %s", r.KCV)
 	}
 	if !cat.Writable() {
-		return nil, failf("catalog-read-only", "", "the catalog cannot be written, and the new snapshots belong in it")
+		return nil, fail.Failf("catalog-read-only", "", "the catalog cannot be written, and the new snapshots belong in it")
 	}
 	state, err := cat.Read()
 	if err != nil {
@@ -150,7 +151,7 @@ func anchorHolds(s *store.State, key *dkek.Key) error {
 	if err != nil || a.damage == "" {
 		return err
 	}
-	return &Error{Class: Damaged, Code: "catalog-damaged", Message: fmt.Sprintf("the catalog is not what the recovery key %s anchored: %s", a.kcv, a.damage),
+	return &fail.Error{Class: fail.Damaged, Code: "catalog-damaged", Message: fmt.Sprintf("the catalog is not what the recovery key %s anchored: %s", a.kcv, a.damage),
 		Hint: "`hsmbackup check` lists all that does not check out; go on with a copy that is whole"}
 }
 
@@ -377,7 +378,7 @@ func (r *RekeyReport) record(ctx context.Context, cat *store.Catalog, h *history
 	touched := false
 	fail := func(err error) error {
 		if touched {
-			return changed(err)
+			return fail.After(err)
 		}
 		return err
 	}

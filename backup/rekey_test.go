@@ -13,6 +13,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cmac"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/forge"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -384,7 +385,7 @@ func TestRekeyInterrupted(t *testing.T) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Fatalf("after %d looks: %v", n, err)
 		}
-		if all := read(t, cat).Snapshots; len(all) > 2 && err != nil && ClassOf(err) != Changed {
+		if all := read(t, cat).Snapshots; len(all) > 2 && err != nil && fail.ClassOf(err) != fail.Changed {
 			t.Errorf("after %d looks: %d snapshots, %v", n, len(all), err)
 		}
 		r := rekey(t, cat, latest(t, cat), from, to)
@@ -487,13 +488,13 @@ func TestRekeyedOrder(t *testing.T) {
 func TestRekeyWantsTheAnchor(t *testing.T) {
 	cat, s, from := twoKeys(t)
 	cat = reopened(t, cat, func(c *forge.Catalog) { c.Anchors[from.KCV().String()]["mac"] = forge.Hash([]byte("of somebody else")) })
-	if _, err := Rekey(context.Background(), cat, []*store.Snapshot{s}, from, keyOf(t, newShare(t, 50)), RekeyOptions{}); ClassOf(err) != Damaged {
+	if _, err := Rekey(context.Background(), cat, []*store.Snapshot{s}, from, keyOf(t, newShare(t, 50)), RekeyOptions{}); fail.ClassOf(err) != fail.Damaged {
 		t.Errorf("%v", err)
 	}
 }
 
 func codeOf(err error) string {
-	var e *Error
+	var e *fail.Error
 	if errors.As(err, &e) {
 		return e.Code
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -99,7 +100,7 @@ func (r *restorer) replace(ctx context.Context, item Item, taken []byte) (KeyPro
 	proof.Reference = int(item.Reference)
 	helper, made, reason, err := r.toHelper(ctx, item, taken)
 	if err == nil && reason == "" {
-		if reason, err = r.clear(ctx, item); reason != "" || ClassOf(err) == Refused {
+		if reason, err = r.clear(ctx, item); reason != "" || fail.ClassOf(err) == fail.Refused {
 			if _, there := r.card.Key(ctx, item.Reference); there == nil { // the old key stays
 				err = errors.Join(err, made.Remove(ctx, r.card))
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -92,10 +93,10 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 		return nil, err
 	}
 	if !p.sameAs(now) {
-		return nil, failf("token-changed", "look at the new plan and run again", "the token is not any more what the plan was made for")
+		return nil, fail.Failf("token-changed", "look at the new plan and run again", "the token is not any more what the plan was made for")
 	}
 	for _, problem := range now.Problems {
-		return nil, &Error{Class: Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
+		return nil, &fail.Error{Class: fail.Failed, Code: problem.Code, Message: problem.Message, Hint: problem.Hint}
 	}
 	r := &restorer{card: card, serial: now.Serial, snapshot: now.Snapshot.ID, journal: o.Journal, catalog: o.Catalog, replacing: o.Replacing}
 	report := &RestoreReport{Plan: now}
@@ -103,7 +104,7 @@ func Restore(ctx context.Context, card *schsm.Card, cat *store.Catalog, p *Plan,
 	touched := false
 	fail := func(err error) (*RestoreReport, error) {
 		if touched {
-			err = changed(err)
+			err = fail.After(err)
 		}
 		return report, err
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/softtoken"
 )
 
@@ -22,7 +23,7 @@ func TestRestoreOfAnOldPlan(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	generate(t, card, 2, "P-256", "came since", []byte{9})
-	var job *Error
+	var job *fail.Error
 	if _, err := Restore(ctx, card, cat, p, RestoreOptions{}); !errors.As(err, &job) || job.Code != "token-changed" {
 		t.Errorf("%v", err)
 	}

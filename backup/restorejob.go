@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/store"
 )
@@ -29,7 +30,7 @@ type FateAsker interface {
 // Outcome is what a restore ends with.
 type Outcome struct {
 	*RestoreReport
-	Verdict
+	fail.Verdict
 	// Fate is what became of the old token, FollowUp what has to be done about it.
 	Fate     store.Fate
 	FollowUp []string
@@ -38,7 +39,7 @@ type Outcome struct {
 // Run does the job.
 func (j *RestoreJob) Run(ctx context.Context) (*Outcome, error) {
 	if j.Person.Given() && !j.Init && !HasSealed(j.Snapshot) && len(j.Options.Replace)+len(j.Options.ReplaceBlobs) == 0 {
-		return nil, usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, for --replace, and for snapshots with sealed data, which this one has not")
+		return nil, fail.Usagef("`hsmbackup dkek load` loads shares into a token that is initialised", "--share is for --init, for --replace, and for snapshots with sealed data, which this one has not")
 	}
 	r, err := j.Bring.Run(ctx)
 	if err != nil {
@@ -49,7 +50,7 @@ func (j *RestoreJob) Run(ctx context.Context) (*Outcome, error) {
 	}
 	out := &Outcome{RestoreReport: r, Verdict: r.verdict()}
 	for _, m := range r.Plan.Snapshot.Missing {
-		out.add(m.What + " is not in the backup")
+		out.Add(m.What + " is not in the backup")
 	}
 	out.Damaged = out.Damaged || j.Damaged
 	state, err := j.Catalog.Read()
@@ -57,22 +58,22 @@ func (j *RestoreJob) Run(ctx context.Context) (*Outcome, error) {
 		return nil, err
 	}
 	short := Short(state, r.Plan.Snapshot)
-	out.add(short.Left...)
+	out.Add(short.Left...)
 	out.Damaged = out.Damaged || short.Damaged
 	return out, j.fate(ctx, out)
 }
 
 // verdict names what is not on the token.
-func (r *RestoreReport) verdict() (v Verdict) {
+func (r *RestoreReport) verdict() (v fail.Verdict) {
 	for _, k := range r.Keys {
 		if !k.OK {
-			v.add(fmt.Sprintf("key %d %q: %s", k.Reference, k.Label, k.Reason))
+			v.Add(fmt.Sprintf("key %d %q: %s", k.Reference, k.Label, k.Reason))
 			v.Damaged = v.Damaged || k.Damage
 		}
 	}
 	for _, f := range r.Files {
 		if !f.OK {
-			v.add(fmt.Sprintf("file %s: %s", f.FID, f.Reason))
+			v.Add(fmt.Sprintf("file %s: %s", f.FID, f.Reason))
 		}
 	}
 	return v
@@ -81,16 +82,16 @@ func (r *RestoreReport) verdict() (v Verdict) {
 // Short tells what a snapshot lacks of what the catalog was to bring back of its
 // token: one that is younger and damaged; keys, where it holds none and one before
 // it does.
-func Short(state *store.State, s *store.Snapshot) (v Verdict) {
+func Short(state *store.State, s *store.Snapshot) (v fail.Verdict) {
 	for _, l := range state.LostSince(s) {
-		v.add(fmt.Sprintf("snapshot %s of %s is younger than %s, and damaged (%s): what it held besides is not restored", l.ID, l.Serial, s.ID, l.Why))
+		v.Add(fmt.Sprintf("snapshot %s of %s is younger than %s, and damaged (%s): what it held besides is not restored", l.ID, l.Serial, s.ID, l.Why))
 		v.Damaged = true
 	}
 	if len(s.Keys) > 0 || s.Adopted {
 		return v
 	}
 	if before := withKeys(state, s); before != nil {
-		v.add(fmt.Sprintf("snapshot %s holds no key, and %s, of the same token before, holds %s: --from %s restores those", s.ID, before.ID, count(len(before.Keys), "key"), before.ID))
+		v.Add(fmt.Sprintf("snapshot %s holds no key, and %s, of the same token before, holds %s: --from %s restores those", s.ID, before.ID, count(len(before.Keys), "key"), before.ID))
 	}
 	return v
 }

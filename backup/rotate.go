@@ -11,6 +11,7 @@ import (
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -69,11 +70,11 @@ func rotateNotes(from, to string, reference byte) string {
 func PlanRotation(from, to *Inventory, cat *store.Catalog, o RotateOptions) (*Rotation, error) {
 	switch {
 	case from.Serial == "" || to.Serial == "":
-		return nil, failf("no-serial", "only tokens with a device certificate can be told apart", "one of the tokens shows no serial number")
+		return nil, fail.Failf("no-serial", "only tokens with a device certificate can be told apart", "one of the tokens shows no serial number")
 	case from.Serial == to.Serial:
-		return nil, refusef("same-token", "name two tokens with --from and --to", "both are %s: a successor on the same token can leave it as little", from.Serial)
+		return nil, fail.Refusef("same-token", "name two tokens with --from and --to", "both are %s: a successor on the same token can leave it as little", from.Serial)
 	case !to.Initialised:
-		return nil, failf("not-initialised", "`hsmbackup init --share FILE` sets it up with a recovery key", "%s is not initialised", to.Serial)
+		return nil, fail.Failf("not-initialised", "`hsmbackup init --share FILE` sets it up with a recovery key", "%s is not initialised", to.Serial)
 	}
 	r := &Rotation{From: from.Serial, To: to.Serial}
 	if err := r.chooseDomain(to); err != nil {
@@ -86,7 +87,7 @@ func PlanRotation(from, to *Inventory, cat *store.Catalog, o RotateOptions) (*Ro
 	keys := Cover(from, state, nil)
 	for _, n := range o.Keys {
 		if !slices.ContainsFunc(keys, func(k KeyCoverage) bool { return k.Key.Reference == n }) {
-			return nil, failf("no-such-key", "`hsmbackup status` lists the keys", "%s has no key %d", from.Serial, n)
+			return nil, fail.Failf("no-such-key", "`hsmbackup status` lists the keys", "%s has no key %d", from.Serial, n)
 		}
 	}
 	taken := to.references()
@@ -130,7 +131,7 @@ func (r *Rotation) chooseDomain(to *Inventory) error {
 			return nil
 		}
 	}
-	return refusef("no-dkek", "set it up with `hsmbackup init --share FILE`, or load the missing shares with `hsmbackup dkek load`",
+	return fail.Refusef("no-dkek", "set it up with `hsmbackup init --share FILE`, or load the missing shares with `hsmbackup dkek load`",
 		"%s has %s: successors on it could not be backed up either", to.Serial, to.dkekText())
 }
 
@@ -265,7 +266,7 @@ type RotationResult struct {
 // error of class Changed leaves a token that the next run goes on with.
 func Rotate(ctx context.Context, to *schsm.Card, cat *store.Catalog, r *Rotation, o RotateOptions) ([]RotationResult, error) {
 	if to.Serial() != r.To {
-		return nil, refusef("wrong-token", "plan the rotation again", "the rotation is to %s, this token is %s", r.To, orNone(to.Serial()))
+		return nil, fail.Refusef("wrong-token", "plan the rotation again", "the rotation is to %s, this token is %s", r.To, orNone(to.Serial()))
 	}
 	var results []RotationResult
 	touched := false
@@ -275,7 +276,7 @@ func Rotate(ctx context.Context, to *schsm.Card, cat *store.Catalog, r *Rotation
 		result, err := r.makeSuccessor(ctx, to, cat, item)
 		if err != nil {
 			if touched {
-				err = changed(err)
+				err = fail.After(err)
 			}
 			return results, err
 		}
@@ -377,14 +378,14 @@ func (r *Rotation) begun(ctx context.Context, to *schsm.Card, at byte, d pkcs15.
 		return false, err
 	}
 	if !begun(description, d.Encode()) {
-		return false, refusef("conflict", "look at it with `hsmbackup status`; the successor was to go there", "key %d of %s is not what the interrupted run began: it has another description", at, r.To)
+		return false, fail.Refusef("conflict", "look at it with `hsmbackup status`; the successor was to go there", "key %d of %s is not what the interrupted run began: it has another description", at, r.To)
 	}
 	public, from := publicKey(certificate)
 	switch {
 	case there && (d.Kind == pkcs15.AES || public != nil && from == fromRequest):
 		return true, nil
 	case there:
-		return false, refusef("conflict", "look at it with `hsmbackup status`; if nobody needs it, delete it", "key %d of %s has no request that tells whether the interrupted run made it; it was left alone", at, r.To)
+		return false, fail.Refusef("conflict", "look at it with `hsmbackup status`; if nobody needs it, delete it", "key %d of %s has no request that tells whether the interrupted run made it; it was left alone", at, r.To)
 	}
 	return false, removeRest(ctx, to, schsm.CertificateFile(at), nil, func(content []byte) bool {
 		return len(content) == 0 || content[0] == tagRequest

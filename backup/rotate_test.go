@@ -9,6 +9,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -169,7 +170,7 @@ func TestRotatePulledAtEveryCommand(t *testing.T) {
 				break
 			}
 			points++
-			if !errors.Is(err, apdu.ErrGone) || ClassOf(err) != Changed {
+			if !errors.Is(err, apdu.ErrGone) || fail.ClassOf(err) != fail.Changed {
 				t.Fatalf("stage %d, command %d: %v", stage, n, err)
 			}
 			to = login(t, token)
@@ -198,7 +199,7 @@ func TestRotateRefuses(t *testing.T) {
 		return PlanRotation(take(t, from), take(t, to), cat, o)
 	}
 	_, none := newToken(t, "3.6", "SOFT0400001")
-	if _, err := plan(none, RotateOptions{}); err == nil || ClassOf(err) != Failed {
+	if _, err := plan(none, RotateOptions{}); err == nil || fail.ClassOf(err) != fail.Failed {
 		t.Errorf("not initialised: %v", err)
 	}
 	for says, s := range map[string]SetUp{
@@ -211,11 +212,11 @@ func TestRotateRefuses(t *testing.T) {
 		if _, _, err := Initialise(ctx, to, nil, s); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := plan(to, RotateOptions{}); ClassOf(err) != Refused || !strings.Contains(err.Error(), says) {
+		if _, err := plan(to, RotateOptions{}); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
 		}
 	}
-	if _, err := plan(from, RotateOptions{}); ClassOf(err) != Refused {
+	if _, err := plan(from, RotateOptions{}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("the same token: %v", err)
 	}
 	_, to := newToken(t, "2.6", "SOFT0100001")
@@ -233,7 +234,7 @@ func TestRotateRefuses(t *testing.T) {
 	if err != nil || results[0].OK || results[1].OK || !before.same(take(t, to)) {
 		t.Errorf("%+v, %v", results, err)
 	}
-	if _, err := Rotate(ctx, from, cat, r, RotateOptions{}); ClassOf(err) != Refused {
+	if _, err := Rotate(ctx, from, cat, r, RotateOptions{}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("onto the old token: %v", err)
 	}
 	if c := Notes(pkcs15.AES, "3.2"); c == nil {

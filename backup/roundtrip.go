@@ -10,6 +10,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -78,16 +79,16 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) error {
 	// Without a connection it stays in the journal, and the next run deletes
 	// it.
 	if isTransport(err) && ctx.Err() == nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
 	if gone := copied.Remove(end, r.card); gone != nil {
-		return changed(errors.Join(err, gone))
+		return fail.After(errors.Join(err, gone))
 	}
 	if r.journal != nil {
 		if forget := r.journal.Delete(r.note()); forget != nil {
-			return changed(forget)
+			return fail.After(forget)
 		}
 	}
 	switch {
@@ -145,7 +146,7 @@ func (r *roundTrip) cleanUp(ctx context.Context, inv *Inventory) (cleaned []stri
 			continue
 		}
 		if err := removeTwin(ctx, r.card, original, k); err != nil {
-			return cleaned, changed(err)
+			return cleaned, fail.After(err)
 		}
 		cleaned = append(cleaned, leftBehind(k, original))
 	}
@@ -194,19 +195,19 @@ func (r *roundTrip) cleanTwinsOf(ctx context.Context, o Key, blob []byte) (clean
 	made, err := unwrapNew(ctx, r.card, free, blob)
 	if err != nil {
 		if isTransport(err) {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 		return nil, nil // it is not to be had, so nothing is known to be its copy
 	}
 	if err := proveUse(ctx, r.card, free, o.subject()); err != nil {
 		if isTransport(err) {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 		return nil, made.Remove(ctx, r.card)
 	}
 	now, err := Take(ctx, r.card)
 	if err != nil {
-		return nil, changed(err)
+		return nil, fail.After(err)
 	}
 	for _, fresh := range now.Keys {
 		if fresh.Reference != free {
@@ -217,12 +218,12 @@ func (r *roundTrip) cleanTwinsOf(ctx context.Context, o Key, blob []byte) (clean
 			case err == nil:
 				cleaned = append(cleaned, leftBehind(k, o))
 			case isTransport(err):
-				return cleaned, changed(err)
+				return cleaned, fail.After(err)
 			}
 		}
 	}
 	if err := made.Remove(ctx, r.card); err != nil {
-		return cleaned, changed(err)
+		return cleaned, fail.After(err)
 	}
 	return cleaned, nil
 }

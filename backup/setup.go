@@ -9,6 +9,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -55,7 +56,7 @@ func (t Trust) look(ctx context.Context, card *schsm.Card, cat *store.Catalog, k
 			return "", false, err
 		}
 		if hardware {
-			return "", false, refusef("software-token", "choose a hardware token", "the recovery key %s belongs to a hardware token; its shares do not go to a software token", kcv)
+			return "", false, fail.Refusef("software-token", "choose a hardware token", "the recovery key %s belongs to a hardware token; its shares do not go to a software token", kcv)
 		}
 		if t.SoftFile {
 			return "", false, nil
@@ -135,7 +136,7 @@ func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done strin
 		return t.dated(card, fmt.Sprintf("%s could not be shown to be genuine (%s); it gets the share because --untrusted-token names it", serial, why)), nil
 	}
 	if t.Untrusted != "" {
-		return "", refusef("wrong-token", "type the serial number of the token that is meant", "--untrusted-token names %s, this token is %s", t.Untrusted, orNone(serial))
+		return "", fail.Refusef("wrong-token", "type the serial number of the token that is meant", "--untrusted-token names %s, this token is %s", t.Untrusted, orNone(serial))
 	}
 	if !card.Software() && !errors.Is(verdict, schsm.ErrNoPossession) {
 		why += seems(card.Chain())
@@ -144,7 +145,7 @@ func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done strin
 	if serial == "" {
 		hint = "it shows no serial number that could be typed: use another token"
 	}
-	return "", refusef("not-genuine", hint, "%s could not be shown to be genuine: %s; %sno share was sent", orNone(serial), why, done)
+	return "", fail.Refusef("not-genuine", hint, "%s could not be shown to be genuine: %s; %sno share was sent", orNone(serial), why, done)
 }
 
 // knownFromHardware tells whether the catalog has seen a DKEK on hardware.
@@ -218,7 +219,7 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 		return nil, "", err
 	}
 	if tries := inv.SOPIN.Tries; !inv.SOPIN.Missing && tries >= 0 && tries < s.MinSOTries {
-		return nil, "", refusef("so-pin-floor", "make sure of the SO-PIN first: at 0 tries the token can never be initialised again", "the token has %d tries of the SO-PIN left, fewer than the %d that are the least to risk one", tries, s.MinSOTries)
+		return nil, "", fail.Refusef("so-pin-floor", "make sure of the SO-PIN first: at 0 tries the token can never be initialised again", "the token has %d tries of the SO-PIN left, fewer than the %d that are the least to risk one", tries, s.MinSOTries)
 	}
 	if err := s.checkSets(); err != nil {
 		return nil, "", err
@@ -249,7 +250,7 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 	if !pending || s.Initialisation.Domains == 0 {
 		if err := initialise(ctx, card, w, s.Initialisation); err != nil {
 			if pending {
-				err = changed(err)
+				err = fail.After(err)
 			}
 			return nil, "", err
 		}
@@ -257,16 +258,16 @@ func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s Set
 	for _, set := range s.Sets {
 		kcv, err := s.fill(ctx, card, set)
 		if err != nil {
-			return kcvs, note, changed(err)
+			return kcvs, note, fail.After(err)
 		}
 		kcvs = append(kcvs, kcv)
 	}
 	note = withChannel(card, note)
 	if err := s.before("record"); err != nil {
-		return kcvs, note, changed(err)
+		return kcvs, note, fail.After(err)
 	}
 	if err := s.Record(cat, card.Software(), kcvs); err != nil {
-		return kcvs, note, changed(err)
+		return kcvs, note, fail.After(err)
 	}
 	return kcvs, note, nil
 }
@@ -306,7 +307,7 @@ func (s SetUp) proveFirst(ctx context.Context, card *schsm.Card, w Warrant) (not
 	root, err := byRequest(ctx, card, s.Trust.anchors(), nil)
 	switch {
 	case err != nil && !errors.Is(err, schsm.ErrNotGenuine):
-		return "", changed(err)
+		return "", fail.After(err)
 	case err != nil || root.Kind != cvc.RootProduction:
 		_, err = s.Trust.insist(card, root, err, "it was initialised, but ")
 		return "", err
@@ -320,9 +321,9 @@ func initialise(ctx context.Context, card *schsm.Card, w Warrant, i schsm.Initia
 	err := wipe(ctx, card, w, i)
 	switch {
 	case errors.Is(err, schsm.ErrNotCarriedOut):
-		return &Error{Class: Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}
+		return &fail.Error{Class: fail.Failed, Code: "not-initialised", Message: err.Error(), Hint: "nothing was changed: run the same command again", Err: err}
 	case errors.Is(err, schsm.ErrUnsettled), errors.Is(err, schsm.ErrMaybeInitialised):
-		return changed(err) // it is wiped, or may be
+		return fail.After(err) // it is wiped, or may be
 	}
 	return err
 }
@@ -332,14 +333,14 @@ func (s SetUp) checkSets() error {
 	slots := s.Initialisation.Domains
 	switch {
 	case s.Initialisation.NoDKEK && len(s.Sets) > 0:
-		return failf("no-dkek", "", "a token without DKEK takes no shares")
+		return fail.Failf("no-dkek", "", "a token without DKEK takes no shares")
 	case !s.Initialisation.NoDKEK && slots == 0 && (len(s.Sets) != 1 || s.Sets[0].Number != 0):
-		return failf("no-domains", "", "a token without key domain slots has one DKEK, in domain 0")
+		return fail.Failf("no-domains", "", "a token without key domain slots has one DKEK, in domain 0")
 	}
 	seen := map[int]bool{}
 	for _, set := range s.Sets {
 		if set.Number < 0 || slots > 0 && set.Number >= slots || seen[set.Number] {
-			return failf("no-such-domain", "", "key domain %d is named twice or is none of the %d that the token is to have", set.Number, slots)
+			return fail.Failf("no-such-domain", "", "key domain %d is named twice or is none of the %d that the token is to have", set.Number, slots)
 		}
 		seen[set.Number] = true
 	}
@@ -406,7 +407,7 @@ func (e *KCVMismatchError) Error() string {
 }
 
 func kcvMismatch(want, got dkek.KCV) error {
-	return &Error{Class: Failed, Code: "kcv-mismatch", Hint: "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives",
+	return &fail.Error{Class: fail.Failed, Code: "kcv-mismatch", Hint: "look for the shares of that recovery key; `hsmbackup dkek check` tells what a set gives",
 		Message: fmt.Sprintf("these shares give the recovery key %s, the backup needs %s; the token was not touched", got, want), Err: &KCVMismatchError{want, got}}
 }
 
@@ -419,7 +420,7 @@ func LoadShares(ctx context.Context, card *schsm.Card, domain int, shares []*dke
 		return dkek.KCV{}, err
 	}
 	if d.Outstanding < len(shares) {
-		return dkek.KCV(d.KCV), failf("dkek-complete", "a token that has its recovery key needs no shares", "the token still misses %d shares, %d are given", d.Outstanding, len(shares))
+		return dkek.KCV(d.KCV), fail.Failf("dkek-complete", "a token that has its recovery key needs no shares", "the token still misses %d shares, %d are given", d.Outstanding, len(shares))
 	}
 	for i, s := range shares {
 		if err := card.Confirm(ctx); err != nil {
@@ -438,7 +439,7 @@ func LoadShares(ctx context.Context, card *schsm.Card, domain int, shares []*dke
 		}
 		if err != nil {
 			if i > 0 || isTransport(err) || schsm.InDoubt(err) {
-				err = changed(err) // it may have been taken
+				err = fail.After(err) // it may have been taken
 			}
 			return dkek.KCV{}, err
 		}
@@ -452,10 +453,10 @@ func LoadShares(ctx context.Context, card *schsm.Card, domain int, shares []*dke
 	}
 	got := dkek.KCV(d.KCV)
 	if got.IsZeroKey() {
-		return got, &Error{Class: Changed, Code: "zero-dkek", Message: "the shares cancelled each other: the token now has a recovery key of zeros, which everybody knows", Hint: "initialise the token again and load each share once"}
+		return got, &fail.Error{Class: fail.Changed, Code: "zero-dkek", Message: "the shares cancelled each other: the token now has a recovery key of zeros, which everybody knows", Hint: "initialise the token again and load each share once"}
 	}
 	if !expect.IsZero() && got != expect {
-		return got, &Error{Class: Changed, Code: "kcv-mismatch", Message: fmt.Sprintf("the token now has the recovery key %s, not %s: one of the shares belongs to another set", got, expect), Hint: "initialise the token again and load the right shares"}
+		return got, &fail.Error{Class: fail.Changed, Code: "kcv-mismatch", Message: fmt.Sprintf("the token now has the recovery key %s, not %s: one of the shares belongs to another set", got, expect), Hint: "initialise the token again and load the right shares"}
 	}
 	return got, nil
 }

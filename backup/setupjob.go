@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -152,14 +153,14 @@ func (s SetUp) Finish(ctx context.Context, card *schsm.Card, cat *store.Catalog)
 					return kcvs, note, err
 				}
 				if _, err := card.CreateDomain(ctx, set.Number, set.Shares); err != nil {
-					return kcvs, note, changed(err)
+					return kcvs, note, fail.After(err)
 				}
 			}
 			if err := s.before("load"); err != nil {
 				return kcvs, note, err
 			}
 			if kcv, err = LoadShares(ctx, card, set.Number, set.Load, expect); err != nil {
-				return kcvs, note, changed(err)
+				return kcvs, note, fail.After(err)
 			}
 		}
 		if kcv != expect {
@@ -175,14 +176,14 @@ func (s SetUp) Finish(ctx context.Context, card *schsm.Card, cat *store.Catalog)
 			return kcvs, note, err
 		}
 		if err := card.WriteLabel(ctx, s.Initialisation.Label); err != nil {
-			return kcvs, note, changed(err)
+			return kcvs, note, fail.After(err)
 		}
 	}
 	if err := s.before("record"); err != nil {
 		return kcvs, note, err
 	}
 	if err := s.Record(cat, card.Software(), kcvs); err != nil {
-		return kcvs, note, changed(err)
+		return kcvs, note, fail.After(err)
 	}
 	return kcvs, note, nil
 }
@@ -323,7 +324,7 @@ func (j *SetUpJob) Run(ctx context.Context) (*SetUpReport, error) {
 		return nil, err
 	}
 	if j.Domains > 0 && j.inv.version().Before(3, 0) {
-		return nil, failf("no-domains", "leave --domains out", "%s has firmware %s: key domains begin with 3.0", j.Person.Name(), j.inv.Firmware)
+		return nil, fail.Failf("no-domains", "leave --domains out", "%s has firmware %s: key domains begin with 3.0", j.Person.Name(), j.inv.Firmware)
 	}
 	if err := j.Person.Agree(ctx, Question{}); err != nil { // before anything is written
 		return nil, err
@@ -403,14 +404,14 @@ func inUse(name string, inv *Inventory) error {
 	what := "without a recovery key"
 	for _, d := range inv.Domains {
 		if d.Outstanding > 0 {
-			return refusef("already-initialised", "`hsmbackup dkek load --share FILE` loads them", "%s is initialised already and waits for %s of its recovery key", name, count(d.Outstanding, "share"))
+			return fail.Refusef("already-initialised", "`hsmbackup dkek load --share FILE` loads them", "%s is initialised already and waits for %s of its recovery key", name, count(d.Outstanding, "share"))
 		}
 		if d.Ready() {
 			what = "with the recovery key " + dkek.KCV(d.KCV).String()
 			break
 		}
 	}
-	return refusef("already-initialised", "it starts at `hsmbackup backup`; to wipe it and begin anew: `hsmbackup init`", "%s is initialised already, %s and %s", name, what, count(len(inv.Keys), "key"))
+	return fail.Refusef("already-initialised", "it starts at `hsmbackup backup`; to wipe it and begin anew: `hsmbackup init`", "%s is initialised already, %s and %s", name, what, count(len(inv.Keys), "key"))
 }
 
 func (j *SetUpJob) tellStage() {
@@ -469,7 +470,7 @@ func (j *SetUpJob) prepare(ctx context.Context) error {
 		return j.initialise(ctx)
 	}
 	_, note, err := j.s.Finish(ctx, j.Card, j.Catalog)
-	var refused *Error
+	var refused *fail.Error
 	if errors.As(err, &refused) && refused.Code == "not-genuine" && j.r.Stage == ToLoad && j.Trust.Untrusted == "" {
 		// It showed its device key when it was empty, and cannot now.
 		j.Person.Tell("The token can show that it is genuine only before it waits for its recovery key, so it is initialised once more. It holds nothing.")
@@ -515,7 +516,7 @@ func (j *SetUpJob) finish(ctx context.Context) (*SetUpReport, error) {
 		return nil, err
 	}
 	if wrong := append(j.s.CheckSetUp(j.r.Inventory), j.Person.Amiss(j.r)...); len(wrong) > 0 {
-		return nil, &Error{Class: Changed, Code: "not-ready", Message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.Person.Name(), strings.Join(wrong, "; ")), Hint: "run the same command again"}
+		return nil, &fail.Error{Class: fail.Changed, Code: "not-ready", Message: fmt.Sprintf("%s is set up, but not as it should be: %s", j.Person.Name(), strings.Join(wrong, "; ")), Hint: "run the same command again"}
 	}
 	return j.r, EndSetUp(j.Catalog, j.inv.Serial)
 }

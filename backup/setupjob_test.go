@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/store"
@@ -69,7 +70,7 @@ func TestSetUpPulledAtEveryCommand(t *testing.T) {
 					}
 					stage := SetUpStageOf(inv, note)
 					stages[stage]++
-					if inv.Initialised && stage != InUse && ClassOf(err) != Changed && !j.Changed && !schsm.InDoubt(err) {
+					if inv.Initialised && stage != InUse && fail.ClassOf(err) != fail.Changed && !j.Changed && !schsm.InDoubt(err) {
 						t.Errorf("%s: initialised, but said that nothing was changed: %v", where, err)
 					}
 					token.Reset()

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -63,7 +64,7 @@ type DomainSet struct {
 // one that must come out.
 func (d DomainSet) expected() (dkek.KCV, error) {
 	if len(d.Load) > d.Shares {
-		return dkek.KCV{}, failf("too-many-shares", "initialise for as many shares as the DKEK has", "%d shares are given, the token would be set up for %d", len(d.Load), d.Shares)
+		return dkek.KCV{}, fail.Failf("too-many-shares", "initialise for as many shares as the DKEK has", "%d shares are given, the token would be set up for %d", len(d.Load), d.Shares)
 	}
 	if len(d.Load) == 0 {
 		return d.Expect, nil
@@ -173,9 +174,9 @@ func SetsFor(s *store.Snapshot, shares []*dkek.Share) ([]DomainSet, error) {
 	const hint = "give all shares of a recovery key, or none; `hsmbackup dkek check` tells what a set gives"
 	switch {
 	case loaded == 0:
-		return nil, failf("kcv-mismatch", hint, "these shares give none of the recovery keys of snapshot %s; the token was not touched", s.ID)
+		return nil, fail.Failf("kcv-mismatch", hint, "these shares give none of the recovery keys of snapshot %s; the token was not touched", s.ID)
 	case len(left) > 0:
-		return nil, failf("kcv-mismatch", hint, "%d of the shares belong to no recovery key of snapshot %s that could be put together; the token was not touched", len(left), s.ID)
+		return nil, fail.Failf("kcv-mismatch", hint, "%d of the shares belong to no recovery key of snapshot %s that could be put together; the token was not touched", len(left), s.ID)
 	}
 	return sets, nil
 }

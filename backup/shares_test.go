@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 )
 
@@ -27,8 +28,8 @@ func TestLoadSharesLooksAtWhatCameOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := LoadShares(ctx, card, 0, []*dkek.Share{newShare(t, 1), newShare(t, c.second)}, c.expect)
-		var job *Error
-		if (err == nil) != (c.code == "") || c.code != "" && (!errors.As(err, &job) || job.Code != c.code || job.Class != Changed) {
+		var job *fail.Error
+		if (err == nil) != (c.code == "") || c.code != "" && (!errors.As(err, &job) || job.Code != c.code || job.Class != fail.Changed) {
 			t.Errorf("%q: %v", c.code, err)
 		}
 	}

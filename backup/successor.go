@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -34,7 +35,7 @@ func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, stran
 		}
 	}
 	if of != "" && len(away) == 0 {
-		return nil, "", failf("no-such-update", "`hsmbackup status` says what is under way", "no token of serial %s waits for its successor", of)
+		return nil, "", fail.Failf("no-such-update", "`hsmbackup status` says what is under way", "no token of serial %s waits for its successor", of)
 	}
 	var fits []*Update
 	for _, u := range away {
@@ -59,7 +60,7 @@ func FindUpdate(cat *store.Catalog, inv *Inventory, of string) (u *Update, stran
 		for _, u := range fits {
 			names = append(names, u.Serial)
 		}
-		return nil, "", refusef("ambiguous-update", "name the token that it was with --successor-of SERIAL", "%d tokens wait for their successors: %s", len(fits), strings.Join(names, ", "))
+		return nil, "", fail.Refusef("ambiguous-update", "name the token that it was with --successor-of SERIAL", "%d tokens wait for their successors: %s", len(fits), strings.Join(names, ", "))
 	case len(fits) == 1:
 		return fits[0], "", nil
 	}
@@ -126,7 +127,7 @@ func Succeed(cat *store.Catalog, u *Update, inv *Inventory) error {
 		return err
 	}
 	if why != "" && inv.Serial != u.Serial {
-		return refusef("stranger", "plug in the token that came back from the vendor", "%s is not the successor of %s: %s", inv.Serial, u.Serial, why)
+		return fail.Refusef("stranger", "plug in the token that came back from the vendor", "%s is not the successor of %s: %s", inv.Serial, u.Serial, why)
 	}
 	u.Phase, u.Successor = UpdateRestoring, inv.Serial
 	return u.put(cat)
@@ -174,12 +175,12 @@ func Settle(cat *store.Catalog, serial string) (*Update, error) {
 }
 
 func noSuchUpdate(serial string) error {
-	return failf("no-such-update", "`hsmbackup status` says what is under way", "no firmware update of %s is under way", serial)
+	return fail.Failf("no-such-update", "`hsmbackup status` says what is under way", "no firmware update of %s is under way", serial)
 }
 
 func (u *Update) forget(cat *store.Catalog) error {
 	if err := cat.Journal().Delete(updateNotes + u.Serial); err != nil {
-		return changed(err)
+		return fail.After(err)
 	}
 	return nil
 }
@@ -195,7 +196,7 @@ func FinishUpdate(cat *store.Catalog, u *Update) error {
 		}
 		if state.Succeeded(u.Serial) != u.Successor {
 			if err := cat.Append(store.Successor{Serial: u.Successor, SuccessorOf: u.Serial}); err != nil {
-				return changed(err)
+				return fail.After(err)
 			}
 		}
 	}
@@ -353,10 +354,10 @@ func (u *Update) TakeSuccessor(ctx context.Context, card *schsm.Card, cat *store
 	}
 	r, err := Run(ctx, card, cat, o)
 	if err != nil {
-		return nil, changed(err)
+		return nil, fail.After(err)
 	}
 	if r.Snapshot.Token.Serial != u.Successor {
-		return nil, &Error{Class: Changed, Code: "wrong-token", Message: fmt.Sprintf("the token is %s, the successor is %s", r.Snapshot.Token.Serial, u.Successor)}
+		return nil, &fail.Error{Class: fail.Changed, Code: "wrong-token", Message: fmt.Sprintf("the token is %s, the successor is %s", r.Snapshot.Token.Serial, u.Successor)}
 	}
 	return r, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/forge"
 	"hsmbackup/store"
 )
@@ -79,7 +80,7 @@ func TestForgedRecipient(t *testing.T) {
 		t.Errorf("%x, %q", content, why)
 	}
 	words := RecipientHash(own)
-	if _, err := Run(ctx, card, cat, Options{Recipient: Recipient{Prefix: words[:], Bits: 66}}); ClassOf(err) != Refused {
+	if _, err := Run(ctx, card, cat, Options{Recipient: Recipient{Prefix: words[:], Bits: 66}}); fail.ClassOf(err) != fail.Refused {
 		t.Errorf("words that the catalog's recipient does not fit: %v", err)
 	}
 	sealedTo(key, Options{Recipient: Recipient{Text: own}}) // from the sheet

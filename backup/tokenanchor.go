@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -127,7 +128,7 @@ func (v *Verification) checkToken(s *store.State, inv *Inventory) {
 // mayAnchor refuses to write over the anchor of a newer or another catalog.
 func mayAnchor(s *store.State, inv *Inventory) error {
 	if a := inv.Anchor; a != nil && !a.fits(s) {
-		return refusef("newer-catalog", "find the catalog that it was written from; only without --anchor does a backup go into this one",
+		return fail.Refusef("newer-catalog", "find the catalog that it was written from; only without --anchor does a backup go into this one",
 			"the token has seen a newer or another catalog: entry %d that it carries is not in this one; nothing was written", a.Seq)
 	}
 	return nil
@@ -146,7 +147,7 @@ func writeAnchor(ctx context.Context, card *schsm.Card, cat *store.Catalog, inv 
 		file, described = inv.Anchor.file, inv.Anchor.described
 	}
 	if file == 0 {
-		return head, failf("no-room", "delete a data object", "the token has no free number for one more data object")
+		return head, fail.Failf("no-room", "delete a data object", "the token has no free number for one more data object")
 	}
 	if err := card.Confirm(ctx); err != nil {
 		return head, err
@@ -157,7 +158,7 @@ func writeAnchor(ctx context.Context, card *schsm.Card, cat *store.Catalog, inv 
 		}
 		is, err := card.ReadFile(ctx, f)
 		if err == nil && !bytes.Equal(is, content) {
-			err = failf("anchor", "run the same command again", "the anchor reads back from %s as something else", f)
+			err = fail.Failf("anchor", "run the same command again", "the anchor reads back from %s as something else", f)
 		}
 		return err
 	}

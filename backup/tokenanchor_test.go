@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
@@ -113,7 +114,7 @@ func TestTokenAnchorOfANewerCatalog(t *testing.T) {
 	}
 	defer old.Close()
 	before := read(t, old).Head.Seq
-	if _, err := Run(ctx, card, old, Options{AnchorToken: true}); ClassOf(err) != Refused || read(t, old).Head.Seq != before {
+	if _, err := Run(ctx, card, old, Options{AnchorToken: true}); fail.ClassOf(err) != fail.Refused || read(t, old).Head.Seq != before {
 		t.Errorf("%v", err)
 	}
 	v, err := Check(old, nil, 0, CompareTokens(look(t, card)))
@@ -218,7 +219,7 @@ func TestTokenAnchorGoesThroughAnUpdate(t *testing.T) {
 			cancel()
 		}
 	}
-	if err := EmptyToken(ctx, card, cat, u, ready.Warrant, last); ClassOf(err) != Changed {
+	if err := EmptyToken(ctx, card, cat, u, ready.Warrant, last); fail.ClassOf(err) != fail.Changed {
 		t.Fatal(err)
 	}
 	card = openCard(t, token)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -50,7 +51,7 @@ type UpdatePerson interface {
 
 // UpdateReport is where a run ended.
 type UpdateReport struct {
-	Verdict `json:"-"`
+	fail.Verdict `json:"-"`
 
 	Token string `json:"token"`
 	// Phase is what has been reached: emptying, emptied, restoring, finished,
@@ -147,7 +148,7 @@ func (j *UpdateJob) begin(ctx context.Context, stranger string) error {
 		j.Person.Note("%s", stranger)
 	}
 	if j.inv.PIN.Tries == 1 {
-		return refusef("last-pin-try", "`hsmbackup backup --confirm "+j.inv.Serial+"` once you are sure of the PIN: the right one brings all tries back", "%s has one PIN try left: nothing is begun with that", j.Person.Name())
+		return fail.Refusef("last-pin-try", "`hsmbackup backup --confirm "+j.inv.Serial+"` once you are sure of the PIN: the right one brings all tries back", "%s has one PIN try left: nothing is begun with that", j.Person.Name())
 	}
 	if err := j.Person.Check(ctx, j.Catalog); err != nil {
 		return err
@@ -206,7 +207,7 @@ func (j *UpdateJob) openShares(ctx context.Context) error {
 	}
 	j.Options.Shares = shares
 	if _, left := AssignShares(j.inv.token().Domains, shares); len(left) > 0 {
-		return refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
+		return fail.Refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
 	}
 	return nil
 }
@@ -267,14 +268,14 @@ func (j *UpdateJob) nothingUnderWay(stranger string) error {
 	before := state.Predecessor(j.inv.Serial)
 	switch {
 	case stranger != "":
-		return refusef("stranger", "plug in the token that came back from the vendor; to begin an update of this one, give --copy-to PLACE", "%s", stranger)
+		return fail.Refusef("stranger", "plug in the token that came back from the vendor; to begin an update of this one, give --copy-to PLACE", "%s", stranger)
 	case before != "":
 		j.r.Phase, j.r.Successor, j.r.Complete, j.r.Token = UpdateFinished, j.inv.Serial, true, before
 		j.Person.Say("the firmware update of %s is finished: it is %s now", before, j.inv.Serial)
 		j.Person.Say("to begin another one, give --copy-to PLACE")
 		return nil
 	}
-	return usagef("name a folder on another disk, a stick or a mounted share", "an update begins with a copy of the catalog elsewhere: --copy-to PLACE")
+	return fail.Usagef("name a folder on another disk, a stick or a mounted share", "an update begins with a copy of the catalog elsewhere: --copy-to PLACE")
 }
 
 // empty goes on with deletions that were cut off: what is left is asked and proven
@@ -328,7 +329,7 @@ func (j *UpdateJob) last() error {
 func (j *UpdateJob) notUpdated(ctx context.Context, u *Update) error {
 	j.r.at(u)
 	if there := j.inv.holding(); len(there) > 0 {
-		j.r.add(fmt.Sprintf("%s is not empty: %s", u.Serial, strings.Join(there, ", ")))
+		j.r.Add(fmt.Sprintf("%s is not empty: %s", u.Serial, strings.Join(there, ", ")))
 		j.Person.Say("%s has its old serial number and firmware %s, and is not empty: it holds %s", u.Serial, u.Firmware, strings.Join(there, ", "))
 	} else {
 		j.Person.Say("%s is still empty and has its old serial number and firmware %s: it was not updated", u.Serial, u.Firmware)
@@ -337,7 +338,7 @@ func (j *UpdateJob) notUpdated(ctx context.Context, u *Update) error {
 	if err != nil || !yes {
 		return err
 	}
-	j.r.Verdict = Verdict{}
+	j.r.Verdict = fail.Verdict{}
 	return j.putBack(ctx, u)
 }
 
@@ -393,16 +394,16 @@ func (j *UpdateJob) succeed(ctx context.Context, u *Update) error {
 	}
 	for _, k := range j.r.Taken.Keys {
 		if !k.Coverage.Done() {
-			j.r.add(fmt.Sprintf("%s is %s", k.Key.Name(), k.Coverage))
+			j.r.Add(fmt.Sprintf("%s is %s", k.Key.Name(), k.Coverage))
 		}
 	}
 	c := CompareSuccessor(old, j.r.Taken.Snapshot)
 	for _, name := range c.Different {
-		j.r.add(name + " is not what it was")
+		j.r.Add(name + " is not what it was")
 	}
 	j.r.Successor, j.r.SSH, j.r.Changed = u.Successor, append([]string{}, c.SSH...), c.Lines()
 	if j.r.Phase != UpdateFinished {
-		j.r.add("the update is not finished")
+		j.r.Add("the update is not finished")
 	}
 	return j.last()
 }
@@ -425,13 +426,13 @@ func (j *UpdateJob) playBack(ctx context.Context, u *Update) (*RestoreReport, er
 	}
 	if r == nil {
 		j.r.Waits = true
-		j.r.add("shares of the recovery key are still to be loaded")
+		j.r.Add("shares of the recovery key are still to be loaded")
 		j.Person.Say("%s is initialised and waits for the shares of its recovery key", j.Person.Name())
 		return nil, nil
 	}
 	j.r.Restored, j.r.Keys, j.r.Complete = r, append([]KeyProof{}, r.Keys...), Restored(r)
 	v := r.verdict()
-	j.r.add(v.Left...)
+	j.r.Add(v.Left...)
 	j.r.Damaged = j.r.Damaged || v.Damaged
 	return r, nil
 }
@@ -440,10 +441,10 @@ func (j *UpdateJob) playBack(ctx context.Context, u *Update) (*RestoreReport, er
 func (j *UpdateJob) putBack(ctx context.Context, u *Update) error {
 	name := j.Person.Name()
 	if u == nil {
-		return failf("no-such-update", "`hsmbackup status` says what is under way", "no firmware update of %s is under way: there is nothing to put back", name)
+		return fail.Failf("no-such-update", "`hsmbackup status` says what is under way", "no firmware update of %s is under way: there is nothing to put back", name)
 	}
 	if u.Phase == UpdateRestoring || u.Updated(j.inv) {
-		return refusef("updated", "`hsmbackup firmware-update` without --abort restores onto it", "%s was updated already: there is no way back to %s, and none is needed", u.Serial, u.Serial)
+		return fail.Refusef("updated", "`hsmbackup firmware-update` without --abort restores onto it", "%s was updated already: there is no way back to %s, and none is needed", u.Serial, u.Serial)
 	}
 	j.r.at(u)
 	if err := j.Person.Agree(ctx, Question{"Everything is put back onto " + name + ".", true}); err != nil {

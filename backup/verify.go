@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -569,7 +570,7 @@ func VerifyRoundTrip(ctx context.Context, card *schsm.Card, cat *store.Catalog, 
 	}
 	if len(v.Cleaned) > 0 {
 		if inv, err = Take(ctx, card); err != nil {
-			return nil, changed(err)
+			return nil, fail.After(err)
 		}
 	}
 	if h.seen, err = Ask(ctx, card, inv, state, o); err != nil {

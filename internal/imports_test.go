@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"internal/harmless": nil,
 	// Secure messaging, by both sides of the wire.
 	"internal/channel": {"internal/apdu", "internal/cmac", "internal/tlv"},
+	"internal/fail":    nil,
 	"internal/words":   {"internal/secret"},
 	"internal/pkcs15":  values,
 	"internal/cvc":     values,
@@ -43,9 +44,9 @@ var mayImport = map[string][]string{
 
 	"dkek":   values,
 	"store":  {"internal/secret"},
-	"backup": with(values, "dkek", "store", "internal/schsm", "internal/apdu"),
+	"backup": with(values, "internal/fail", "dkek", "store", "internal/schsm", "internal/apdu"),
 
-	"internal/custody": {"backup", "dkek", "store", "internal/harmless", "internal/newfile", "internal/pkcs15",
+	"internal/custody": {"internal/fail", "backup", "dkek", "store", "internal/harmless", "internal/newfile", "internal/pkcs15",
 		"internal/pubkey", "internal/secret", "internal/sheet", "internal/words"},
 	"internal/newfile": nil,
 
@@ -58,10 +59,10 @@ var mayImport = map[string][]string{
 	"internal/doctor":    {"internal/apdu", "internal/pcsc", "internal/schsm"},
 	"internal/build":     nil,
 	"internal/remote":    {"backup", "store", "internal/console", "internal/harmless"},
-	"internal/report":    with(values, "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
+	"internal/report":    with(values, "internal/fail", "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
 	"internal/keygen":    with(values, "backup", "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
-	"internal/cli": with(values, "backup", "dkek", "store", "internal/apdu", "internal/console", "internal/custody", "internal/harmless", "internal/p11", "internal/pcsc",
+	"internal/cli": with(values, "internal/fail", "backup", "dkek", "store", "internal/apdu", "internal/console", "internal/custody", "internal/harmless", "internal/p11", "internal/pcsc",
 		"internal/report", "internal/schsm", "internal/softtoken", "internal/source", "internal/terminal"),
 	"internal/console":   {"internal/terminal", "internal/secret", "internal/harmless"},
 	"internal/source":    {"internal/console", "internal/terminal", "internal/secret"},

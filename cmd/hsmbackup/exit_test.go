@@ -8,11 +8,11 @@ import (
 	"syscall"
 	"testing"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -29,14 +29,14 @@ func TestExitCodes(t *testing.T) {
 		{console.Usagef("", "x"), 2, 2, "usage"},
 		{console.Refusef("guard", "", "x"), 6, 6, "guard"},
 		{console.Failf("no", "", "x"), 1, 4, "no"},
-		{&backup.Error{Class: backup.Failed, Code: "a"}, 1, 4, "a"},
-		{&backup.Error{Class: backup.Refused, Code: "a"}, 6, 6, "a"},
-		{&backup.Error{Class: backup.Changed, Code: "a"}, 4, 4, "a"},
-		{&backup.Error{Class: backup.Damaged, Code: "a"}, 5, 5, "a"},
+		{&fail.Error{Class: fail.Failed, Code: "a"}, 1, 4, "a"},
+		{&fail.Error{Class: fail.Refused, Code: "a"}, 6, 6, "a"},
+		{&fail.Error{Class: fail.Changed, Code: "a"}, 4, 4, "a"},
+		{&fail.Error{Class: fail.Damaged, Code: "a"}, 5, 5, "a"},
 		{context.Canceled, 130, 4, "interrupted"},
 		{fmt.Errorf("x: %w", context.Canceled), 130, 4, "interrupted"},
-		{&backup.Error{Class: backup.Failed, Err: context.Canceled}, 130, 4, "interrupted"},
-		{&backup.Error{Class: backup.Changed, Code: "cut", Err: context.Canceled}, 4, 4, "cut"},
+		{&fail.Error{Class: fail.Failed, Err: context.Canceled}, 130, 4, "interrupted"},
+		{&fail.Error{Class: fail.Changed, Code: "cut", Err: context.Canceled}, 4, 4, "cut"},
 		{&schsm.PINError{Name: "PIN", Tries: 2}, 1, 4, "wrong-pin"},
 		{&schsm.PINError{Name: "SO-PIN", Tries: 2}, 1, 4, "wrong-so-pin"},
 		{schsm.ErrLastTry, 6, 6, "last-pin-try"},

@@ -11,6 +11,7 @@ import (
 	"hsmbackup/internal/build"
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	from "hsmbackup/internal/source"
@@ -51,7 +52,7 @@ func (a *app) did(w *backup.Work) {
 }
 
 // verdict is how a job ends whose result was printed.
-func (a *app) verdict(v backup.Verdict, hints ...string) error {
+func (a *app) verdict(v fail.Verdict, hints ...string) error {
 	exits := console.Exits{}
 	if len(v.Left) > 0 {
 		exits.Add(console.ExitIncomplete)

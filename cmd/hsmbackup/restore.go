@@ -16,6 +16,7 @@ import (
 	"hsmbackup/internal/build"
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/newfile"
 	"hsmbackup/internal/report"
@@ -285,7 +286,7 @@ func (a *app) plan(ctx context.Context, o restoreFlags) error {
 	} else {
 		a.printPlan(p)
 	}
-	v := backup.Verdict{Damaged: len(found) > 0}
+	v := fail.Verdict{Damaged: len(found) > 0}
 	if !fits {
 		v.Left = append(v.Left, "not everything of the snapshot would be on this token")
 	}

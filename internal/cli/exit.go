@@ -5,10 +5,10 @@ import (
 	"errors"
 	"strings"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/p11"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/schsm"
@@ -16,12 +16,12 @@ import (
 )
 
 // classExit maps the classes of package backup.
-var classExit = map[backup.Class]int{
-	backup.Failed:  console.ExitFailed,
-	backup.Refused: console.ExitRefused,
-	backup.Changed: console.ExitChanged,
-	backup.Damaged: console.ExitDamaged,
-	backup.Misused: console.ExitUsage,
+var classExit = map[fail.Class]int{
+	fail.Failed:  console.ExitFailed,
+	fail.Refused: console.ExitRefused,
+	fail.Changed: console.ExitChanged,
+	fail.Damaged: console.ExitDamaged,
+	fail.Misused: console.ExitUsage,
 }
 
 // Describe is what is said of an error, and its exit code. changed tells that a
@@ -34,12 +34,12 @@ func Describe(err error, changed bool) console.Failure {
 func explain(err error) *console.Failure {
 	f := &console.Failure{Exit: console.ExitFailed, Message: err.Error(), Err: err}
 	var (
-		job    *backup.Error
+		job    *fail.Error
 		pin    *schsm.PINError
 		status *apdu.StatusError
 	)
 	switch {
-	case errors.As(err, &job) && job.Class != backup.Failed:
+	case errors.As(err, &job) && job.Class != fail.Failed:
 		f.Exit, f.Code = classExit[job.Class], job.Code
 		f.Hint(job.Hint)
 	case errors.Is(err, context.Canceled):

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
 )
@@ -35,25 +35,25 @@ type Desk interface {
 }
 
 func failf(code, hint, format string, args ...any) error {
-	return &backup.Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+	return &fail.Error{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 func refusef(code, hint, format string, args ...any) error {
-	return &backup.Error{Class: backup.Refused, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+	return &fail.Error{Class: fail.Refused, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 // usagef is about what was asked for, and cannot be.
 func usagef(hint, format string, args ...any) error {
-	return &backup.Error{Class: backup.Misused, Code: "usage", Message: fmt.Sprintf(format, args...), Hint: hint}
+	return &fail.Error{Class: fail.Misused, Code: "usage", Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
 // because names what is behind an error, for errors.Is.
 func because(err, behind error) error {
-	err.(*backup.Error).Err = behind
+	err.(*fail.Error).Err = behind
 	return err
 }
 
 func hinted(err error, hint string) error {
-	err.(*backup.Error).Hint = hint
+	err.(*fail.Error).Hint = hint
 	return err
 }

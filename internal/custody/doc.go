@@ -5,5 +5,5 @@
 // terminal, no reader and no token.
 //
 // Shares, parts and passwords are wiped after use. What fails is a
-// *backup.Error in words for people.
+// *fail.Error in words for people.
 package custody

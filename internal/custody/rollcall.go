@@ -12,6 +12,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -117,7 +118,7 @@ func whole(cat *store.Catalog) (*store.State, error) {
 		return nil, err
 	}
 	if Anchor(v, state, nil, nil); v.Damaged() {
-		return nil, &backup.Error{Class: backup.Damaged, Code: "catalog-damaged", Message: "there is damage in the catalog or a copy of it: no roll is called that would have custodians sign it",
+		return nil, &fail.Error{Class: fail.Damaged, Code: "catalog-damaged", Message: "there is damage in the catalog or a copy of it: no roll is called that would have custodians sign it",
 			Hint: "`hsmbackup check` lists all that does not check out"}
 	}
 	return state, nil
@@ -214,7 +215,7 @@ func recordCall(cat *store.Catalog, call store.RollCall) error {
 	}
 	call.Seq = state.Head.Seq + 1
 	if _, err := signed(state, &call); err != nil {
-		return &backup.Error{Class: backup.Damaged, Code: "other-log", Message: "the answer is not recorded: " + err.Error(),
+		return &fail.Error{Class: fail.Damaged, Code: "other-log", Message: "the answer is not recorded: " + err.Error(),
 			Hint: "`hsmbackup check` with the head words of a backup (--head) tells whether this is an older copy of the catalog, or one that was changed", Err: store.ErrDamaged}
 	}
 	return cat.Append(call)
@@ -273,7 +274,7 @@ func whose(cat *store.Catalog, set string, index int, only []string, now time.Ti
 // isRefusal tells what is wrong with an answer from a catalog that cannot be read
 // or written.
 func isRefusal(err error) bool {
-	var e *backup.Error
+	var e *fail.Error
 	return errors.As(err, &e)
 }
 

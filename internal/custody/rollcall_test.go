@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -52,7 +52,7 @@ func register(t testing.TB, cat *store.Catalog, share *dkek.Share, needed int, n
 }
 
 func codeOf(err error) string {
-	var e *backup.Error
+	var e *fail.Error
 	if errors.As(err, &e) {
 		return e.Code
 	}

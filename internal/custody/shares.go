@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/secret"
 	"hsmbackup/store"
@@ -236,7 +236,7 @@ func (o *Opener) OpenFiles(ctx context.Context, given []Given) ([]*dkek.Share, [
 		if !g.BySheets() {
 			continue
 		}
-		var wrong *backup.Error
+		var wrong *fail.Error
 		if shares[i], errs[i] = g.openThreshold(ctx, o.Desk); errors.As(errs[i], &wrong) {
 			dkek.WipeShares(shares)
 			return nil, nil, errs[i]

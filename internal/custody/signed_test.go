@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/backup"
 	"hsmbackup/dkek"
+	"hsmbackup/internal/fail"
 	"hsmbackup/store"
 )
 
@@ -213,7 +214,7 @@ func TestAnswerOnAnotherDay(t *testing.T) {
 		o := Opener{Desk: desk}
 		list, err := o.Answer(t.Context(), c.Text(), []Given{{File: r.Custodians[1].File}}, now.AddDate(0, 0, days))
 		if days < -2 || days > 2 {
-			if codeOf(err) != "other-day" || backup.ClassOf(err) != backup.Refused {
+			if codeOf(err) != "other-day" || fail.ClassOf(err) != fail.Refused {
 				t.Errorf("%d days off: %v", days, err)
 			}
 			continue
@@ -256,7 +257,7 @@ func TestNoCallOnDamage(t *testing.T) {
 	}
 	refused := func(name string, cat *store.Catalog) {
 		t.Helper()
-		if _, err := Call(cat, new(nobody), cat.Now()); codeOf(err) != "catalog-damaged" || backup.ClassOf(err) != backup.Damaged {
+		if _, err := Call(cat, new(nobody), cat.Now()); codeOf(err) != "catalog-damaged" || fail.ClassOf(err) != fail.Damaged {
 			t.Errorf("%s: a challenge: %v", name, err)
 		}
 		roll := &Roll{Cat: cat, Now: cat.Now(), Desk: new(nobody)}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"hsmbackup/backup"
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -84,7 +85,7 @@ func (s SeenToken) nextForUpdate(cat *store.Catalog, named bool) (string, error)
 		return "", nil
 	}
 	u, _, err := backup.FindUpdate(cat, s.Inventory, "")
-	var several *backup.Error
+	var several *fail.Error
 	if errors.As(err, &several) {
 		return "hsmbackup firmware-update --successor-of SERIAL", nil
 	}

@@ -1,4 +1,6 @@
-package backup
+// Package fail has the failures of jobs, in words for people and in classes, and what
+// is left of a job that was done. Each class has an exit code of its own.
+package fail
 
 import (
 	"errors"
@@ -48,8 +50,8 @@ func ClassOf(err error) Class {
 	return Failed
 }
 
-// changed marks a failure as one that left a token or the catalog changed.
-func changed(err error) error {
+// After marks a failure as one that left a token or the catalog changed.
+func After(err error) error {
 	var e *Error
 	if errors.As(err, &e) {
 		if e.Class != Failed {
@@ -62,14 +64,15 @@ func changed(err error) error {
 	return &Error{Class: Changed, Code: "interrupted", Message: err.Error(), Hint: "run the same command again: it goes on from here", Err: err}
 }
 
-func refusef(code, hint, format string, args ...any) error {
+// Refusef, Failf and Usagef give failures of the classes Refused, Failed and Misused.
+func Refusef(code, hint, format string, args ...any) error {
 	return &Error{Class: Refused, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-func failf(code, hint, format string, args ...any) error {
+func Failf(code, hint, format string, args ...any) error {
 	return &Error{Class: Failed, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-func usagef(hint, format string, args ...any) error {
+func Usagef(hint, format string, args ...any) error {
 	return &Error{Class: Misused, Code: "usage", Message: fmt.Sprintf(format, args...), Hint: hint}
 }

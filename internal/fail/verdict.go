@@ -1,4 +1,4 @@
-package backup
+package fail
 
 // Verdict is how a job ended that was done: what is left of it, and whether
 // something stored was found damaged.
@@ -7,4 +7,5 @@ type Verdict struct {
 	Damaged bool
 }
 
-func (v *Verdict) add(what ...string) { v.Left = append(v.Left, what...) }
+// Add says what is left.
+func (v *Verdict) Add(what ...string) { v.Left = append(v.Left, what...) }
