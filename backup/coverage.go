@@ -268,7 +268,7 @@ func (h *history) recognised(inv *Inventory, k Key, stored *store.Key) KeyCovera
 		c.Coverage, c.Reason = Stale, last.Reason
 	case last.OK && last.Readable == readable(k) && last.Blob == store.HashOf(stored.Blob):
 		c.Asked, c.Reason = last.Time, "what can be read of it is what it was when it was asked on "+last.Time.UTC().Format(time.DateOnly)
-	case last.OK && last.Readable != readable(k):
+	case last.OK && last.Readable != readable(k) && last.Blob == store.HashOf(stored.Blob):
 		c.Coverage, c.Reason = Stale, "what can be read of it is not what it was when it was asked last; `hsmbackup backup` asks it"
 	default:
 		c.Reason = "no run with a login has asked it yet; `hsmbackup backup` does"

@@ -172,8 +172,9 @@ func (j *judgement) exits() {
 		}
 		j.bad("exit 4: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
 	case 5:
-		// What contradicts its key is left out of what is adopted, as damage.
-		contradicts := strings.Contains(j.r.said, "left out what is not its key's") ||
+		// What contradicts its key is damage, as far as shows without using the key.
+		contradicts := strings.Contains(j.r.said, "but the certificate beside it is for") ||
+			strings.Contains(j.r.said, "left out what is not its key's") ||
 			strings.Contains(j.r.said, "has no certificate, but there is one beside it")
 		if !damaged && !contradicts {
 			j.bad("exit 5: "+j.s.Do+" "+j.r.code(), "%s", j.r.line())
