@@ -61,9 +61,8 @@ func (k Keeper) Lately(now time.Time) bool {
 // Keepers gives all sets of parts, the oldest first, those that are retired too.
 func Keepers(state *store.State, now time.Time) []KeptSet {
 	list := make([]KeptSet, 0, len(state.PartSets))
-	ahead := ranAhead(state, now)
 	for _, set := range state.PartSets {
-		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: !ahead[set.Seq] && now.Sub(set.Time) <= handOutTime}
+		s := KeptSet{PartSet: set, Wanted: min(set.Needed+1, len(set.Custodians)), Fresh: !state.Ahead(set.Seq) && now.Sub(set.Time) <= handOutTime}
 		for _, c := range set.Custodians {
 			s.Keepers = append(s.Keepers, Keeper{Custodian: c})
 		}
@@ -81,7 +80,7 @@ func Keepers(state *store.State, now time.Time) []KeptSet {
 		}
 		k := &list[at].Keepers[call.Index-1]
 		switch {
-		case !ahead[call.Seq]:
+		case !state.Ahead(call.Seq):
 			k.Answered, k.Origin, k.Undated = call.Time, call.Origin, false
 		case sign != nil && !sign.day.After(now): // a day that the custodian's own clock agreed to
 			k.Answered, k.Origin, k.Undated = sign.day, call.Origin, false
@@ -97,25 +96,6 @@ func Keepers(state *store.State, now time.Time) []KeptSet {
 		}
 	}
 	return list
-}
-
-// slack is how far clocks may be apart through nobody's fault.
-const slack = time.Hour
-
-// ranAhead are the entries of the log, by their numbers, whose times cannot be
-// right: they lie ahead of now, or of an entry that came after them.
-func ranAhead(state *store.State, now time.Time) map[uint64]bool {
-	ahead := map[uint64]bool{}
-	for i := len(state.Entries) - 1; i >= 0; i-- {
-		e := &state.Entries[i]
-		if e.Time.After(now.Add(slack)) {
-			ahead[e.Seq] = true
-		}
-		if e.Time.Before(now) {
-			now = e.Time
-		}
-	}
-	return ahead
 }
 
 // Called gives the sets in use that have custodians with these names; none means
