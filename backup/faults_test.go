@@ -1,12 +1,13 @@
 package backup
 
 import (
+	"hsmbackup/internal/faults"
 	"slices"
 	"strings"
 	"testing"
 )
 
-func codes(list []Fault) string {
+func codes(list []faults.Fault) string {
 	var names []string
 	for _, f := range list {
 		names = append(names, f.Code)
@@ -18,7 +19,7 @@ func TestFaultsByVersion(t *testing.T) {
 	for firmware, want := range map[string]string{
 		"2.6": "", "3.0": "", "3.1": "firmware-lists firmware-weak-aes", "3.2": "firmware-weak-aes", "3.3": "", "3.10": "", "4.1": "", "": "", "x": "",
 	} {
-		if got := codes(FirmwareFaults(firmware)); got != want {
+		if got := codes(faults.FirmwareFaults(firmware)); got != want {
 			t.Errorf("firmware %q: %q, want %q", firmware, got, want)
 		}
 	}
@@ -33,7 +34,7 @@ func TestFaultsByVersion(t *testing.T) {
 		"1.0":       "opensc-exit-zero",
 		"":          "",
 	} {
-		if got := codes(OpenSCFaults(version)); got != want {
+		if got := codes(faults.OpenSCFaults(version)); got != want {
 			t.Errorf("OpenSC %q: %q, want %q", version, got, want)
 		}
 	}
@@ -42,11 +43,11 @@ func TestFaultsByVersion(t *testing.T) {
 		"HID Global OMNIKEY 3x21 Smart Card Reader 00 00":      "reader-short",
 		"Nitrokey Nitrokey HSM (DENK02009140000         ) 00":  "",
 	} {
-		if got := codes(ReaderFaults(name)); got != want {
+		if got := codes(faults.ReaderFaults(name)); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if got := codes(UpdateFaults()); !strings.Contains(got, FaultFullToken) || !strings.Contains(got, "update-new-serial") {
+	if got := codes(faults.UpdateFaults()); !strings.Contains(got, faults.FaultFullToken) || !strings.Contains(got, "update-new-serial") {
 		t.Errorf("updates: %q", got)
 	}
 }
@@ -54,21 +55,21 @@ func TestFaultsByVersion(t *testing.T) {
 // Each has what a reader of the list needs, and a code of its own.
 func TestFaultsWhole(t *testing.T) {
 	var seen []string
-	for _, f := range Faults() {
-		if f.Code == "" || f.Where == "" || f.What == "" || f.Do == "" || !strings.HasPrefix(f.Source, "https://") || f.Part == InReader && len(f.names) == 0 {
+	for _, f := range faults.Faults() {
+		if f.Code == "" || f.Where == "" || f.What == "" || f.Do == "" || !strings.HasPrefix(f.Source, "https://") || f.Part == faults.InReader && len(f.Names) == 0 {
 			t.Errorf("%+v is not whole", f)
 		}
-		if slices.Contains(seen, f.Code) || FindFault(f.Code).What != f.What {
+		if slices.Contains(seen, f.Code) || faults.FindFault(f.Code).What != f.What {
 			t.Errorf("%s: not the only one", f.Code)
 		}
 		seen = append(seen, f.Code)
 	}
-	for _, code := range []string{FaultLists, FaultWeakAES, FaultFullToken, FaultCutReader, FaultTruncating} {
+	for _, code := range []string{faults.FaultLists, faults.FaultWeakAES, faults.FaultFullToken, faults.FaultCutReader, faults.FaultTruncating} {
 		if !slices.Contains(seen, code) {
 			t.Errorf("%s is not in the list", code)
 		}
 	}
-	if FindFault("no-such").Code != "" {
+	if faults.FindFault("no-such").Code != "" {
 		t.Error("found what is not there")
 	}
 }

@@ -3,13 +3,14 @@ package backup
 import (
 	"fmt"
 
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/store"
 )
 
 // noteWeakAES is the vendor's word on AES keys of some versions.
 func noteWeakAES() string {
-	f := FindFault(FaultWeakAES)
+	f := faults.FindFault(faults.FaultWeakAES)
 	return f.What + ": " + f.Do
 }
 
@@ -17,7 +18,7 @@ func noteWeakAES() string {
 // token that it was on, major.minor; most often nothing. A key carries a
 // weakness wherever it is restored.
 func Notes(kind pkcs15.Kind, firmware string) []string {
-	if kind == pkcs15.AES && FindFault(FaultWeakAES).In(firmware) {
+	if kind == pkcs15.AES && faults.FindFault(faults.FaultWeakAES).In(firmware) {
 		return []string{noteWeakAES()}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -350,7 +351,7 @@ func cannotTake(inv *Inventory, k store.Key) string {
 		return fmt.Sprintf("firmware %s takes RSA keys of up to 2048 bits", inv.Firmware)
 	case version.Before(3, 0) && kind == pkcs15.AES:
 		return fmt.Sprintf("firmware %s has no AES keys", inv.Firmware)
-	case len(k.Algorithms) > 0 && FindFault(FaultLists).In(inv.Firmware):
+	case len(k.Algorithms) > 0 && faults.FindFault(faults.FaultLists).In(inv.Firmware):
 		return cannotTakeLists(inv.Firmware)
 	}
 	return ""

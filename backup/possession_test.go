@@ -13,6 +13,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/softtoken"
 )
@@ -275,7 +276,7 @@ func TestMakersNamed(t *testing.T) {
 func TestTokenNotes(t *testing.T) {
 	real := realCertificate(t)
 	day := func(y int) time.Time { return time.Date(y, 12, 1, 0, 0, 0, 0, time.UTC) }
-	notes := func(b []byte, now time.Time) string { return strings.Join(TokenNotes(b, now), "\n") }
+	notes := func(b []byte, now time.Time) string { return strings.Join(faults.TokenNotes(b, now), "\n") }
 	if n := notes(real, day(2026)); n != "" {
 		t.Errorf("nothing to note: %q", n)
 	}

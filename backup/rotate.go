@@ -12,6 +12,7 @@ import (
 	"hsmbackup/internal/curve"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -227,7 +228,7 @@ func cannotMake(to *Inventory, old Key) string {
 		return fmt.Sprintf("firmware %s has no AES keys", to.Firmware)
 	case len(Notes(old.Kind, to.Firmware)) > 0:
 		return fmt.Sprintf("firmware %s makes weak AES keys", to.Firmware)
-	case len(old.Info.Algorithms) > 0 && FindFault(FaultLists).In(to.Firmware):
+	case len(old.Info.Algorithms) > 0 && faults.FindFault(faults.FaultLists).In(to.Firmware):
 		return cannotTakeLists(to.Firmware)
 	}
 	return ""

@@ -11,6 +11,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
@@ -97,7 +98,7 @@ func (r *roundTrip) prove(ctx context.Context, k Key, stored *store.Key) error {
 	case errors.Is(err, apdu.ErrNoMemory):
 		return &untriedError{"no room on the token for a copy" + errNoRoom}
 	case errors.Is(err, apdu.ErrInternal) && len(k.Info.Algorithms) > 0:
-		return &untriedError{fmt.Sprintf("the token cannot take back what it exported (%v): %s fails on keys with a list of allowed algorithms", err, FindFault(FaultLists).Where)}
+		return &untriedError{fmt.Sprintf("the token cannot take back what it exported (%v): %s fails on keys with a list of allowed algorithms", err, faults.FindFault(faults.FaultLists).Where)}
 	case errors.Is(err, errNoWay):
 		return &untriedError{err.Error()}
 	}

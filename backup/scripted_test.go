@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/apdu"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/internal/secret"
 	"hsmbackup/internal/softtoken"
@@ -81,7 +82,7 @@ func (s *scripted) Open(context.Context, *store.Catalog) ([]*dkek.Share, error) 
 // What a firmware update asks besides.
 
 func (s *scripted) Check(context.Context, *store.Catalog) error    { return nil }
-func (s *scripted) Warn(*Inventory, []Fault)                       {}
+func (s *scripted) Warn(*Inventory, []faults.Fault)                {}
 func (s *scripted) Offered(context.Context) error                  { return nil }
 func (s *scripted) Ready(*Readiness, store.Copy, store.Entry)      {}
 func (s *scripted) PutBack(context.Context, *Update) (bool, error) { return s.putBack, nil }

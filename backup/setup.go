@@ -10,6 +10,7 @@ import (
 	"hsmbackup/dkek"
 	"hsmbackup/internal/cvc"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -112,7 +113,7 @@ func (t Trust) dated(card *schsm.Card, note string) string {
 	if now.IsZero() {
 		now = time.Now()
 	}
-	return strings.Join(append([]string{note}, expired(card.Chain(), now)...), "; ")
+	return strings.Join(append([]string{note}, faults.Expired(card.Chain(), now)...), "; ")
 }
 
 // unproven is what a verdict says besides that it is one.
@@ -139,7 +140,7 @@ func (t Trust) insist(card *schsm.Card, root cvc.Root, verdict error, done strin
 		return "", fail.Refusef("wrong-token", "type the serial number of the token that is meant", "--untrusted-token names %s, this token is %s", t.Untrusted, orNone(serial))
 	}
 	if !card.Software() && !errors.Is(verdict, schsm.ErrNoPossession) {
-		why += seems(card.Chain())
+		why += faults.Seems(card.Chain())
 	}
 	hint := fmt.Sprintf("if you know this token and accept the risk: --untrusted-token %s", serial)
 	if serial == "" {

@@ -11,6 +11,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/schsm"
 	"hsmbackup/store"
 )
@@ -426,7 +427,7 @@ func (j *SetUpJob) tellStage() {
 	default:
 		j.Person.Tell("%s was set up, and the set-up cut off before all of it was read back: that is done now.", name)
 	}
-	for _, f := range FirmwareFaults(j.inv.Firmware) {
+	for _, f := range faults.FirmwareFaults(j.inv.Firmware) {
 		j.Person.Note("firmware %s: %s; %s (%s)", j.inv.Firmware, f.What, f.Do, f.Source)
 	}
 }

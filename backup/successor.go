@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pkcs15"
 	"hsmbackup/internal/pubkey"
 	"hsmbackup/internal/schsm"
@@ -208,26 +209,26 @@ func FinishUpdate(cat *store.Catalog, u *Update) error {
 
 // FaultsFor are the known faults that a token in a reader may meet: those of its
 // firmware that concern a key on it, and those of the reader.
-func FaultsFor(inv *Inventory, reader string) []Fault {
+func FaultsFor(inv *Inventory, reader string) []faults.Fault {
 	aes, listed := false, false
 	for _, k := range inv.Keys {
 		aes = aes || k.Kind == pkcs15.AES
 		listed = listed || len(k.Info.Algorithms) > 0
 	}
-	var list []Fault
-	for _, f := range FirmwareFaults(inv.Firmware) {
-		if f.Code == FaultWeakAES && !aes || f.Code == FaultLists && !listed {
+	var list []faults.Fault
+	for _, f := range faults.FirmwareFaults(inv.Firmware) {
+		if f.Code == faults.FaultWeakAES && !aes || f.Code == faults.FaultLists && !listed {
 			continue
 		}
 		list = append(list, f)
 	}
-	return append(list, ReaderFaults(reader)...)
+	return append(list, faults.ReaderFaults(reader)...)
 }
 
 // AfterUpdate are the known faults that a restore right after a firmware update
 // may meet.
-func AfterUpdate() []Fault {
-	return slices.DeleteFunc(UpdateFaults(), func(f Fault) bool { return f.Code != FaultFullToken && f.Code != "update-slow-init" })
+func AfterUpdate() []faults.Fault {
+	return slices.DeleteFunc(faults.UpdateFaults(), func(f faults.Fault) bool { return f.Code != faults.FaultFullToken && f.Code != "update-slow-init" })
 }
 
 // Changes is what others must know of a token that was updated.

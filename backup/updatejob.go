@@ -8,6 +8,7 @@ import (
 
 	"hsmbackup/dkek"
 	"hsmbackup/internal/fail"
+	"hsmbackup/internal/faults"
 	"hsmbackup/store"
 )
 
@@ -36,7 +37,7 @@ type UpdatePerson interface {
 	// catalog may be nil. Warn says what is known to go wrong, and Offered asks
 	// whether the vendor has an update.
 	Check(context.Context, *store.Catalog) error
-	Warn(*Inventory, []Fault)
+	Warn(*Inventory, []faults.Fault)
 	Offered(context.Context) error
 	// Copy copies the catalog elsewhere and checks what came out.
 	Copy(context.Context, *store.Catalog) (store.Copy, store.Entry, error)

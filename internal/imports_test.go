@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	// Secure messaging, by both sides of the wire.
 	"internal/channel": {"internal/apdu", "internal/cmac", "internal/tlv"},
 	"internal/fail":    nil,
+	"internal/faults":  with(values, "internal/schsm"),
 	"internal/words":   {"internal/secret"},
 	"internal/pkcs15":  values,
 	"internal/cvc":     values,
@@ -44,7 +45,7 @@ var mayImport = map[string][]string{
 
 	"dkek":   values,
 	"store":  {"internal/secret"},
-	"backup": with(values, "internal/fail", "dkek", "store", "internal/schsm", "internal/apdu"),
+	"backup": with(values, "internal/faults", "internal/fail", "dkek", "store", "internal/schsm", "internal/apdu"),
 
 	"internal/custody": {"internal/fail", "backup", "dkek", "store", "internal/harmless", "internal/newfile", "internal/pkcs15",
 		"internal/pubkey", "internal/secret", "internal/sheet", "internal/words"},
@@ -59,7 +60,7 @@ var mayImport = map[string][]string{
 	"internal/doctor":    {"internal/apdu", "internal/pcsc", "internal/schsm"},
 	"internal/build":     nil,
 	"internal/remote":    {"backup", "store", "internal/console", "internal/harmless"},
-	"internal/report":    with(values, "internal/fail", "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
+	"internal/report":    with(values, "internal/faults", "internal/fail", "backup", "store", "dkek", "internal/console", "internal/custody", "internal/newfile", "internal/doctor", "internal/harmless", "internal/p11", "internal/schsm", "internal/words"),
 	"internal/keygen":    with(values, "backup", "internal/apdu", "internal/schsm", "internal/console"),
 	"internal/terminal":  {"internal/secret", "internal/harmless"},
 	"internal/cli": with(values, "internal/fail", "backup", "dkek", "store", "internal/apdu", "internal/console", "internal/custody", "internal/harmless", "internal/p11", "internal/pcsc",

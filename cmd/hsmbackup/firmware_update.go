@@ -13,6 +13,7 @@ import (
 	"hsmbackup/internal/build"
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/harmless"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -159,8 +160,8 @@ func (u *updater) Check(ctx context.Context, cat *store.Catalog) error {
 	return u.checkMachine(ctx, cat, u.t.Reader)
 }
 
-func (u *updater) Warn(inv *backup.Inventory, more []backup.Fault) {
-	for _, n := range backup.TokenNotes(inv.Certificate, u.Now()) {
+func (u *updater) Warn(inv *backup.Inventory, more []faults.Fault) {
+	for _, n := range faults.TokenNotes(inv.Certificate, u.Now()) {
 		u.Note("%s: %s", u.Name(), n)
 	}
 	for _, c := range citations(append(backup.FaultsFor(inv, u.t.Reader), more...)) {
@@ -169,7 +170,7 @@ func (u *updater) Warn(inv *backup.Inventory, more []backup.Fault) {
 }
 
 // citations are known faults as they are told, with their sources.
-func citations(faults []backup.Fault) []string {
+func citations(faults []faults.Fault) []string {
 	var list []string
 	for _, f := range faults {
 		list = append(list, fmt.Sprintf("known fault of %s; %s (%s)", f, f.Do, f.Source))

@@ -14,6 +14,7 @@ import (
 	"hsmbackup/internal/cli"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/custody"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/pcsc"
 	"hsmbackup/internal/report"
 	"hsmbackup/internal/terminal"
@@ -90,7 +91,7 @@ func (a *app) status(ctx context.Context) error {
 		if s.inv, err = backup.Take(ctx, t.Card); err != nil {
 			return err
 		}
-		s.notes = backup.TokenNotes(s.inv.Certificate, a.Now())
+		s.notes = faults.TokenNotes(s.inv.Certificate, a.Now())
 		s.coverage, s.behind = backup.Cover(s.inv, state, nil), backup.BehindRekey(s.inv, state)
 		list = append(list, s)
 	}

@@ -3,9 +3,9 @@ package report
 import (
 	"fmt"
 
-	"hsmbackup/backup"
 	"hsmbackup/internal/console"
 	"hsmbackup/internal/doctor"
+	"hsmbackup/internal/faults"
 	"hsmbackup/internal/harmless"
 )
 
@@ -86,22 +86,22 @@ func (d *Doctor) Print(c *console.Console) {
 // knownFaults are the faults on the list that what was seen has.
 func knownFaults(f *doctor.Facts) []doctor.Finding {
 	var list []doctor.Finding
-	add := func(severity doctor.Severity, where string, faults []backup.Fault) {
+	add := func(severity doctor.Severity, where string, faults []faults.Fault) {
 		for _, fault := range faults {
 			list = append(list, doctor.Finding{Severity: severity, Code: fault.Code, What: where + ": " + fault.What, Do: fault.Do, Source: fault.Source})
 		}
 	}
 	if v := f.OpenSC(); v != "" {
-		add(doctor.Warning, "OpenSC "+v, backup.OpenSCFaults(v))
+		add(doctor.Warning, "OpenSC "+v, faults.OpenSCFaults(v))
 	}
 	for _, r := range f.Readers {
-		add(doctor.Note, r.Name, backup.ReaderFaults(r.Name))
+		add(doctor.Note, r.Name, faults.ReaderFaults(r.Name))
 		if r.State == doctor.HasToken {
 			name := r.Serial
 			if name == "" {
 				name = r.Name
 			}
-			add(doctor.Warning, fmt.Sprintf("%s has firmware %s", name, r.Firmware), backup.FirmwareFaults(r.Firmware))
+			add(doctor.Warning, fmt.Sprintf("%s has firmware %s", name, r.Firmware), faults.FirmwareFaults(r.Firmware))
 		}
 	}
 	return list

@@ -1,4 +1,4 @@
-package backup
+package faults
 
 import (
 	"fmt"
@@ -31,11 +31,11 @@ func TokenNotes(certificates []byte, now time.Time) []string {
 	default:
 		list = append(list, "its certificate does not lead to the vendor's root, and names no maker that is known")
 	}
-	return append(list, expired(chain, now)...)
+	return append(list, Expired(chain, now)...)
 }
 
-// expired names the certificates of a chain whose time is over; nil has none.
-func expired(chain *cvc.Chain, now time.Time) []string {
+// Expired names the certificates of a chain whose time is over; nil has none.
+func Expired(chain *cvc.Chain, now time.Time) []string {
 	if chain == nil {
 		return nil
 	}
@@ -50,8 +50,8 @@ func expired(chain *cvc.Chain, now time.Time) []string {
 	return list
 }
 
-// seems is what TrustToken says of the maker of a token that it refuses.
-func seems(chain *cvc.Chain) string {
+// Seems is what TrustToken says of the maker of a token that it refuses.
+func Seems(chain *cvc.Chain) string {
 	if chain == nil || chain.Maker() == "" {
 		return ""
 	}

@@ -1,4 +1,6 @@
-package backup
+// Package faults lists what is known to go wrong with tokens of some firmware, with
+// readers and with OpenSC, and what the certificates of a token say besides.
+package faults
 
 import (
 	"strconv"
@@ -33,8 +35,8 @@ type Fault struct {
 	// The versions that have it: from the first to before the second. Without a
 	// second all later ones.
 	from, below string
-	// names are pieces of readers' names, in lower case.
-	names []string
+	// Names are pieces of readers' names, in lower case.
+	Names []string
 }
 
 // Codes of the faults that jobs act upon.
@@ -86,13 +88,13 @@ var faults = []Fault{
 		Source: "https://support.nitrokey.com/t/3615",
 	},
 	{
-		Code: FaultCutReader, Part: InReader, Where: "Reiner SCT cyberJack readers", names: []string{"cyberjack"},
+		Code: FaultCutReader, Part: InReader, Where: "Reiner SCT cyberJack readers", Names: []string{"cyberjack"},
 		What:   "commands longer than 1014 bytes are cut without a word, so that OpenSC up to 0.23 cannot bring back RSA-4096 keys",
 		Do:     "hsmbackup stays below; with OpenSC use 0.24 or later, or another reader",
 		Source: "https://github.com/OpenSC/OpenSC/issues/2514",
 	},
 	{
-		Code: "reader-short", Part: InReader, Where: "OMNIKEY 3x21 readers", names: []string{"omnikey 3x21", "omnikey 3021", "omnikey 3121", "omnikey cardman 3x21", "omnikey cardman 3021", "omnikey cardman 3121"},
+		Code: "reader-short", Part: InReader, Where: "OMNIKEY 3x21 readers", Names: []string{"omnikey 3x21", "omnikey 3021", "omnikey 3121", "omnikey cardman 3x21", "omnikey cardman 3021", "omnikey cardman 3121"},
 		What:   "with some drivers commands end at 261 bytes; a SmartCard-HSM needs longer ones even to list its keys",
 		Do:     "use another reader or the maker's driver; the Nitrokey HSM has its reader built in",
 		Source: "https://github.com/OpenSC/OpenSC/issues/715",
@@ -175,7 +177,7 @@ func faultsOf(part Part, which string) []Fault {
 // name is one of those. A version that cannot be read has none.
 func (f Fault) In(which string) bool {
 	if f.Part == InReader {
-		for _, n := range f.names {
+		for _, n := range f.Names {
 			if strings.Contains(strings.ToLower(which), n) {
 				return true
 			}
