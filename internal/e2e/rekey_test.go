@@ -45,7 +45,7 @@ func TestRekey(t *testing.T) {
 	d := pcsctest.Start(t)
 	d.Unplug(t, 0)
 	said := good(t, r.hsmbackup(slices.Concat([]string{"dkek", "rekey", "--new-share", "new/dora.txt", "--new-share", "new/fritz.txt", "--why", "custodian-left", "--who", "emil"}, oldParts)...),
-		"re-keyed, opened, matches its request", "in place of "+oldKCV, "private keys are open in this computer's memory", "all copies of the catalog stay open to the old recovery key", "is retired")
+		"re-keyed, opened, matches its request", "in place of "+oldKCV, "private keys are open in this computer's memory", "all copies of the catalog stay open to the old recovery key", "stays in use")
 	if n := strings.Count(said, "re-keyed, opened"); n != len(keys) {
 		t.Errorf("%d keys re-keyed", n)
 	}
