@@ -243,6 +243,9 @@ func (j *judgement) copies() {
 	for _, n := range is.references() {
 		if o := is.objects[n]; was.objects[n] != o && o.bare() {
 			t.copies[o.private] = true
+			if j.cmd.looks && (j.r.exit == 0 || j.r.exit == 3) {
+				j.bad("copy left: "+j.s.Do, "key %d (%s) of %s, exit %d", n, o, was.Serial, j.r.exit)
+			}
 		}
 	}
 	wiped := is.empty() || slices.Contains(j.cmd.args, "--init")
