@@ -146,6 +146,9 @@ func (u *Update) looksWhole(inv *Inventory, s *store.Snapshot) bool {
 	discarded := func(f schsm.FID) bool {
 		return slices.ContainsFunc(u.Discarded, func(n int) bool {
 			r := byte(n)
+			if i := slices.IndexFunc(s.Keys, func(k store.Key) bool { return k.Reference == n }); i >= 0 && len(s.Keys[i].Blob) > 0 {
+				return false // it comes back, whatever the note says
+			}
 			return f == schsm.KeyFile(r) || f == schsm.DescriptionFile(r) || f == schsm.CertificateFile(r)
 		})
 	}

@@ -133,8 +133,8 @@ type RestoreOptions struct {
 	ReplaceBlobs []store.Hash
 	Replacing    Replacing
 	Catalog      *store.Catalog
-	// Without are references in the snapshot of keys that were given up: they
-	// are left out of the plan.
+	// Without are references in the snapshot of keys that were given up: those
+	// that cannot come back are left out of the plan.
 	Without []int
 	// OpenData opens what is sealed under the DKEK; nil without shares.
 	OpenData func(sealed []byte) ([]byte, error)
@@ -162,7 +162,7 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	free := newPlaces(inv, s, o)
 	for _, k := range s.Keys {
 		switch {
-		case !o.all() && !o.chooses(k), slices.Contains(o.Without, k.Reference):
+		case !o.all() && !o.chooses(k):
 		case k.Reference == 0:
 			item, err := free.planKey(k)
 			if err != nil {
@@ -170,7 +170,10 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 			}
 			p.Items = append(p.Items, item)
 		default:
-			p.Items = append(p.Items, planKey(inv, k, o.At, s.Keys...))
+			item := planKey(inv, k, o.At, s.Keys...)
+			if item.comesBack() || !slices.Contains(o.Without, k.Reference) {
+				p.Items = append(p.Items, item)
+			}
 		}
 	}
 	if !o.all() && len(p.Items) < distinct(o.Keys)+distinct(o.Blobs) {
@@ -192,6 +195,10 @@ func MakePlan(ctx context.Context, card *schsm.Card, s *store.Snapshot, o Restor
 	p.problems(inv)
 	return p, nil
 }
+
+// comesBack tells whether a restore brings the key back. That a key was given up
+// is a note, which never keeps one away that the snapshot can bring back.
+func (i *Item) comesBack() bool { return i.Action != NotInBackup && i.Action != DoesNotFit }
 
 // distinct counts what is in a list, each once.
 func distinct[T comparable](list []T) int {

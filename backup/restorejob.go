@@ -133,7 +133,8 @@ func (j *RestoreJob) endUpdate(r *RestoreReport) error {
 // restore of its snapshot that has just been done.
 func (u *Update) broughtBack(r *RestoreReport) bool {
 	for i, k := range r.Keys {
-		if !k.OK && !slices.Contains(u.Discarded, r.Plan.Items[i].Key.Reference) {
+		item := &r.Plan.Items[i]
+		if !k.OK && (item.comesBack() || !slices.Contains(u.Discarded, item.Key.Reference)) {
 			return false
 		}
 	}

@@ -310,7 +310,9 @@ func (a *app) printUpdate(ctx context.Context, j *backup.UpdateJob, t *cli.Token
 	case r.Waits:
 		r.Next = []string{"hsmbackup dkek load --share FILE" + a.named(), "hsmbackup firmware-update" + a.named()}
 		if !a.Flags.JSON {
-			a.Printf("  %s", strings.Join(r.Next, "\n  "))
+			for _, line := range r.Next {
+				a.Printf("  %s", line)
+			}
 		}
 	case r.Phase == backup.UpdateFinished || r.Phase == backup.UpdatePutBack:
 	case r.Taken != nil:

@@ -1,0 +1,55 @@
+package backup
+
+import (
+	"testing"
+
+	"hsmbackup/internal/softtoken"
+	"hsmbackup/store"
+)
+
+// A note that keys were given up keeps none away that the snapshot brings back:
+// neither is the emptied token called whole, nor its successor.
+func TestFault14NoteOfKeysGivenUp(t *testing.T) {
+	begin := func() (*softtoken.Token, *store.Catalog, UpdateOptions) {
+		token, _, cat, share := readyForUpdate(t)
+		if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+			t.Fatalf("emptied: %s, %v", phase, err)
+		}
+		list, err := Updates(cat)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("%d updates, %v", len(list), err)
+		}
+		list[0].Discarded = []int{1, 7}
+		if err := list[0].put(cat); err != nil {
+			t.Fatal(err)
+		}
+		return token, cat, UpdateOptions{}
+	}
+	holds := func(what string, token *softtoken.Token) {
+		t.Helper()
+		inv, err := Take(t.Context(), login(t, token))
+		if err != nil || len(inv.Keys) != 2 {
+			t.Errorf("%s: %d of 2 keys are back, %v", what, len(inv.Keys), err)
+		}
+	}
+
+	token, cat, o := begin()
+	if err := token.Update("3.6", "SOFT0400001"); err != nil {
+		t.Fatal(err)
+	}
+	if phase, err := updateRun(t, token, cat, newShare(t, 1), o); err != nil || phase != UpdateFinished {
+		t.Errorf("the successor: %s, %v", phase, err)
+	}
+	holds("on the successor", token)
+
+	token, cat, o = begin()
+	j, _, err := updateJob(token, cat, newShare(t, 1), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Abort = true
+	if r, err := j.Run(t.Context()); err != nil || r.Phase != UpdatePutBack {
+		t.Errorf("given up: %s, %v", r.Phase, err)
+	}
+	holds("given up", token)
+}
