@@ -66,7 +66,7 @@ func Choose(state *store.State, name, serial string) (s *store.Snapshot, note st
 	case 1:
 		return newest[0], "", nil
 	}
-	return nil, "", fail.Refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one with --from", len(newest))
+	return nil, "", fail.Refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one", len(newest))
 }
 
 // Current gives the newest snapshot of each token, whatever serials it had, and

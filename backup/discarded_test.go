@@ -3,6 +3,7 @@ package backup
 import (
 	"testing"
 
+	"hsmbackup/internal/fail"
 	"hsmbackup/internal/softtoken"
 	"hsmbackup/store"
 )
@@ -52,4 +53,40 @@ func TestFault14NoteOfKeysGivenUp(t *testing.T) {
 		t.Errorf("given up: %s, %v", r.Phase, err)
 	}
 	holds("given up", token)
+}
+
+// A note that names a snapshot of before brings nothing back by it: keys made
+// since would be missing, and what came back called all.
+func TestFault14NoteOfAnOlderSnapshot(t *testing.T) {
+	token, card, cat, share := readyForUpdate(t)
+	old, err := Run(t.Context(), card, cat, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	generate(t, card, 3, "P-256", "three", []byte{3})
+	if phase, err := updateRun(t, token, cat, share, UpdateOptions{}); err != nil || phase != UpdateEmptied {
+		t.Fatalf("emptied: %s, %v", phase, err)
+	}
+	list, err := Updates(cat)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d updates, %v", len(list), err)
+	}
+	list[0].Snapshot, list[0].Hash = old.Snapshot.ID, old.Snapshot.Hash
+	if err := list[0].put(cat); err != nil {
+		t.Fatal(err)
+	}
+	j, _, err := updateJob(token, cat, share, UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Abort = true
+	if _, err := j.Run(t.Context()); fail.ClassOf(err) != fail.Damaged {
+		t.Errorf("given up: %v", err)
+	}
+	if err := token.Update("3.6", "SOFT0400001"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err == nil {
+		t.Error("the successor was brought to the older snapshot")
+	}
 }

@@ -635,6 +635,17 @@ func (u *Update) snapshot(cat *store.Catalog) (*store.Snapshot, error) {
 	if s.Hash != u.Hash {
 		return nil, &fail.Error{Class: fail.Damaged, Code: "catalog-damaged", Message: "snapshot " + u.Snapshot + " is not the one that the update began with", Hint: "`hsmbackup check` says what does not check out"}
 	}
+	// The note may have been put back to one of before. A token that keeps its
+	// serial has had a newer one since it came back.
+	now := state.Newest(u.Serial)
+	for now != nil && now.Rekeyed != nil && now.Hash != s.Hash {
+		now = state.Source(now)
+	}
+	if now != nil && now.Hash != s.Hash && (u.Phase != UpdateRestoring || u.Successor != u.Serial) {
+		return nil, &fail.Error{Class: fail.Damaged, Code: "catalog-damaged",
+			Message: fmt.Sprintf("the update's note names snapshot %s of %s, and %s is newer: nothing was done by it", s.ID, u.Serial, now.ID),
+			Hint:    fmt.Sprintf("`hsmbackup firmware-update --settle %s` ends it as it is; then `hsmbackup restore --from %s`", u.Serial, now.ID)}
+	}
 	return s, nil
 }
 
