@@ -44,7 +44,7 @@ func cloneJob(first, second *softtoken.Token, cat *store.Catalog) (*CloneJob, *s
 
 func TestClone(t *testing.T) {
 	ctx := context.Background()
-	cat, first, second, a, b := pair(t)
+	cat, first, second, _, _ := pair(t)
 	clone := func(first, second *softtoken.Token, no error) (*CloneReport, *scripted, error) {
 		t.Helper()
 		first.Reset()
@@ -61,7 +61,7 @@ func TestClone(t *testing.T) {
 	if err != nil || !r.Complete() || len(r.Left) > 0 || len(s.asked) != 1 || s.asked[0].What == "" {
 		t.Fatalf("%+v, asked %v, %v", r, s.asked, err)
 	}
-	a, b = login(t, first), login(t, second)
+	a, b := login(t, first), login(t, second)
 	x, y := coverageOf(t, a, cat), coverageOf(t, b, cat)
 	if len(x) != 2 || len(y) != 2 || !x[0].Key.Public.Equal(y[0].Key.Public) || y[0].Coverage != Covered {
 		t.Errorf("%+v, %+v", x, y)

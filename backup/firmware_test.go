@@ -298,7 +298,7 @@ func TestFirmwareUpdateGuards(t *testing.T) {
 
 	// Nobody shows shares in this run, however lately somebody did; nothing is
 	// recorded then.
-	token, card, cat, share = readyForUpdate(t)
+	token, _, cat, share = readyForUpdate(t)
 	n = deleted(token)
 	j, s, err := updateJob(token, cat, share, UpdateOptions{})
 	if err != nil {

@@ -144,9 +144,7 @@ func (s SetUp) recoveryKeys(e *Evidence, state *store.State, inv *Inventory) err
 	}
 	var shares []*dkek.Share
 	for _, set := range s.Sets {
-		for _, share := range set.Load {
-			shares = append(shares, share)
-		}
+		shares = append(shares, set.Load...)
 	}
 	e.combine(domains, shares, newest)
 	if s.Holding.SharesChecked != "" {

@@ -326,11 +326,6 @@ func (k *Key) exportable(domains []schsm.Domain) {
 	}
 }
 
-// holdsAnything tells whether a wipe would lose something.
-func (inv *Inventory) holdsAnything() bool {
-	return len(inv.Keys) > 0 || len(inv.Files) > 0 || len(inv.Unread) > 0
-}
-
 // HoldsAnything tells whether a wipe takes leave: what an interrupted look at the
 // device key left behind may go.
 func (inv *Inventory) HoldsAnything() bool { return inv.needsWarrant() }

@@ -24,7 +24,6 @@ type scripted struct {
 	shares []*dkek.Share
 	// broken is why the shares cannot be had; no is said to questions.
 	broken, no error
-	copyTo     string
 	giveUp     func(KeyCoverage) (bool, error)
 	putBack    bool
 

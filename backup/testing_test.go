@@ -274,3 +274,8 @@ func read(t testing.TB, cat *store.Catalog) *store.State {
 	}
 	return s
 }
+
+// holdsAnything tells whether a wipe would lose something.
+func (inv *Inventory) holdsAnything() bool {
+	return len(inv.Keys) > 0 || len(inv.Files) > 0 || len(inv.Unread) > 0
+}
