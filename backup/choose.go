@@ -62,6 +62,9 @@ func Choose(state *store.State, name, serial string) (s *store.Snapshot, note st
 	}
 	switch len(newest) {
 	case 0:
+		if err := state.Err(); err != nil { // what cannot be read may be a snapshot
+			return nil, "", err
+		}
 		return nil, "", fail.Failf("no-such-snapshot", "`hsmbackup backup` takes one", "there is no snapshot in the catalog")
 	case 1:
 		return newest[0], "", nil

@@ -89,4 +89,7 @@ func TestFault14NoteOfAnOlderSnapshot(t *testing.T) {
 	if _, err := updateRun(t, token, cat, share, UpdateOptions{}); err == nil {
 		t.Error("the successor was brought to the older snapshot")
 	}
+	if u, err := Settle(cat, "SOFT0200001"); err != nil || u.Snapshot == old.Snapshot.ID {
+		t.Errorf("settled, it names the older snapshot: %v", err)
+	}
 }

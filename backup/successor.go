@@ -170,6 +170,13 @@ func Settle(cat *store.Catalog, serial string) (*Update, error) {
 		if err := u.log(cat, store.UpdateSettled); err != nil {
 			return nil, err
 		}
+		state, err := cat.Read()
+		if err != nil {
+			return nil, fail.After(err)
+		}
+		if now := state.Newest(serial); now != nil { // the note may name one of before
+			u.Snapshot, u.Hash = now.ID, now.Hash
+		}
 		return u, u.forget(cat)
 	}
 	return nil, noSuchUpdate(serial)

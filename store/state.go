@@ -278,7 +278,7 @@ func (s *State) Source(snap *Snapshot) *Snapshot {
 // at least 4 hex digits.
 //
 // Errors: ErrNoSnapshot, ErrAmbiguous; ErrDamaged for one that is in the log and
-// of which nothing can be read.
+// of which nothing can be read, and where damage may hide the only one.
 func (s *State) Find(name string) (*Snapshot, error) {
 	byID := s.byPrefix(name)
 	var named *Snapshot
@@ -298,6 +298,8 @@ func (s *State) Find(name string) (*Snapshot, error) {
 		return byID[0], nil
 	case named != nil:
 		return named, nil
+	case name == latest && len(s.Lost) == 0 && len(s.Damage) > 0:
+		return nil, s.Err() // what cannot be read may be a snapshot
 	case name == latest && len(s.Lost) == 0:
 		return nil, fmt.Errorf("%w: the catalog has none yet: run a backup", ErrNoSnapshot)
 	}

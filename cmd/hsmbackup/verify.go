@@ -373,7 +373,7 @@ func (a *app) printVerification(v *backup.Verification, first, notRecorded strin
 	for _, d := range v.Doubts {
 		hints = append(hints, d.Do)
 	}
-	if len(uncovered) > 0 || v.Empty() {
+	if len(uncovered) > 0 || v.Empty() && len(v.Findings) == 0 {
 		hints = append(hints, "`hsmbackup backup` takes a new snapshot")
 	}
 	return console.Outcomes(exits.Outcome(verificationSummary(v, uncovered), hints...), risk)
@@ -438,6 +438,8 @@ func nothingToProve(v *backup.Verification) string {
 		return "nothing to prove: no key but such as were accepted as not exportable"
 	case !v.Empty():
 		return ""
+	case len(v.Snapshots) == 0 && len(v.Findings) > 0:
+		return "nothing to prove: no snapshot in the catalog can be read"
 	case len(v.Snapshots) == 0:
 		return "nothing to prove: no snapshot in the catalog"
 	case slices.ContainsFunc(v.Snapshots, func(s backup.SnapshotProof) bool { return len(s.Keys) > 0 }):
