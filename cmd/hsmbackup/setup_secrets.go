@@ -21,7 +21,7 @@ func (s *setter) patiently(ctx context.Context, prompt bool, f func() error) err
 		err := f()
 		var own *console.Failure
 		typed := errors.As(err, &own) && (own.Code == "typed-differently" || own.Code == "default-pin" || own.Code == "not-typed-back" || own.Code == "weak-password") ||
-			errors.Is(err, schsm.ErrPINLength) || errors.Is(err, schsm.ErrSOPINFormat)
+			errors.Is(err, schsm.ErrNewPIN) || errors.Is(err, schsm.ErrSOPINFormat)
 		if err == nil || !typed || !prompt || n == attempts || ctx.Err() != nil {
 			return err
 		}
