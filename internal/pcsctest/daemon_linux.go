@@ -25,7 +25,7 @@ const (
 	basePort   = 35963 // of slot 0; slot 1 is one up
 	configFile = "/run/reader.conf"
 	logFile    = "/run/pcscd.log"
-	patience   = 20 * time.Second
+	patience   = 60 * time.Second
 )
 
 // Daemon is the private pcscd of this process.
