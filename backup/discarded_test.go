@@ -93,3 +93,40 @@ func TestFault14NoteOfAnOlderSnapshot(t *testing.T) {
 		t.Errorf("settled, it names the older snapshot: %v", err)
 	}
 }
+
+// A note that an update has copied the catalog is no copy.
+func TestFault14NoteOfACopy(t *testing.T) {
+	token, card, cat, share := readyForUpdate(t)
+	r, err := Run(t.Context(), card, cat, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv, err := Take(t.Context(), card)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &Update{
+		Serial: inv.Serial, Firmware: inv.Firmware, Snapshot: r.Snapshot.ID, Hash: r.Snapshot.Hash, Phase: UpdateEmptying,
+		Files: inv.files(), Copy: "/nowhere/catalog.db", Seq: r.Head.Seq, Began: r.Snapshot.Taken,
+	}
+	if err := u.put(cat); err != nil {
+		t.Fatal(err)
+	}
+	j, _, err := updateJob(token, cat, share, UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Begin = false
+	_, err = j.Run(t.Context())
+	refusedWith(t, "without a copy", "no-copy", err)
+	if after, err := Take(t.Context(), login(t, token)); err != nil || !after.same(inv) {
+		t.Errorf("something was deleted: %+v, %v", after, err)
+	}
+	if j, _, err = updateJob(token, cat, share, UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	j.Begin = true
+	if r, err := j.Run(t.Context()); err != nil || r.Phase != UpdateEmptied || len(read(t, cat).Copies) != 1 {
+		t.Errorf("with --copy-to: %+v, %v", r, err)
+	}
+}

@@ -304,7 +304,28 @@ func (j *UpdateJob) empty(ctx context.Context, u *Update) error {
 	if err != nil {
 		return err
 	}
+	if err := j.copied(ctx, u); err != nil {
+		return err
+	}
 	return j.emptyLoggedIn(ctx, u, ready.Warrant)
+}
+
+// copied makes sure that the catalog has the copy that the update's note names: a
+// note alone is no copy. One that was put away since cannot be looked at.
+func (j *UpdateJob) copied(ctx context.Context, u *Update) error {
+	state, err := j.Catalog.Read()
+	if err != nil || slices.ContainsFunc(state.Copies, func(c store.Copy) bool { return c.Path == u.Copy }) {
+		return err
+	}
+	if !j.Begin {
+		return fail.Refusef("no-copy", "run it again with --copy-to PLACE, and it makes one", "the catalog has no copy at %s, where the update of %s is said to have made one", u.Copy, u.Serial)
+	}
+	c, _, err := j.Person.Copy(ctx, j.Catalog)
+	if err != nil {
+		return err
+	}
+	u.Copy, j.Changed = c.Path, true
+	return u.put(j.Catalog)
 }
 
 func (j *UpdateJob) emptyLoggedIn(ctx context.Context, u *Update, w Warrant) error {
