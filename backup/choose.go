@@ -58,7 +58,7 @@ func Choose(state *store.State, name, serial string) (s *store.Snapshot, note st
 		if name == "" {
 			name = s.ID
 		}
-		lines = append(lines, fmt.Sprintf("--from %s  %q  %s", name, s.Token.Label, count(len(s.Keys), "key")))
+		lines = append(lines, fmt.Sprintf("%s  %q  %s", name, s.Token.Label, count(len(s.Keys), "key")))
 	}
 	switch len(newest) {
 	case 0:
@@ -69,7 +69,7 @@ func Choose(state *store.State, name, serial string) (s *store.Snapshot, note st
 	case 1:
 		return newest[0], "", nil
 	}
-	return nil, "", fail.Refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one", len(newest))
+	return nil, "", fail.Refusef("ambiguous-snapshot", strings.Join(lines, "\n"), "the catalog has %d snapshots to choose from: name one by its serial", len(newest))
 }
 
 // Current gives the newest snapshot of each token, whatever serials it had, and
