@@ -32,12 +32,14 @@ demo: build
 deps:
 	@packaging/deps.sh test
 
-# Those that take longest begin first, and what waits for a reader leaves its
-# processor to others.
-PACKAGES = ./internal/e2e ./cmd/... ./...
+# cmd goes first and alone: begun in the same moment as e2e, its pcscd was not
+# found. Then those that take longest begin first, and what waits for a reader
+# leaves its processor to others.
+PACKAGES = ./internal/e2e ./...
 
 test: deps
-	$(GO) test -timeout 30m -p 3 $(PACKAGES)
+	$(GO) test -timeout 30m ./cmd/...
+	$(GO) test -timeout 30m -p 2 $(PACKAGES)
 
 # Steps by kind are printed; a history that goes wrong is cut down and printed too.
 STEPS ?= 100000
@@ -83,7 +85,8 @@ tidy:
 # -short leaves out repetitions, not tests: the detector makes each share's key
 # derivation many times slower.
 race:
-	$(GO) test -race -short -timeout 45m -p 3 $(PACKAGES)
+	$(GO) test -race -short -timeout 45m ./cmd/...
+	$(GO) test -race -short -timeout 45m -p 2 $(PACKAGES)
 
 cross:
 	@for target in $(CROSS); do \

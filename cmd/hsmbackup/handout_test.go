@@ -81,7 +81,6 @@ func workIn(t *testing.T) {
 	t.Chdir(dir)
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	t.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(dir, "no-pcscd"))
 }
 
 var (

@@ -91,7 +91,6 @@ func TestRollCallAges(t *testing.T) {
 	t.Chdir(dir)
 	t.Setenv("HSMBACKUP_CATALOG", "c.db")
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	t.Setenv("PCSCLITE_CSOCK_NAME", filepath.Join(dir, "no-pcscd"))
 	set, err := splitShare("c.db", "parts", dkek.NewShare(), 2, "alice", "bob", "carol")
 	if err != nil {
 		t.Fatal(err)
