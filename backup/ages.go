@@ -9,7 +9,8 @@ import (
 
 // Ages says when each thing that keeps a backup alive was last done for one
 // token, as far as the catalog tells. A zero time is never, store.UnknownTime is
-// under a clock that ran ahead. Of things that concern each key or recovery key the least recent counts.
+// under a clock that ran ahead. Of things that concern each key or recovery key
+// the least recent counts.
 type Ages struct {
 	Serial   string
 	Snapshot *store.Snapshot // the newest

@@ -210,10 +210,10 @@ const DefaultSOFloor = 3
 
 // Initialise wipes a token, sets it up, makes its key domains and loads shares.
 // Before anything is touched it makes sure that all the token holds was seen to
-// come back (Holding), that the shares give what they should, that the token may have them, and that
-// a wrong SO-PIN would not be one of the last. The card is left logged in. It
-// gives the KCV of each set, zero while shares are missing, and a note for
-// people.
+// come back (Holding), that the shares give what they should, that the token may
+// have them, and that a wrong SO-PIN would not be one of the last. The card is
+// left logged in. It gives the KCV of each set, zero while shares are missing,
+// and a note for people.
 func Initialise(ctx context.Context, card *schsm.Card, cat *store.Catalog, s SetUp) (kcvs []dkek.KCV, note string, err error) {
 	inv, err := Take(ctx, card)
 	if err != nil {

@@ -86,8 +86,9 @@ func TestSecrets(t *testing.T) {
 
 	// What goes wrong must not tell either.
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN")
-	hsmbackup(0, nil, slices.Concat([]string{"verify", "--token", "soft:old.tok"}, files)...)  // gives the PIN its tries back
-	hsmbackup(6, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json") // not sent again
+	// This gives the PIN its tries back; the refused one is not sent again.
+	hsmbackup(0, nil, slices.Concat([]string{"verify", "--token", "soft:old.tok"}, files)...)
+	hsmbackup(6, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json")
 	r.write("WRONGPIN", r.read("WRONGPIN"))
 	hsmbackup(1, nil, "backup", "--token", "soft:old.tok", "--pin", "file:WRONGPIN", "--json")
 	hsmbackup(1, nil, "verify", "--offline", "--share", "share1.pbe", "--password", "file:WRONGPW")
