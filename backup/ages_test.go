@@ -148,9 +148,7 @@ func flip(content []byte) []byte {
 // and a use through PKCS#11 make no key restorable, nor do they take a proof
 // away.
 func TestUnknownProofCountsForNothing(t *testing.T) {
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
+	cat, _, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	r, err := Run(t.Context(), card, cat, Options{NoProof: true})
 	if err != nil {

@@ -76,10 +76,7 @@ func wantCoverage(t testing.TB, when string, card *schsm.Card, cat *store.Catalo
 // A key that bears the certificate of another is never taken for that one: not
 // for covered, and the other's key blob is not kept in the place of its own.
 func TestCertificateOfAnotherKey(t *testing.T) {
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "web", []byte{7})
 	alike(t, card, 1, pkcs15.EC, 256, "web")
 	m := tokentest.New(t, 1)
@@ -135,10 +132,7 @@ func TestCertificateOfAnotherKey(t *testing.T) {
 // token that they were restored to, by the place they were restored to.
 func TestAESAlike(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	aesKey(t, card, 1, "disk")
 	aesKey(t, card, 2, "disk")
 	s := mustRun(t, card, cat).Snapshot
@@ -165,10 +159,7 @@ func TestAESAlike(t *testing.T) {
 // The same key on several tokens: only what a restore of this one would take
 // counts, and no snapshot of another.
 func TestSameKeyElsewhere(t *testing.T) {
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	s := mustRun(t, card, cat).Snapshot
 	_, spare := newToken(t, "3.6", "SOFT0400001")
@@ -255,10 +246,7 @@ func TestAcceptedAES(t *testing.T) {
 // A use counter does not come back: it is said of the key wherever it is listed.
 func TestCounterNoted(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	uses := uint32(5)
 	if _, err := card.Generate(ctx, 1, cvc.KeySpec{CAR: "UTCA00001", CHR: "SOFT020000100001", Curve: curve.ByName("P-256"), Counter: &uses}); err != nil {
 		t.Fatal(err)
@@ -278,10 +266,7 @@ func TestCounterNoted(t *testing.T) {
 // One key on the token is one key of the snapshot, not two.
 func TestTwoCopiesOneKey(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "first", []byte{1})
 	blob, err := card.Wrap(ctx, 1)
 	if err != nil {
@@ -336,10 +321,7 @@ func TestTwoCopiesOneKey(t *testing.T) {
 // A description that belongs to nothing does not take the place of a key's.
 func TestOrphanInPlaceOfKey(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	orphan := (&pkcs15.KeyDescription{Kind: pkcs15.RSA, Label: "orphan", ID: []byte{5}, Bits: 2048, Reference: 5, Usage: 1}).Encode()
 	write(t, card, schsm.DescriptionFile(5), orphan)
@@ -374,10 +356,7 @@ func TestOrphanInPlaceOfKey(t *testing.T) {
 // taken for the restore's, whatever the journal says, and not deleted.
 func TestJournalOfAnotherKey(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	aesKey(t, card, 1, "disk")
 	s := mustRun(t, card, cat).Snapshot
 	for name, blob := range map[string]store.Hash{"the same": store.HashOf(s.Keys[0].Blob), "another": {1}} {

@@ -37,10 +37,7 @@ func anew(t testing.TB, card *schsm.Card, reference byte, label string) {
 // a backup exports it.
 func TestFault02KeyMadeAnew(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	aesKey(t, card, 1, "disk")
 	first := mustRun(t, card, cat).Snapshot.Keys[0]
 	wantCoverage(t, "backed up", card, cat, Covered)
@@ -78,9 +75,7 @@ func TestFault02KeyMadeAnew(t *testing.T) {
 // changes, or a run finds that the key answers otherwise.
 func TestFault02ALookIsNoProof(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
+	cat, _, card := initialised(t)
 	aesKey(t, card, 1, "disk")
 	mustRun(t, card, cat)
 	now := time.Now()
@@ -417,9 +412,7 @@ func TestFault22StaleReplacement(t *testing.T) {
 // verify says which copy it deletes, and deletes none that is not one.
 func TestFault25VerifySaysWhatItDeletes(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
+	cat, _, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	s := mustRun(t, card, cat).Snapshot
 	if err := card.Unwrap(ctx, 200, s.Keys[0].Blob); err != nil {

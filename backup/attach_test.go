@@ -50,10 +50,7 @@ func attached(list []store.Attachment) string {
 // tokens do not have them.
 func TestAttachmentsGoOn(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "SSH CA", []byte{1})
 	backedUp := func(want string, o Options) *store.Snapshot {
 		t.Helper()

@@ -434,10 +434,7 @@ func TestFirmware31(t *testing.T) {
 // token refuses nothing stays.
 func TestOldTokenAsTarget(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	share := newShare(t, 1)
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	importRSA4096(t, card, share, 1)
 	generate(t, card, 2, "P-256", "a long request", []byte{2})
 	if err := card.GenerateAES(ctx, 3, 128, []byte{0x10, 0x11, 0x92}); err != nil {

@@ -118,7 +118,7 @@ func (w *Work) equip(ctx context.Context, inv *Inventory, s SetUp, assign func(*
 	defer soPIN.Wipe()
 	s.Initialisation.PIN, s.Initialisation.SOPIN = pin, soPIN
 	s.Trust, s.MinSOTries = w.trust(), w.MinSOTries
-	if most := mostTries(pin.Len()); s.Initialisation.PINTries > most {
+	if most := schsm.MaxPINTries(pin.Len()); s.Initialisation.PINTries > most {
 		if s.Origin == "init" {
 			return nil, fail.Usagef("", "a PIN of %d characters may have %d tries at most", pin.Len(), most)
 		}
@@ -176,18 +176,6 @@ func (w *Work) holding(ctx context.Context, inv *Inventory) (Holding, error) {
 	known, err := w.Person.LoginNow(ctx)
 	h.PINUnknown = !known
 	return h, err
-}
-
-// mostTries is the highest retry counter that a PIN of n characters may have
-// (fact sheet §2.4).
-func mostTries(n int) int {
-	switch n {
-	case 6:
-		return 3
-	case 7:
-		return 5
-	}
-	return 10
 }
 
 // ceremony records what was done to a recovery key. The work itself is done by

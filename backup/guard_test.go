@@ -134,10 +134,7 @@ func TestNotExportable(t *testing.T) {
 
 func TestGuardWipe(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	share := newShare(t, 1)
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	setUp := SetUp{Initialisation: schsm.Initialisation{PIN: userPIN(), SOPIN: soPIN()}, Sets: []DomainSet{{Shares: 1, Load: []*dkek.Share{share}}}, Trust: Trust{SoftFile: true}}
 	if _, _, err := Initialise(ctx, card, cat, setUp); fail.ClassOf(err) != fail.Refused || !strings.Contains(err.Error(), "missing") {
@@ -315,9 +312,7 @@ func TestFullToken(t *testing.T) {
 // The use counter of a key is not spent without being asked.
 func TestUseCounter(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, newShare(t, 1))
+	cat, _, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	counter := uint32(5)
 	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: "SOFT020000100001", Curve: coverageOf(t, card, nil)[0].Key.Public.Curve, Counter: &counter}

@@ -99,10 +99,7 @@ func TestWipeUnasked(t *testing.T) {
 // A key with a use counter is not used for a wipe: its label is typed.
 func TestWipeOfCountedKey(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	counter := uint32(5)
 	spec := cvc.KeySpec{CAR: "UTCA00001", CHR: "SOFT020000100001", Curve: coverageOf(t, card, nil)[0].Key.Public.Curve, Counter: &counter}

@@ -16,10 +16,7 @@ import (
 // imported, not known; and whether a computer has had them open.
 func TestOrigins(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "made here", []byte{1})
 	generate(t, card, 2, "P-384", "with a certificate now", []byte{2})
 	importRSA4096(t, card, share, 3)

@@ -64,10 +64,7 @@ func TestRegistrationsNamed(t *testing.T) {
 // one of its own this is said; a tail and an odd form change nothing.
 func TestTokenInfoKept(t *testing.T) {
 	ctx := context.Background()
-	cat := newCatalog(t)
-	share := newShare(t, 1)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	info := append([]byte{0x30, 0x0C, 2, 1, 0, 0x80, 3, 's', 'r', 'c', 3, 2, 5, 0x20}, "a tail"...)
 	if err := card.DeleteFile(ctx, schsm.FIDTokenInfo); err != nil {
 		t.Fatal(err)

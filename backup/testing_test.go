@@ -158,6 +158,16 @@ func initToken(t testing.TB, card *schsm.Card, cat *store.Catalog, share *dkek.S
 	return kcvs[0]
 }
 
+// initialised gives a token that is logged in, the share that it was set up with
+// and the catalog that knows of it.
+func initialised(t testing.TB) (*store.Catalog, *dkek.Share, *schsm.Card) {
+	t.Helper()
+	cat, share := newCatalog(t), newShare(t, 1)
+	_, card := newToken(t, "3.5", "SOFT0200001")
+	initToken(t, card, cat, share)
+	return cat, share, card
+}
+
 // generate makes a key the way OpenSC does: key, then description.
 func generate(t testing.TB, card *schsm.Card, reference byte, typ, label string, id []byte) {
 	t.Helper()

@@ -128,6 +128,7 @@ func (j *UpdateJob) Run(ctx context.Context) (*UpdateReport, error) {
 			u, j.r = nil, newUpdateReport()
 		}
 	}
+	defer func() { dkek.WipeShares(j.Options.Shares) }()
 	switch {
 	case u == nil:
 		return j.r, j.begin(ctx, stranger)
@@ -164,11 +165,7 @@ func (j *UpdateJob) begin(ctx context.Context, stranger string) error {
 	if err := j.Person.Offered(ctx); err != nil {
 		return err
 	}
-	if err := j.openShares(ctx); err != nil {
-		return err
-	}
-	defer func() { dkek.WipeShares(j.Options.Shares) }()
-	if err := j.Person.Login(ctx); err != nil {
+	if err := j.openAndLogIn(ctx); err != nil {
 		return err
 	}
 	if err := j.ensure(); err != nil {
@@ -196,10 +193,10 @@ func (j *UpdateJob) begin(ctx context.Context, stranger string) error {
 	return j.emptyLoggedIn(ctx, u, ready.Warrant)
 }
 
-// openShares opens those that were given.
-func (j *UpdateJob) openShares(ctx context.Context) error {
+// openAndLogIn opens the shares that were given, which Run wipes, and logs in.
+func (j *UpdateJob) openAndLogIn(ctx context.Context) error {
 	if !j.Person.Given() {
-		return nil
+		return j.Person.Login(ctx)
 	}
 	j.Person.Note("private keys are in this computer's memory while they are tried on a software token")
 	shares, err := j.Person.Open(ctx, j.Catalog)
@@ -210,7 +207,7 @@ func (j *UpdateJob) openShares(ctx context.Context) error {
 	if _, left := AssignShares(j.inv.token().Domains, shares); len(left) > 0 {
 		return fail.Refusef("kcv-mismatch", "`hsmbackup dkek check` tells what a set of shares gives", "%d of the shares belong to no recovery key of this token", len(left))
 	}
-	return nil
+	return j.Person.Login(ctx)
 }
 
 // discards has the keys of Discard given up, which must be there, and others that
@@ -293,11 +290,7 @@ func (j *UpdateJob) empty(ctx context.Context, u *Update) error {
 	if err := j.Person.Agree(ctx, Question{"The rest of " + j.Person.Name() + " is about to be deleted.", true}); err != nil {
 		return err
 	}
-	if err := j.openShares(ctx); err != nil {
-		return err
-	}
-	defer func() { dkek.WipeShares(j.Options.Shares) }()
-	if err := j.Person.Login(ctx); err != nil {
+	if err := j.openAndLogIn(ctx); err != nil {
 		return err
 	}
 	ready, err := ResumeUpdate(ctx, j.Card, j.Catalog, u, j.Options)

@@ -22,10 +22,7 @@ import (
 // twoKeys backs up a token with two P-256 keys and gives its snapshot.
 func twoKeys(t testing.TB) (*store.Catalog, *store.Snapshot, *dkek.Key) {
 	t.Helper()
-	cat := newCatalog(t)
-	_, card := newToken(t, "3.5", "SOFT0200001")
-	share := newShare(t, 1)
-	initToken(t, card, cat, share)
+	cat, share, card := initialised(t)
 	generate(t, card, 1, "P-256", "one", []byte{1})
 	generate(t, card, 2, "P-256", "two", []byte{2})
 	r, err := Run(context.Background(), card, cat, Options{})

@@ -1,39 +1,17 @@
 package main
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"hsmbackup/internal/schsm"
-	"hsmbackup/internal/secret"
-	"hsmbackup/internal/softtoken"
 )
 
 // A folder that export wrote holds files of the token that are no wrapped keys:
 // they are good, and what they are is known.
 func TestFault25AdoptExport(t *testing.T) {
 	hostileCatalog(t)
-	ctx := context.Background()
-	soft, err := softtoken.Open("old.tok")
-	if err != nil {
-		t.Fatal(err)
-	}
-	card, err := schsm.Open(ctx, soft)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := card.Login(ctx, secret.New([]byte("648219")), false); err != nil {
-		t.Fatal(err)
-	}
-	if err := card.WriteFile(ctx, 0xCF03, []byte("some data")); err != nil {
-		t.Fatal(err)
-	}
-	if err := soft.Close(); err != nil {
-		t.Fatal(err)
-	}
+	writeObject(t, "old.tok", 0xCF03, "some data")
 	doLine(t, 0, "backup --token soft:old.tok --pin file:PIN")
 	doLine(t, -1, "export out SOFT0200001")
 	object := filepath.Join("out", "file-CF03.bin")

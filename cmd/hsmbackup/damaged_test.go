@@ -9,19 +9,25 @@ import (
 	"hsmbackup/internal/console"
 )
 
+// alteredCatalog is the catalog with something else in the place of what is in it.
+func alteredCatalog(t *testing.T, was, is string) []byte {
+	t.Helper()
+	b, err := os.ReadFile("c.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(was)) {
+		t.Fatalf("nothing to alter: no %s", was)
+	}
+	return bytes.ReplaceAll(b, []byte(was), []byte(is))
+}
+
 // TestFault10AlteredEntry (issue 9, fault 10): one altered byte in one entry of the
 // log costs that entry. Every verb goes on with what is whole, names what is not,
 // advises something else than itself, and ends with 5.
 func TestFault10AlteredEntry(t *testing.T) {
 	fullToken(t)
-	b, err := os.ReadFile("c.db")
-	if err != nil {
-		t.Fatal(err)
-	}
-	altered := bytes.ReplaceAll(b, []byte(`"origin":"init"`), []byte(`"origin":"inix"`))
-	if bytes.Equal(b, altered) {
-		t.Fatal("no entry to alter")
-	}
+	altered := alteredCatalog(t, `"origin":"init"`, `"origin":"inix"`)
 	shares := " --share p/a.txt --share p/b.txt"
 	runs(t, 0, "", "soft new spare.tok --serial SOFT0400002")
 	copyFile(t, "old.tok", "whole.tok")
@@ -33,11 +39,7 @@ func TestFault10AlteredEntry(t *testing.T) {
 		"restore --token soft:old.tok --yes --pin file:PIN",
 		"firmware-update --token soft:old.tok --copy-to copies/ --same-disk-anyway --yes --confirm SOFT0200001" + shares + secretsOfTest,
 	} {
-		for file, content := range map[string][]byte{"c.db": altered} {
-			if err := os.WriteFile(file, content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+		rewrite(t, "c.db", altered)
 		copyFile(t, "whole.tok", "old.tok")
 		copyFile(t, "fresh.tok", "spare.tok")
 		exit, stdout, stderr := runIn(t, strings.Fields(line)...)
@@ -52,9 +54,7 @@ func TestFault10AlteredEntry(t *testing.T) {
 		}
 	}
 	// What was restored by then is all of it.
-	if err := os.WriteFile("c.db", altered, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	rewrite(t, "c.db", altered)
 	runs(t, 5, "1 of 1 key is on SOFT0400002 and was used", "restore --init --token soft:spare.tok --confirm SOFT0400002"+shares+secretsOfTest)
 }
 
@@ -64,17 +64,7 @@ func TestFault10LostSnapshot(t *testing.T) {
 	fullToken(t)
 	runs(t, 0, "", "soft keygen old.tok --type ec:prime256v1 --id 02 --pin file:PIN --label two")
 	runs(t, 0, "2 of 2 keys", "backup --token soft:old.tok --pin file:PIN")
-	b, err := os.ReadFile("c.db")
-	if err != nil {
-		t.Fatal(err)
-	}
-	altered := bytes.ReplaceAll(b, []byte(`"label":"two"`), []byte(`"label":"twx"`))
-	if bytes.Equal(b, altered) {
-		t.Fatal("no manifest to alter")
-	}
-	if err := os.WriteFile("c.db", altered, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	rewrite(t, "c.db", alteredCatalog(t, `"label":"two"`, `"label":"twx"`))
 	runs(t, 0, "", "soft new spare.tok --serial SOFT0400002")
 	for _, from := range []string{"", " --from SOFT0200001"} {
 		runs(t, 5, "and damaged", "plan --token soft:spare.tok"+from)

@@ -101,12 +101,17 @@ func (a *App) hear(what string, damage bool) {
 }
 
 // LookCatalog opens the catalog for looking. Without one it is nil.
-func (a *App) LookCatalog() (*store.Catalog, error) {
+func (a *App) LookCatalog() (*store.Catalog, error) { return a.catalogIfThere(false) }
+
+// ExistingCatalog opens the catalog for writing; without one it is nil.
+func (a *App) ExistingCatalog() (*store.Catalog, error) { return a.catalogIfThere(true) }
+
+func (a *App) catalogIfThere(writable bool) (*store.Catalog, error) {
 	path, err := a.CatalogPath()
 	if err != nil {
 		return nil, err
 	}
-	cat, err := a.openCatalog(path, false)
+	cat, err := a.openCatalog(path, writable)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -130,7 +135,7 @@ func (a *App) opened(cat *store.Catalog, err error) (*store.Catalog, error) {
 	return cat, nil
 }
 
-// NeedCatalog is lookCatalog for verbs that are nothing without one.
+// NeedCatalog is LookCatalog for verbs that are nothing without one.
 func (a *App) NeedCatalog() (*store.Catalog, error) {
 	cat, err := a.LookCatalog()
 	if err == nil && cat == nil {
@@ -169,19 +174,6 @@ func (a *App) RecordingCatalog() (cat *store.Catalog, why string, err error) {
 		return cat, why, err
 	}
 	return nil, "", Named(path, err)
-}
-
-// ExistingCatalog opens the catalog for writing; without one it is nil.
-func (a *App) ExistingCatalog() (*store.Catalog, error) {
-	path, err := a.CatalogPath()
-	if err != nil {
-		return nil, err
-	}
-	cat, err := a.openCatalog(path, true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return a.opened(cat, Named(path, err))
 }
 
 // MakeCatalog makes the catalog and says so.

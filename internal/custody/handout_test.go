@@ -45,6 +45,20 @@ func handOut(t *testing.T, h *HandOut, cat *store.Catalog, share *dkek.Share) (*
 	return r, desk.said.String(), err
 }
 
+// partIn reads a part, with the text that holds it.
+func partIn(t *testing.T, file string) (string, *dkek.Part) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := dkek.ParsePart(text)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return string(text), part
+}
+
 func shareKCV(t *testing.T, share *dkek.Share) dkek.KCV {
 	t.Helper()
 	kcv, err := ShareKCV(share)
@@ -171,13 +185,9 @@ func TestHandOutResumed(t *testing.T) {
 			}
 			var parts []*dkek.Part
 			for _, p := range r.Custodians {
-				b, err := os.ReadFile(p.File)
-				if err != nil {
-					t.Fatal(err)
-				}
-				part, err := dkek.ParsePart(b)
-				if err != nil || !bytes.Equal(part.Commitment(), sets[0].Custodians[p.Index-1].Commitment) {
-					t.Fatalf("%s: %v", p.File, err)
+				_, part := partIn(t, p.File)
+				if !bytes.Equal(part.Commitment(), sets[0].Custodians[p.Index-1].Commitment) {
+					t.Fatalf("%s holds another part", p.File)
 				}
 				if _, err := os.Lstat(p.Sheet); err != nil {
 					t.Error(err)

@@ -26,16 +26,9 @@ func handedOut(t *testing.T, cat *store.Catalog) (*dkek.Key, *HandedOut, []*dkek
 	}
 	var parts []*dkek.Part
 	for _, p := range r.Custodians {
-		b, err := os.ReadFile(p.File)
-		if err != nil {
-			t.Fatal(err)
-		}
-		part, err := dkek.ParsePart(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(string(b), "\n# words of the set: "+r.Words+"\n") {
-			t.Errorf("%s lacks the words %q:\n%s", p.File, r.Words, b)
+		text, part := partIn(t, p.File)
+		if !strings.Contains(text, "\n# words of the set: "+r.Words+"\n") {
+			t.Errorf("%s lacks the words %q:\n%s", p.File, r.Words, text)
 		}
 		parts = append(parts, part)
 	}

@@ -86,8 +86,9 @@ func ParseSOPIN(text []byte) (*secret.Bytes, error) {
 	return secret.New(b), nil
 }
 
-// maxPINTries is the highest retry counter for a PIN of n bytes.
-func maxPINTries(n int) int {
+// MaxPINTries is the highest retry counter that a PIN of n bytes may have (fact
+// sheet §2.4).
+func MaxPINTries(n int) int {
 	switch n {
 	case 6:
 		return 3
@@ -108,7 +109,7 @@ func (i *Initialisation) check() error {
 	if i.PINTries == 0 {
 		i.PINTries = 3
 	}
-	if top := maxPINTries(i.PIN.Len()); i.PINTries < 1 || i.PINTries > top {
+	if top := MaxPINTries(i.PIN.Len()); i.PINTries < 1 || i.PINTries > top {
 		return fmt.Errorf("a PIN of %d characters may have 1 to %d tries, not %d", i.PIN.Len(), top, i.PINTries)
 	}
 	if i.Shares < 0 || i.Shares > 255 || i.Domains < 0 || i.Domains > 255 {
@@ -156,12 +157,9 @@ func (c *Card) Initialise(ctx context.Context, i Initialisation) error {
 		data = tlv.Append(data, 0x92, []byte{byte(i.Shares)})
 	}
 	return c.Transaction(ctx, func() error {
-		before, err := c.SOPIN(ctx)
+		before, err := c.usableSOPIN(ctx)
 		if err != nil {
 			return err
-		}
-		if before.Blocked {
-			return ErrSOPINBlocked
 		}
 		was, err := c.face(ctx)
 		if err != nil {

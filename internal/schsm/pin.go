@@ -96,6 +96,15 @@ func (c *Card) PIN(ctx context.Context) (PINStatus, error) { return c.pinStatus(
 // SOPIN asks for the status of the SO-PIN. It spends no try.
 func (c *Card) SOPIN(ctx context.Context) (PINStatus, error) { return c.pinStatus(ctx, pinSO) }
 
+// usableSOPIN is SOPIN before one is sent: ErrSOPINBlocked if that is of no use.
+func (c *Card) usableSOPIN(ctx context.Context) (PINStatus, error) {
+	s, err := c.SOPIN(ctx)
+	if err == nil && s.Blocked {
+		err = ErrSOPINBlocked
+	}
+	return s, err
+}
+
 const verifyStatus = "VERIFY status"
 
 func (c *Card) pinStatus(ctx context.Context, reference byte) (PINStatus, error) {
@@ -297,12 +306,9 @@ func (c *Card) Unblock(ctx context.Context, soPIN, pin *secret.Bytes) error {
 	data = append(append(data, soPIN.Bytes()...), pin.Bytes()...)
 	c.forgetPIN()
 	return c.Transaction(ctx, func() error {
-		before, err := c.SOPIN(ctx)
+		before, err := c.usableSOPIN(ctx)
 		if err != nil {
 			return err
-		}
-		if before.Blocked {
-			return ErrSOPINBlocked
 		}
 		// transmit, not send: nothing may repeat this command by itself.
 		r, err := c.transmit(ctx, name, apdu.Command{INS: 0x2C, P2: pinUser, Data: data})
