@@ -39,7 +39,7 @@ func golden(t testing.TB, names ...string) []AdoptFile {
 	return list
 }
 
-// goldenKeys opens the share files of testdata once: each takes seconds.
+// goldenShares opens the share files of testdata once: each takes seconds.
 var goldenShares = sync.OnceValues(func() (map[string][]byte, error) {
 	read := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join("..", "testdata", name))

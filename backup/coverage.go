@@ -14,7 +14,7 @@ import (
 // Coverage says whether a key on a token can be restored today.
 type Coverage string
 
-// The values of cli.md.
+// Its values, as they are shown.
 const (
 	// Covered: exported, the blob proven, shares of its KCV seen, and recognised by
 	// what it answered in this run.

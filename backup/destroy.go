@@ -49,7 +49,7 @@ type Consent struct {
 	TypeBack func(ctx context.Context, what, word string) error
 }
 
-// Warrant judges what a token holds, or the keys at some references. lost names
+// warrant judges what a token holds, or the keys at some references. lost names
 // what would not come back: with any, there is no warrant. needs are the recovery
 // keys that this run has seen nothing of. gone are the keys given up.
 func (e *Evidence) warrant(ctx context.Context, inv *Inventory, cat *store.Catalog, only []byte, c Consent) (w Warrant, lost []string, gone []KeyCoverage, err error) {

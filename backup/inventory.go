@@ -283,7 +283,7 @@ func publicKey(certificate []byte) (*pubkey.Key, string) {
 	return nil, ""
 }
 
-// Reasons why a key cannot be exported (cli.md, coverage).
+// Reasons why a key cannot be exported, as they are shown.
 const (
 	reasonNoDKEK     = "no DKEK: the token was initialised without one"
 	reasonIncomplete = "DKEK incomplete: shares are missing"

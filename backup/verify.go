@@ -25,7 +25,7 @@ type KeyProof struct {
 	Type      string `json:"type"`
 	// Proof is the kind that was tried: one of store.Proof…
 	Proof string `json:"proof"`
-	// Matched says what an opened key agreed with (cli.md).
+	// Matched says what an opened key agreed with: a dkek.Match.
 	Matched string `json:"matched"`
 	OK      bool   `json:"ok"`
 	// Reason says why not. Damage tells that from what merely could not be

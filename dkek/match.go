@@ -12,7 +12,7 @@ import (
 // Match says what a private key was found to agree with.
 type Match string
 
-// The values of "matched" in cli.md.
+// Its values, "matched" with --json.
 const (
 	// MatchCertificate: the public key of an X.509 or card-verifiable
 	// certificate.

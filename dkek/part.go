@@ -136,7 +136,7 @@ func (p *Part) Text() []byte {
 }
 
 // CheckedText is Text with the check of each line at its end, "  =xy", for
-// paper: see LineCheck. ParsePart takes it with the checks and without.
+// paper: see lineCheck. ParsePart takes it with the checks and without.
 func (p *Part) CheckedText() []byte {
 	compact := p.Compact()
 	defer clear(compact)

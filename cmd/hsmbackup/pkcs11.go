@@ -28,7 +28,7 @@ type usedThrough struct {
 	NotRecorded string
 }
 
-// proofPKCS11 is the kind of proof that cli.md and --json name.
+// proofPKCS11 is the kind of proof that --json names.
 const proofPKCS11 = "pkcs11"
 
 // used counts the keys that were used and those that could have been.

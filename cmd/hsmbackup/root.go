@@ -12,7 +12,7 @@ import (
 	"hsmbackup/internal/console"
 )
 
-// Groups of commands in the help text, in this order.
+// groups are those of commands in the help text, in this order.
 var groups = []*cobra.Group{
 	{ID: "job", Title: "Tokens"},
 	{ID: "catalog", Title: "The catalog"},

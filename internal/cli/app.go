@@ -114,7 +114,7 @@ type SharedFlags struct {
 	PIN        SourceFlag
 	SOPIN      SourceFlag
 	TokenPIN   SourceFlag
-	// checked is the KCV of shares that were checked on another computer.
+	// Checked is the KCV of shares that were checked on another computer.
 	Checked string
 	// spend names keys of which a proof may spend a use.
 	Spend    []string

@@ -22,9 +22,9 @@ import (
 type Token struct {
 	Card   *schsm.Card
 	Serial string
-	// reader is the reader's name, or soft:FILE.
+	// Reader is the reader's name, or soft:FILE.
 	Reader string
-	// softFile: opened as soft:FILE, so that nobody can take it for hardware.
+	// SoftFile: opened as soft:FILE, so that nobody can take it for hardware.
 	SoftFile bool
 	Label    string
 	Keys     int

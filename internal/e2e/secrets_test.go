@@ -21,7 +21,7 @@ import (
 	"hsmbackup/internal/tokentest"
 )
 
-// The script of cli.md, with secrets from every source, and what can go wrong
+// One life of a token, with secrets from every source, and what can go wrong
 // on the way: none of the secrets is in an argument, in the environment of a
 // child, in what is printed, in the catalog, in an export, or in a temporary
 // file.

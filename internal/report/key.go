@@ -37,8 +37,6 @@ func NewKey(k backup.KeyCoverage) Key {
 	}
 }
 
-// domainKCV is empty while it means nothing.
-
 // PrintNotes says what must be known of a key besides.
 func PrintNotes(c *console.Console, number int, notes []string) {
 	for _, n := range notes {
